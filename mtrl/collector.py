@@ -1,0 +1,204 @@
+"""The collector: steps environments of many tasks with the current policy and hands out rollouts. Runs in any process."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs import Episode, TaskSuite, VectorTasks
+from mtrl.config import ConfigError, ExperimentConfig
+from mtrl.curriculum.allocation import Allocator
+from mtrl.models.policy import Actor, build_policy
+from mtrl.models.rows import can_share, make_rows, row_keys
+from mtrl.rollout import Arrays, Rollout
+
+
+class Collected(NamedTuple):
+    """One unroll of one runner."""
+
+    rollout: Rollout
+    episodes: list[Episode]  # those that ended during the unroll
+    runner: int
+    env_seconds: float  # spent in environments
+    inference_seconds: float  # spent in the policy
+
+
+class Collector:
+    """B slots, a policy and their randomness. `collect` continues where the last unroll stopped."""
+
+    def __init__(
+        self,
+        tasks: VectorTasks,
+        actor: Actor,
+        unroll_length: int,
+        rng: np.random.Generator,
+        *,
+        runner: int = 0,
+        device: torch.device | None = None,
+    ):
+        self.version = -1  # of the weights that act; -1 before any were set
+        self._tasks = tasks
+        self._unroll_length = unroll_length
+        self._runner = runner
+        self._inference = Inference(actor, torch.Generator().manual_seed(int(rng.integers(2**63))), device or torch.device("cpu"))
+        self._allocator = Allocator(tasks.suite.num_tasks, tasks.num_slots, rng)
+        self._shares: np.ndarray | None = None
+        self._obs = tasks.reset()
+
+    def set_weights(self, version: int, weights: Arrays) -> None:
+        """Acts with these weights of the actor, named as in its state dict, from the next unroll on."""
+        self._inference.load(weights)
+        self.version = version
+
+    def set_shares(self, shares: np.ndarray) -> None:
+        """Wanted share of the slots per task, [num_tasks] summing to 1, from the next unroll on."""
+        self._shares = shares
+
+    def collect(self) -> Collected:
+        """The next T steps of all slots."""
+        self._allocate()
+        tasks, steps = self._tasks, self._unroll_length
+        task_ids = tasks.task_ids.astype(np.int64)
+        slots = len(task_ids)
+        obs = {name: np.empty((steps + 1, *array.shape), array.dtype) for name, array in self._obs.items()}
+        rewards, log_probs = np.empty((2, steps, slots), np.float32)
+        terminated, truncated, valid = np.empty((3, steps, slots), bool)
+        actions: list[np.ndarray] = []
+        episodes: list[Episode] = []
+        inference_seconds = env_seconds = 0.0
+
+        self._inference.start(task_ids)
+        for t in range(steps):
+            _write(obs, t, self._obs)
+            before = time.perf_counter()
+            action, log_probs[t] = self._inference.act(self._obs)
+            between = time.perf_counter()
+            step = tasks.step(action)
+            after = time.perf_counter()
+            inference_seconds += between - before
+            env_seconds += after - between
+            self._obs = step.obs
+            actions.append(action)
+            rewards[t], terminated[t], truncated[t], valid[t] = step.rewards, step.terminated, step.truncated, step.valid
+            episodes.extend(step.episodes)
+        _write(obs, steps, self._obs)
+
+        rollout = Rollout(
+            obs=obs,
+            actions=np.stack(actions),
+            behaviour_log_probs=log_probs,
+            rewards=rewards,
+            terminated=terminated,
+            truncated=truncated,
+            valid=valid,
+            task_ids=task_ids,
+            initial_memory=None,
+            version=np.full(slots, self.version, np.int64),
+        )
+        return Collected(rollout, episodes, self._runner, env_seconds, inference_seconds)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The random state of actions and allocation; environments are not part of it."""
+        return {"generator": self._inference.generator.get_state(), "owed": self._allocator.owed.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on with the randomness of a `state_dict`."""
+        self._inference.generator.set_state(state["generator"])
+        self._allocator.owed = np.array(state["owed"])
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self._tasks.close()
+
+    def _allocate(self) -> None:
+        if self._shares is None:
+            return
+        self._tasks.set_allocation(self._allocator.allocate(self._shares))
+        self._obs = self._tasks.observe()
+
+
+class Inference:
+    """Samples actions, evaluating each distinct observation of a task once per unroll where the policy allows it.
+
+    The weights stay as they are during an unroll, so the parameters of the action distribution can be kept for its length: most
+    observations of a grid world's unroll are found there instead of being computed.
+    """
+
+    def __init__(self, actor: Actor, generator: torch.Generator, device: torch.device):
+        self._actor = actor.to(device).eval()
+        self._device = device
+        self.generator = generator
+        self._seen: list[dict[bytes, int]] = []  # per task: an observation's bytes -> its row of `_parameters`
+        self._parameters = torch.empty(0)
+        self._task_ids = np.empty(0, np.int64)
+
+    def load(self, weights: Arrays) -> None:
+        """Replaces the actor's weights."""
+        # Copied, since arrays out of Ray's object store are read-only and go away.
+        self._actor.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
+
+    def start(self, task_ids: np.ndarray) -> None:
+        """Begins an unroll with slots of these ascending task ids [B]."""
+        self._task_ids = task_ids
+        self._seen = [{} for _ in range(self._actor.num_tasks)]
+        self._parameters = torch.empty(0)
+
+    def act(self, obs: Arrays) -> tuple[np.ndarray, np.ndarray]:
+        """Actions [B, …] and their log-probabilities [B] for observations `[B, …]`."""
+        parameters = self._shared(obs) if self._actor.share_repeats and can_share(obs) else self._evaluate(obs, self._task_ids)
+        distribution = self._actor.distribution
+        actions = distribution.sample(parameters, self.generator)
+        return actions.numpy(), distribution.log_prob(parameters, actions).numpy()
+
+    def _shared(self, obs: Arrays) -> Tensor:
+        rows: list[int] = []
+        new: list[int] = []
+        known = len(self._parameters)
+        for slot, (task, key) in enumerate(zip(self._task_ids.tolist(), row_keys(obs), strict=True)):
+            row = self._seen[task].setdefault(key, known + len(new))
+            if row == known + len(new):
+                new.append(slot)
+            rows.append(row)
+        if new:
+            computed = self._evaluate({name: array[new] for name, array in obs.items()}, self._task_ids[new])
+            self._parameters = torch.cat([self._parameters, computed]) if known else computed
+        return self._parameters[torch.tensor(rows)]
+
+    @torch.inference_mode()
+    def _evaluate(self, obs: Arrays, task_ids: np.ndarray) -> Tensor:
+        return self._actor(make_rows(obs, task_ids, self._actor.num_tasks, self._device)).float().cpu()
+
+
+def build_collector(config: ExperimentConfig, suite: TaskSuite, runner: int, restart_count: int = 0) -> Collector:
+    """The collector of runner number `runner`; runners and restarts never share a stream of random numbers.
+
+    Raises:
+        ConfigError: fewer slots than tasks.
+    """
+    runners = config.env_runners
+    if runners.slots < suite.num_tasks:
+        raise ConfigError(
+            f"env_runners.slots is {runners.slots}, but {suite.name} has {suite.num_tasks} tasks and each needs a slot: "
+            f"set it to {suite.num_tasks} or more"
+        )
+    tasks = suite.make(
+        runners.slots,
+        backend=config.suite.backend,
+        seed=config.seed,
+        runner_index=runner,
+        num_threads=runners.env_threads,
+        restart_count=restart_count,
+    )
+    device = torch.device("cuda" if runners.num_gpus_per_env_runner > 0 and torch.cuda.is_available() else "cpu")
+    rng = np.random.default_rng([config.seed, runner, restart_count])
+    actor = build_policy(config.model, suite, config.seed).actor
+    return Collector(tasks, actor, runners.unroll_length, rng, runner=runner, device=device)
+
+
+def _write(obs: Arrays, t: int, values: Arrays) -> None:
+    for name, array in values.items():
+        obs[name][t] = array

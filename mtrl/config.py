@@ -1,0 +1,250 @@
+"""The experiment: what a YAML file in ``configs/`` says, checked.
+
+Every default of the trainer lives here and nowhere else; a YAML file names only what it changes. The models are frozen and refuse fields
+they do not know, so a typing error is reported with the field's path and the nearest name instead of being ignored.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from mtrl.errors import UserError
+
+
+class ConfigError(UserError):
+    """An experiment that cannot be run as written. The message has one line per fault: field, value, what is allowed."""
+
+
+class Section(pydantic.BaseModel):
+    """A part of the experiment: frozen, and without unknown fields."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class SuiteConfig(Section):
+    name: str = "minigrid/mt3"
+    """The tasks, as `launch.py suites` lists them."""
+    backend: Literal["auto", "envpool", "gymnasium"] = "auto"
+    """What steps the environments; `auto` takes the fastest one that serves the suite."""
+
+
+class EnvRunnersConfig(Section):
+    num_env_runners: int = Field(1, ge=0)
+    """Ray actors that collect rollouts; 0 collects in this process, without Ray."""
+    slots: int = Field(96, ge=1)
+    """Environment instances that one runner steps together (B)."""
+    unroll_length: int = Field(32, ge=1)
+    """Steps of every slot in one rollout (T)."""
+    env_threads: int = Field(1, ge=1)
+    """Threads of one runner that step environments."""
+    inference_threads: int = Field(1, ge=1)
+    """Threads of one runner that evaluate the policy."""
+    rollouts_in_flight: int = Field(2, ge=1, le=2)
+    """Rollouts asked of one runner at a time; 2 keeps it busy while the learner works."""
+    num_cpus_per_env_runner: float = Field(1, ge=0)
+    """Cores that Ray reserves for one runner."""
+    num_gpus_per_env_runner: float = Field(0, ge=0)
+    """GPUs that Ray reserves for one runner; above 0 the policy is evaluated there."""
+
+
+class ModelConfig(Section):
+    experts: int = Field(2, ge=1)
+    """Experts of the mixture (K)."""
+    orthogonal: bool = True
+    """Make the experts' features orthonormal before they are mixed (MOORE); false is a plain mixture."""
+    trunks: Literal["separate", "shared"] = "separate"
+    """Whether actor and critic have experts of their own."""
+    heads: Literal["multi", "single"] = "multi"
+    """One head per task, or one head that is told the task."""
+    head_width: int = Field(128, ge=1)
+    """Hidden units of a head."""
+    share_repeats: bool = True
+    """Evaluate each distinct (task, observation) of a batch once. Exact; grid worlds repeat most of their observations."""
+
+
+class OptimizerConfig(Section):
+    name: Literal["adam", "rmsprop"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0)
+    epsilon: float = Field(1e-5, gt=0)
+    """Added to the root of the second moment."""
+    decay: bool = False
+    """Fall linearly to 0 at `total_frames`."""
+    max_grad_norm: float | None = Field(None, gt=0)
+    """Clip the global norm of the gradient; null leaves it."""
+
+
+class LearnerConfig(Section):
+    discount: float = Field(0.99, ge=0, le=1)
+    """γ"""
+    rho_bar: float = Field(1.0, gt=0)
+    """V-trace's clip of the importance weights, which sets the fixed point."""
+    c_bar: float = Field(1.0, gt=0)
+    """V-trace's clip of the trace, which sets the speed."""
+    lambda_: float = Field(1.0, ge=0, le=1)
+    """Decay of the trace."""
+    entropy_cost: float = Field(0.01, ge=0)
+    value_cost: float = Field(0.5, ge=0)
+    """Weight of the value loss; matters for shared trunks only, since separate ones have separate optimisers under Adam."""
+    normalize_advantages: bool = True
+    """Scale the advantages of each task to mean 0 and deviation 1 over the batch."""
+    task_weighting: Literal["tasks", "frames"] = "tasks"
+    """`tasks`: each task's mean loss counts the same. `frames`: each frame counts the same."""
+    rollouts_per_update: int = Field(1, ge=1)
+    """Rollouts that make one batch."""
+    actor_updates: int = Field(1, ge=1)
+    """Steps of the actor's optimiser per batch."""
+    critic_updates: int = Field(1, ge=1)
+    """Steps of the critic's optimiser per batch. Its pace decides whether sparse tasks are found at all."""
+    actor: OptimizerConfig = OptimizerConfig()
+    """The actor's optimiser; also the only one of a shared trunk."""
+    critic: OptimizerConfig = OptimizerConfig()
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` takes bfloat16 autocast where the hardware has it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(None, ge=1)
+    """Threads of the learner's tensor operations; null leaves torch's choice."""
+
+
+class CurriculumConfig(Section):
+    scheduler: str = "uniform"
+    """Who decides each task's share of the next unroll; one of `mtrl.curriculum.SCHEDULERS`."""
+    floor: float = Field(0.1, ge=0, le=1)
+    """Every task keeps at least this part of its uniform share."""
+
+
+class CheckpointsConfig(Section):
+    every_seconds: float = Field(60.0, gt=0)
+    keep: int = Field(3, ge=1)
+    """Newest checkpoints that stay; the best one stays as well."""
+
+
+class ExperimentConfig(Section):
+    """One training run."""
+
+    name: str = "minigrid_mt3"
+    seed: int = Field(0, ge=0)
+    total_frames: int = Field(6_000_000, ge=1)
+    """Valid environment steps to train on, over all tasks."""
+    report_seconds: float = Field(10.0, gt=0)
+    """Time between two lines of metrics."""
+    suite: SuiteConfig = SuiteConfig()
+    env_runners: EnvRunnersConfig = EnvRunnersConfig()
+    model: ModelConfig = ModelConfig()
+    learner: LearnerConfig = LearnerConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> ExperimentConfig:
+        learner = self.learner
+        if self.model.trunks == "shared" and learner.actor_updates != learner.critic_updates:
+            raise ValueError(
+                f"learner.critic_updates is {learner.critic_updates} and learner.actor_updates {learner.actor_updates}, but with "
+                "model.trunks 'shared' one optimiser steps both: make them equal, or use separate trunks"
+            )
+        if learner.c_bar > learner.rho_bar:
+            raise ValueError(f"learner.c_bar is {learner.c_bar}, above learner.rho_bar {learner.rho_bar}: V-trace needs rho_bar >= c_bar")
+        return self
+
+
+def load_config(path: str | Path) -> ExperimentConfig:
+    """Reads an experiment from a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML mapping, or a field is unknown or out of range.
+    """
+    path = Path(path)
+    try:
+        values = yaml.load(path.read_text(), _Loader)
+    except OSError as error:
+        raise ConfigError(f"cannot read the experiment {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict | None):
+        raise ConfigError(f"{path} holds a {type(values).__name__}; an experiment is a mapping of fields to values")
+    try:
+        return parse_config({"name": path.stem, **(values or {})})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def read_scalar(text: str) -> Any:
+    """What `text` means as a value in a YAML experiment: `null`, a truth value, a number or a string."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        return text
+
+
+def parse_config(values: dict[str, Any]) -> ExperimentConfig:
+    """Checks the nested mapping `values` and fills in the defaults.
+
+    Raises:
+        ConfigError: one line per fault.
+    """
+    try:
+        return ExperimentConfig.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise ConfigError(explain(error)) from None
+
+
+def override(config: ExperimentConfig, changes: dict[str, Any]) -> ExperimentConfig:
+    """A copy of `config` with the dotted fields of `changes`, such as `{"learner.discount": 0.9}`, set and everything checked again."""
+    values = config.model_dump()
+    for dotted, value in changes.items():
+        *sections, field = dotted.split(".")
+        target = values
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"{dotted}: {section} is a value, not a section")
+        target[field] = value
+    return parse_config(values)
+
+
+def dump_yaml(config: ExperimentConfig) -> str:
+    """The full resolved experiment as YAML; `load_config` of it gives the same experiment."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's own loader with `1e-3` and `6e6` as numbers: YAML 1.1 takes them for strings unless they have a dot and a signed exponent."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
+
+
+def explain(error: pydantic.ValidationError) -> str:
+    """One line per fault of a validation: the field's path, the value, what is allowed, and the nearest name for unknown fields."""
+    return "\n".join(_explain_fault(fault) for fault in error.errors())
+
+
+def _explain_fault(fault: Any) -> str:
+    path = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = _field_names(fault["loc"][:-1])
+        near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else "known are " + ", ".join(known)
+        return f"{path}: unknown field; {hint}"
+    message = fault["msg"].removeprefix("Value error, ")
+    if not path:
+        return message
+    if fault["type"] == "model_type":
+        return f"{path}: is a section with fields of its own, got {fault['input']!r}"
+    # The value follows anyway, so pydantic's remark on it only makes the sentence long.
+    message = re.split(", (?:got|unable)", message.replace("Input should be", "must be"))[0]
+    return f"{path}: {message[0].lower() + message[1:]}, got {fault['input']!r}"
+
+
+def _field_names(location: tuple[Any, ...]) -> list[str]:
+    section: Any = ExperimentConfig
+    for part in location:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)

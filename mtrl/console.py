@@ -1,0 +1,343 @@
+"""What a person sees while a run trains: one status block on a terminal, one line per report elsewhere."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import rich.console
+from rich.console import ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from envs import TaskSuite
+from mtrl.config import ExperimentConfig
+
+Metrics = dict[str, float]
+
+
+def make_console() -> TerminalConsole | PlainConsole:
+    """The status block where standard output is a terminal, plain lines where it is a file or a pipe."""
+    terminal = rich.console.Console()
+    return TerminalConsole(terminal) if terminal.is_terminal and not terminal.is_dumb_terminal else PlainConsole()
+
+
+class TerminalConsole:
+    """Keeps one status block at the bottom of the terminal; messages scroll by above it."""
+
+    def __init__(self, terminal: rich.console.Console):
+        self._terminal = terminal
+        self._run: RunView | None = None
+        self._live: Live | None = None
+
+    def start(self, config: ExperimentConfig, suite: TaskSuite, directory: Path) -> None:
+        """Shows the block."""
+        self._run = RunView(config, suite, directory)
+        # Redrawn between reports as well: the clock that runs on says that the program has not stopped.
+        self._live = Live(console=self._terminal, refresh_per_second=1, get_renderable=self._status, vertical_overflow="crop")
+        self._live.start()
+
+    def update(self, metrics: Metrics) -> None:
+        """Shows new figures."""
+        if self._run is not None and self._live is not None:
+            self._run.update(metrics)
+            self._live.refresh()
+
+    def message(self, text: str) -> None:
+        """Prints a line above the block."""
+        self._terminal.print(Text(text))
+
+    def close(self) -> None:
+        """Leaves the last figures on the screen and says what to type next. A second call does nothing."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if self._run is not None:
+            self._terminal.print(Text(self._run.farewell()), soft_wrap=True)
+            self._run = None
+
+    def _status(self) -> RenderableType:
+        return Status(self._run) if self._run is not None else ""
+
+
+class PlainConsole:
+    """One line per report, for log files and pipes."""
+
+    def __init__(self) -> None:
+        self._run: RunView | None = None
+
+    def start(self, config: ExperimentConfig, suite: TaskSuite, directory: Path) -> None:
+        """Says what is trained, and where its files go."""
+        self._run = RunView(config, suite, directory)
+        self.message(f"{config.name}: {suite.num_tasks} tasks of {suite.name}, {config.total_frames:,} frames, into {directory}")
+
+    def update(self, metrics: Metrics) -> None:
+        """Prints the figures in one line."""
+        if self._run is not None:
+            self._run.update(metrics)
+            self.message(self._run.line())
+
+    def message(self, text: str) -> None:
+        """Prints a line."""
+        print(text, flush=True)
+
+    def close(self) -> None:
+        """Says what to type next. A second call does nothing."""
+        if self._run is not None:
+            self.message(self._run.farewell())
+            self._run = None
+
+
+class TaskFigures(NamedTuple):
+    """One task's row. NaN stands for what is not known yet."""
+
+    name: str
+    score: float
+    episodes: float
+    share: float
+
+
+class RunView:
+    """The run's identity, its latest figures and what they say about time."""
+
+    def __init__(self, config: ExperimentConfig, suite: TaskSuite, directory: Path):
+        self.config = config
+        self.suite = suite
+        self.directory = directory
+        self._names = short_names(suite.names)
+        self._metrics: Metrics = {}
+        self._started = self._updated = time.monotonic()
+
+    def update(self, metrics: Metrics) -> None:
+        """Takes the figures of DESIGN section 7; those that are missing stay unknown."""
+        self._metrics = dict(metrics)
+        self._updated = time.monotonic()
+
+    @property
+    def tasks(self) -> list[TaskFigures]:
+        """The tasks' rows in the suite's order."""
+        return [
+            TaskFigures(short, *(self._get(f"tasks/{name}/{figure}") for figure in ("score", "episodes", "share_trained")))
+            for short, name in zip(self._names, self.suite.names, strict=True)
+        ]
+
+    @property
+    def frames(self) -> float:
+        """Frames trained on so far."""
+        return self._metrics.get("summary/frames", 0.0)
+
+    @property
+    def speed(self) -> float:
+        """Frames per second of the last interval."""
+        return self._get("summary/frames_per_second")
+
+    @property
+    def score(self) -> float:
+        """Mean score over the tasks."""
+        return self._get("summary/score_mean")
+
+    @property
+    def policy_lag(self) -> float:
+        """Updates that the acting weights are behind, averaged over the tasks that know."""
+        lags = [lag for name in self.suite.names if not math.isnan(lag := self._get(f"tasks/{name}/policy_lag"))]
+        return sum(lags) / len(lags) if lags else math.nan
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start of this process's part of the run."""
+        return time.monotonic() - self._started
+
+    @property
+    def left(self) -> float:
+        """Seconds to go at the speed of the last interval."""
+        if not self.speed > 0:
+            return math.nan
+        return max((self.config.total_frames - self.frames) / self.speed - (time.monotonic() - self._updated), 0.0)
+
+    @property
+    def fraction(self) -> float:
+        """Part of the frames that is done, 0 to 1."""
+        return min(self.frames / self.config.total_frames, 1.0)
+
+    def _get(self, name: str) -> float:
+        return self._metrics.get(name, math.nan)
+
+    def line(self) -> str:
+        """The figures in one line; of many tasks only the weakest."""
+        tasks = self.tasks
+        if len(tasks) > 10:
+            tasks = sorted(tasks, key=lambda task: math.inf if math.isnan(task.score) else task.score)[:5]
+        scores = ", ".join(f"{task.name} {number(task.score, '.2f')}" for task in tasks)
+        return (
+            f"{self.frames:,.0f} of {self.config.total_frames:,} frames ({self.fraction:.1%}), {number(self.speed, ',.0f')} frames/s, "
+            f"{duration(self.left)} left, score {number(self.score, '.3f')} "
+            f"({'lowest: ' if len(tasks) < self.suite.num_tasks else ''}{scores}), policy lag {number(self.policy_lag, '.1f')}"
+        )
+
+    def farewell(self) -> str:
+        """Where the run's files are and the command that a user wants next."""
+        directory = shlex.quote(str(self.directory))
+        lines = [f"run directory: {directory}"]
+        if (self.directory / "checkpoints" / "latest").exists():
+            if self.frames < self.config.total_frames:
+                lines.append(f"to go on:      python launch.py train --resume {directory}")
+            lines.append(f"to evaluate:   python launch.py evaluate {directory}")
+        return "\n".join(lines)
+
+
+class Status:
+    """The status block. It fits the terminal: the more tasks, the more columns and the fewer details."""
+
+    def __init__(self, run: RunView):
+        self._run = run
+
+    def __rich_console__(self, console: rich.console.Console, options: ConsoleOptions) -> RenderResult:
+        width = options.max_width
+        header = [*self._header(width), Text("")]
+        # A last free line keeps the block from scrolling the terminal.
+        yield Group(*header, *task_rows(self._run.tasks, width, console.size.height - len(header) - 1))
+
+    def _header(self, width: int) -> list[RenderableType]:
+        run = self._run
+        title = Table.grid(expand=True, padding=(0, 1))
+        title.add_column(no_wrap=True)
+        title.add_column(justify="right", no_wrap=True, overflow="ellipsis", style="dim")
+        title.add_row(Text.assemble((run.config.name, "bold"), (f"  {run.suite.name}", "dim")), str(run.directory))
+
+        progress = Table.grid(padding=(0, 2))
+        for _ in range(4):
+            progress.add_column(no_wrap=True)
+        figures = (
+            f"{amount(run.frames)} / {amount(run.config.total_frames)} frames",
+            f"{run.fraction:4.0%}",
+            f"{number(run.speed, ',.0f')} frames/s  {duration(run.left)} left",
+        )
+        bar = ProgressBar(total=1.0, completed=run.fraction, width=max(width - sum(map(len, figures)) - 6, 8))
+        progress.add_row(figures[0], bar, figures[1], figures[2])
+
+        summary = Text.assemble(
+            "mean score ",
+            (number(run.score, ".3f"), "bold"),
+            f"   policy lag {number(run.policy_lag, '.1f')} updates   running for {duration(run.elapsed)}",
+        )
+        summary.truncate(width, overflow="ellipsis")
+        return [title, progress, summary]
+
+
+GAP = 3  # cells between two columns of tasks
+NARROWEST = 24  # cells of a task: a short name, a short bar, the score
+
+
+def task_rows(tasks: list[TaskFigures], width: int, height: int) -> list[RenderableType]:
+    """The tasks in as few columns as fit `height` lines of `width` cells; those that never fit are counted in the last line."""
+    most_columns = max((width + GAP) // (NARROWEST + GAP), 1)
+    height = max(height, 3)
+    columns = next((columns for columns in range(1, most_columns) if math.ceil(len(tasks) / columns) + 1 <= height), most_columns)
+    cell = (width - GAP * (columns - 1)) // columns
+    room = columns * (height - 2) if math.ceil(len(tasks) / columns) + 1 > height else len(tasks)
+    shown, hidden = tasks[:room], len(tasks) - room
+
+    layout = Layout.of(shown, cell)
+    table = Table.grid(padding=(0, 1), pad_edge=False)
+    for column in range(columns):
+        layout.add_columns(table, first=column == 0)
+    table.add_row(*layout.titles() * columns)
+    rows = math.ceil(len(shown) / columns)
+    for row in range(rows):
+        table.add_row(*(renderable for task in shown[row::rows] for renderable in layout.row(task)))
+    return [table, *([Text(f"and {hidden} more tasks, which this window is too small for", style="dim")] if hidden > 0 else [])]
+
+
+class Layout(NamedTuple):
+    """How wide the parts of a task's cell are. Details that do not fit are 0 wide and left out."""
+
+    name: int
+    bar: int
+    episodes: int
+    share: int
+
+    @staticmethod
+    def of(tasks: list[TaskFigures], cell: int) -> Layout:
+        """Divides `cell`: score and share first, then the name, and the bar takes what is left."""
+        score, share, episodes = 5, 5 if cell >= 38 else 0, 8 if cell >= 52 else 0
+        free = cell - (score + 1) - (share + 1 if share else 0) - (episodes + 1 if episodes else 0) - 1
+        longest = max((len(task.name) for task in tasks), default=4)
+        name = min(max(longest, 4), max(free - 12, free * 2 // 3))
+        return Layout(name, min(free - name, 40), episodes, share)
+
+    def add_columns(self, table: Table, *, first: bool) -> None:
+        """The columns of one task's cell, after a gap if it is not the first."""
+        if not first:
+            table.add_column(width=GAP - 2)
+        table.add_column(width=self.name, no_wrap=True)
+        table.add_column(width=self.bar)
+        table.add_column(width=5, justify="right", no_wrap=True)
+        for width in filter(None, (self.episodes, self.share)):
+            table.add_column(width=width, justify="right", no_wrap=True, style="dim")
+
+    def titles(self) -> list[RenderableType]:
+        """The headings of one task's cell and the gap after it."""
+        titles = ["task", "", "score", *(["episodes"] if self.episodes else []), *(["share"] if self.share else []), ""]
+        return [Text(title, style="dim") for title in titles]
+
+    def row(self, task: TaskFigures) -> list[RenderableType]:
+        """One task's cell and the gap after it."""
+        known = not math.isnan(task.score)
+        bar = ProgressBar(total=1.0, completed=min(max(task.score, 0.0), 1.0) if known else 0.0, width=self.bar)
+        cells: list[RenderableType] = [shorten(task.name, self.name), bar, number(task.score, ".2f")]
+        if self.episodes:
+            cells.append(amount(task.episodes))
+        if self.share:
+            cells.append(number(task.share, ".0%"))
+        return [*cells, ""]
+
+
+def short_names(names: tuple[str, ...]) -> list[str]:
+    """The names without the words that all of them begin and end with, such as `MiniGrid-` and `-v3`."""
+    if len(names) < 2:
+        return list(names)
+    prefix = os.path.commonprefix(names)
+    prefix = prefix[: prefix.rfind("-") + 1]
+    suffix = os.path.commonprefix([name[len(prefix) :][::-1] for name in names])[::-1]
+    suffix = suffix[suffix.find("-") :] if "-" in suffix else ""
+    return [name[len(prefix) : len(name) - len(suffix)] for name in names]
+
+
+def shorten(name: str, width: int) -> str:
+    """`name` in at most `width` cells; both ends stay, since the names of a suite differ at either."""
+    if len(name) <= width:
+        return name
+    return name[: width // 2] + "…" + name[len(name) - (width - width // 2 - 1) :]
+
+
+def number(value: float, form: str) -> str:
+    """`value` formatted, or a dash where it is unknown."""
+    return "–" if math.isnan(value) else format(value, form)
+
+
+def amount(value: float) -> str:
+    """A count in at most seven cells: 950, 12.3 k, 1.23 M."""
+    if math.isnan(value):
+        return "–"
+    for scale, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= scale:
+            scaled = value / min(scale, 1e3 if unit == "k" else scale)
+            return f"{scaled:.2f} {unit}" if scaled < 10 else f"{scaled:.1f} {unit}" if scaled < 100 else f"{scaled:.0f} {unit}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 0:05, 6:32, 1:02:03 or 3 d 04:05."""
+    if math.isnan(seconds):
+        return "–"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24} d {hours % 24:02}:{minutes:02}"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,95 @@
+"""Encoders: K experts that each turn an observation into a feature vector.
+
+An encoder is a module with `feature_size` (D) whose `forward(obs)` takes the observation's arrays `[N, ...]` and gives `[N, K, D]`.
+`make_encoder` picks one by the observation space; a new kind of observation is a class and a line in `ENCODERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import gymnasium
+import torch
+from jaxtyping import Float, Num, UInt8
+from torch import Tensor, nn
+
+
+class GridEncoder(nn.Module):
+    """Three 2x2 convolutions over MiniGrid's 7x7x3 view, as MOORE has them; no activation after the last (D = 1024)."""
+
+    feature_size = 4 * 4 * 64
+
+    def __init__(self, space: gymnasium.spaces.Dict, num_experts: int):
+        super().__init__()
+        # Separate small convolutions: on a CPU one grouped convolution takes twice their time.
+        self.experts = nn.ModuleList(self._expert() for _ in range(num_experts))
+        self.to(memory_format=torch.channels_last)
+
+    @staticmethod
+    def _expert() -> nn.Sequential:
+        layers = nn.Sequential(nn.Conv2d(3, 16, 2), nn.ReLU(), nn.Conv2d(16, 32, 2), nn.ReLU(), nn.Conv2d(32, 64, 2))
+        for layer, gain in ((layers[0], "relu"), (layers[2], "relu"), (layers[4], "linear")):
+            initialize(layer, nn.init.calculate_gain(gain))
+        return layers
+
+    def forward(self, obs: dict[str, UInt8[Tensor, "N 7 7 3"]]) -> Float[Tensor, "N K D"]:
+        image = obs["image"].float().permute(0, 3, 1, 2)
+        # Flattened in memory's order (height, width, channel), which costs no copy.
+        return torch.stack([expert(image).permute(0, 2, 3, 1).flatten(1) for expert in self.experts], dim=1)
+
+
+class VectorEncoder(nn.Module):
+    """Two hidden layers of 64 tanh units over a vector of floats; the features are the outputs of a third linear layer (D = 64)."""
+
+    feature_size = 64
+
+    def __init__(self, space: gymnasium.spaces.Dict, num_experts: int):
+        super().__init__()
+        size = int(space["vector"].shape[0])  # type: ignore[index]
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(size, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, self.feature_size))
+            for _ in range(num_experts)
+        )
+
+    def forward(self, obs: dict[str, Num[Tensor, "N size"]]) -> Float[Tensor, "N K D"]:
+        return torch.stack([expert(obs["vector"].float()) for expert in self.experts], dim=1)
+
+
+class EncoderKind(NamedTuple):
+    """An encoder and the observation spaces that it reads."""
+
+    fits: Callable[[gymnasium.spaces.Dict], bool]
+    build: Callable[[gymnasium.spaces.Dict, int], nn.Module]
+
+
+ENCODERS: dict[str, EncoderKind] = {
+    "grid": EncoderKind(lambda space: set(space) == {"image"} and space["image"].shape == (7, 7, 3), GridEncoder),
+    "vector": EncoderKind(lambda space: set(space) == {"vector"} and len(space["vector"].shape or ()) == 1, VectorEncoder),
+}
+
+
+def make_encoder(space: gymnasium.spaces.Dict, num_experts: int) -> nn.Module:
+    """The encoder for observations of `space`, with `num_experts` experts.
+
+    Raises:
+        ValueError: no encoder reads this space, or it has fewer dimensions than experts.
+    """
+    for kind in ENCODERS.values():
+        if kind.fits(space):
+            encoder = kind.build(space, num_experts)
+            if num_experts > int(encoder.feature_size):  # type: ignore[arg-type]
+                raise ValueError(
+                    f"model.experts is {num_experts}, but the experts' features have {encoder.feature_size} dimensions and no more "
+                    f"than {encoder.feature_size} vectors can be orthogonal there"
+                )
+            return encoder
+    raise ValueError(f"no encoder reads {space}; known kinds are {', '.join(ENCODERS)}")
+
+
+def initialize(layer: nn.Module, gain: float) -> None:
+    """Xavier-uniform weights scaled by `gain`, and zero biases."""
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    nn.init.xavier_uniform_(layer.weight, gain)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -1,0 +1,64 @@
+"""The orthogonal mixture of experts (MOORE, Hendawy et al. 2024).
+
+The K experts' features of one sample are made orthonormal by Gram-Schmidt, in the experts' order, and then mixed with the task's weights.
+Gram-Schmidt of the rows of F is a triangular solve: with F Fᵀ = L Lᵀ, the orthonormal rows are L⁻¹ F. A mixture w L⁻¹ F therefore needs
+only the K numbers w L⁻¹ and never the basis itself, which saves most of the memory traffic.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# Added to the diagonal of the Gram matrix of unit-length features. It keeps collinear experts finite in float32, where the entries of
+# that matrix are off by about 1e-6, and moves the basis of well-separated experts by no more than that.
+EPSILON = 1e-5
+_TINY = 1e-12  # keeps the length of an expert that is exactly zero differentiable
+
+
+def orthogonalize(features: Float[Tensor, "B K D"]) -> Float[Tensor, "B K D"]:
+    """Gram-Schmidt over the K experts of each sample, in their order: rows become orthonormal and span what the first k rows spanned.
+
+    An expert that lies in the span of those before it gets a row of (nearly) zero length instead of noise.
+
+    Raises:
+        ValueError: more experts than dimensions, so that they cannot be orthogonal.
+    """
+    triangle, lengths = _triangle(features)
+    return torch.linalg.solve_triangular(triangle, features.float() / lengths.unsqueeze(-1), upper=False)
+
+
+def mix(features: Float[Tensor, "B K D"], weights: Float[Tensor, "B K"]) -> Float[Tensor, "B D"]:
+    """`(weights[:, None] @ orthogonalize(features))[:, 0]`, without building the basis.
+
+    Raises:
+        ValueError: more experts than dimensions.
+    """
+    triangle, lengths = _triangle(features)
+    solved = torch.linalg.solve_triangular(triangle.mT, weights.float().unsqueeze(-1), upper=True).squeeze(-1)
+    return mix_plain(features, solved / lengths)
+
+
+def mix_plain(features: Float[Tensor, "B K D"], weights: Float[Tensor, "B K"]) -> Float[Tensor, "B D"]:
+    """The weighted sum of the experts' features as they are."""
+    return torch.bmm(weights.to(features.dtype).unsqueeze(1), features).squeeze(1)
+
+
+def _triangle(features: Float[Tensor, "B K D"]) -> tuple[Float[Tensor, "B K K"], Float[Tensor, "B K"]]:
+    """The Cholesky factor of the Gram matrix of the features at unit length, and those lengths; float32 whatever the features are.
+
+    Gram-Schmidt does not depend on the experts' lengths; at unit length one ε serves all scales.
+    """
+    num_experts, dimensions = features.shape[-2:]
+    if num_experts > dimensions:
+        raise ValueError(f"{num_experts} experts cannot be orthogonal in {dimensions} dimensions; use at most {dimensions} experts")
+    gram = torch.bmm(features, features.mT).float()
+    with torch.autocast(features.device.type, enabled=False):
+        lengths = (gram.diagonal(dim1=-2, dim2=-1) + _TINY).sqrt()
+        unit_gram = gram / (lengths.unsqueeze(-1) * lengths.unsqueeze(-2))
+        # Set, not added: the diagonal of unit vectors is 1 by definition, and an expert that is zero still gets a usable row.
+        diagonal = torch.full_like(lengths, 1.0 + EPSILON)
+        unit_gram = torch.diagonal_scatter(unit_gram, diagonal, dim1=-2, dim2=-1)
+        triangle, _ = torch.linalg.cholesky_ex(unit_gram)
+    return triangle, lengths

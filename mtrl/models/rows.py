@@ -1,0 +1,86 @@
+"""Which rows a network has to look at: sorted by task, and each distinct one once.
+
+A memoryless network gives the same output for the same observation of the same task. In grid worlds seven of eight observations of a
+rollout have been there before, so evaluating each distinct one once, and letting the gradient of all its visits flow into it, gives the
+same numbers for a fraction of the work.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtrl.rollout import Arrays
+
+
+class Rows(NamedTuple):
+    """Inputs of a network, sorted by task."""
+
+    obs: dict[str, Tensor]  # name -> [N, ...]
+    task_ids: Tensor  # [N] int64, ascending
+    counts: tuple[int, ...]  # rows of each task
+
+
+def make_rows(obs: Arrays, task_ids: np.ndarray, num_tasks: int, device: torch.device) -> Rows:
+    """Tensors on `device` of observations `[N, ...]` whose `task_ids` [N] ascend. Transfers from pinned memory when the device is a GPU."""
+    return Rows(
+        obs={name: _to_device(array, device) for name, array in obs.items()},
+        task_ids=_to_device(task_ids.astype(np.int64, copy=False), device),
+        counts=tuple(np.bincount(task_ids, minlength=num_tasks).tolist()),
+    )
+
+
+def arrange(obs: Arrays, task_ids: np.ndarray, *, share_repeats: bool) -> tuple[Arrays, np.ndarray, np.ndarray]:
+    """Lays out observations `[T, B, ...]` of slots with ascending `task_ids` [B] as rows sorted by task.
+
+    Returns:
+        the rows' observations `[N, ...]`, their task ids `[N]`, and `inverse` `[T, B]`: the row that holds each observation. With
+        `share_repeats` N counts the distinct pairs of task and observation; otherwise it is T·B.
+    """
+    steps, slots = next(iter(obs.values())).shape[:2]
+    by_slot = {name: np.ascontiguousarray(array.swapaxes(0, 1)).reshape(steps * slots, *array.shape[2:]) for name, array in obs.items()}
+    row_tasks = np.repeat(task_ids, steps)
+    if not (share_repeats and can_share(obs)):
+        return by_slot, row_tasks, np.arange(steps * slots).reshape(slots, steps).T
+    first, inverse = first_occurrences(row_keys(by_slot), row_tasks)
+    return {name: rows[first] for name, rows in by_slot.items()}, row_tasks[first], inverse.reshape(slots, steps).T
+
+
+def can_share(obs: Arrays) -> bool:
+    """Whether repeats are worth looking for: observations of real numbers hardly ever repeat."""
+    return all(array.dtype.kind in "uib" for array in obs.values())
+
+
+def row_keys(obs: Arrays) -> list[bytes]:
+    """The bytes of each row of `[N, ...]` arrays: equal exactly where the observations are."""
+    keys = [_bytes_per_row(obs[name]) for name in sorted(obs)]
+    return keys[0] if len(keys) == 1 else [b"".join(parts) for parts in zip(*keys, strict=True)]
+
+
+def first_occurrences(keys: list[bytes], task_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The index of each distinct (task, key) where it first occurs, in that order, and for every row the position of its pair there."""
+    first: list[int] = []
+    inverse = np.empty(len(keys), np.int64)
+    starts = np.flatnonzero(np.diff(task_ids, prepend=-1, append=-1)).tolist()
+    for start, stop in zip(starts[:-1], starts[1:], strict=True):
+        seen: dict[bytes, int] = {}
+        base = len(first)
+        positions = [seen.setdefault(key, len(seen)) for key in keys[start:stop]]
+        inverse[start:stop] = positions
+        inverse[start:stop] += base
+        first.extend((np.unique(positions, return_index=True)[1] + start).tolist())
+    return np.array(first, np.int64), inverse
+
+
+def _bytes_per_row(array: np.ndarray) -> list[bytes]:
+    flat = np.ascontiguousarray(array).reshape(len(array), -1)
+    return flat.view(np.dtype((np.void, flat.shape[1] * flat.itemsize))).ravel().tolist()
+
+
+def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    # Arrays out of Ray's object store are read-only, which torch warns about although nobody writes to these.
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

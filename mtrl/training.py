@@ -1,0 +1,294 @@
+"""The one training loop: rollouts from a source, updates by a learner, with the curriculum and the statistics between them."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+
+from envs import TaskSuite, make_suite
+from mtrl.collector import Collected, build_collector
+from mtrl.config import ExperimentConfig
+from mtrl.curriculum import make_scheduler, with_floor
+from mtrl.learner import Learner
+from mtrl.rollout import Arrays, Rollout, concatenate
+from mtrl.stats import TaskStatistics, interquartile_mean
+
+POLL_SECONDS = 0.005  # how long one look at the source may block while the learner works
+
+
+class RolloutSource(Protocol):
+    """Where rollouts come from. Called from one thread only."""
+
+    asynchronous: bool  # whether rollouts arrive while the learner works
+
+    def publish(self, version: int, weights: Arrays, shares: np.ndarray) -> None:
+        """What runners take at the start of their next unroll: the actor's weights and each task's wanted share."""
+
+    def collect(self, timeout: float) -> list[Collected]:
+        """What has arrived, after waiting at most `timeout` seconds for something to arrive; asks for more."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next rollouts depend on besides weights and shares, as far as it can be known."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state_dict`; environments start new episodes, with seeds that no earlier start has used."""
+
+    def close(self) -> None:
+        """Stops the runners."""
+
+
+class LearnerLike(Protocol):
+    """What the loop needs of a learner; `mtrl.learner.Learner` is one."""
+
+    version: int
+
+    def update(self, rollout: Rollout, progress: float) -> dict[str, float]: ...
+    def actor_weights(self) -> Arrays: ...
+    def policy_weights(self) -> Arrays: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class InProcessSource:
+    """A collector in this process: no Ray, repeatable, and a breakpoint stops everything."""
+
+    asynchronous = False
+
+    def __init__(self, config: ExperimentConfig, suite: TaskSuite):
+        self._config = config
+        self._suite = suite
+        self._restarts = 0
+        self._collector = build_collector(config, suite, runner=0)
+
+    def publish(self, version: int, weights: Arrays, shares: np.ndarray) -> None:
+        """Acts with these weights and shares from the next unroll on."""
+        self._collector.set_weights(version, weights)
+        self._collector.set_shares(shares)
+
+    def collect(self, timeout: float) -> list[Collected]:
+        """One unroll, however long it takes."""
+        return [self._collector.collect()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The collector's random state, and how often environments were started."""
+        return {"collector": self._collector.state_dict(), "restarts": self._restarts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on with the saved random state in new episodes, which differ from those the earlier run began with."""
+        self._collector.close()
+        self._restarts = state["restarts"] + 1
+        self._collector = build_collector(self._config, self._suite, runner=0, restart_count=self._restarts)
+        self._collector.load_state_dict(state["collector"])
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self._collector.close()
+
+
+class Trainer:
+    """One iteration: rollouts → learner → new weights and shares for the runners.
+
+    With an asynchronous source the update runs in a thread of its own, so that the book-keeping of rollouts that arrive meanwhile costs
+    the learner nothing (its tensor operations do not hold the interpreter's lock).
+    """
+
+    def __init__(self, config: ExperimentConfig, suite: TaskSuite, source: RolloutSource, learner: LearnerLike | None = None):
+        self.config = config
+        self.suite = suite
+        self.learner: LearnerLike = learner if learner is not None else Learner(config, suite)
+        self.statistics = TaskStatistics(suite)
+        self.scheduler = make_scheduler(config.curriculum, suite.num_tasks)
+        self._source = source
+        self._arrived: list[Collected] = []
+        self._thread = ThreadPoolExecutor(1, "learner") if source.asynchronous else None
+        self._interval = _Interval(suite)
+        self._shares = np.zeros(suite.num_tasks)
+        self._publish()
+
+    @property
+    def frames(self) -> int:
+        """Valid environment steps trained on so far, over all tasks."""
+        return int(self.statistics.frames.sum())
+
+    @property
+    def updates(self) -> int:
+        """The learner's version."""
+        return self.learner.version
+
+    def step(self, timeout: float = 1.0) -> bool:
+        """One update, if enough rollouts arrive within `timeout` seconds.
+
+        Returns:
+            whether there was an update.
+
+        Raises:
+            NonFiniteError: from the learner.
+        """
+        needed = self.config.learner.rollouts_per_update
+        before = time.perf_counter()
+        while len(self._arrived) < needed:
+            if self._source.asynchronous and time.perf_counter() - before > timeout:
+                return False
+            self._receive(timeout)
+        self._interval.queue_wait_seconds += time.perf_counter() - before
+        batch, self._arrived = self._arrived[:needed], self._arrived[needed:]
+        self._train(concatenate([collected.rollout for collected in batch]))
+        return True
+
+    def metrics(self) -> dict[str, float]:
+        """Everything worth a line now. Rates and means cover the time since the last call; a figure nobody knows yet is left out."""
+        numbers = self._summary() | self._interval.metrics() | self._task_metrics()
+        self._interval = _Interval(self.suite)
+        return {name: float(value) for name, value in numbers.items() if not np.isnan(value)}
+
+    def policy_weights(self) -> Arrays:
+        """Actor and critic, to be saved as a policy."""
+        return self.learner.policy_weights()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on, by component."""
+        return {
+            "learner": self.learner.state_dict(),
+            "curriculum": self.scheduler.state_dict(),
+            "statistics": self.statistics.state_dict(),
+            "source": self._source.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state_dict` of the same configuration. Environments start new episodes."""
+        self.learner.load_state_dict(state["learner"])
+        self.scheduler.load_state_dict(state["curriculum"])
+        self.statistics.load_state_dict(state["statistics"])
+        self._source.load_state_dict(state["source"])
+        self._arrived.clear()
+        self._publish()
+
+    def close(self) -> None:
+        """Stops the source and the learner's thread."""
+        if self._thread is not None:
+            self._thread.shutdown()
+        self._source.close()
+
+    def _train(self, rollout: Rollout) -> None:
+        frames = rollout.frames_per_task(self.suite.num_tasks)
+        progress = min(1.0, self.frames / self.config.total_frames)
+        version = self.learner.version
+        before = time.perf_counter()
+        if self._thread is None:
+            statistics = self.learner.update(rollout, progress)
+        else:
+            statistics = self._receive_during(self._thread.submit(self.learner.update, rollout, progress))
+        self._interval.add_update(statistics, rollout, frames, version, time.perf_counter() - before)
+        self.statistics.add_frames(frames)
+        self._publish()
+
+    def _receive_during(self, update: Future[dict[str, float]]) -> dict[str, float]:
+        while not update.done():
+            self._receive(POLL_SECONDS)
+        return update.result()
+
+    def _receive(self, timeout: float) -> None:
+        for collected in self._source.collect(timeout):
+            self.statistics.add_episodes(collected.episodes)
+            self._interval.add_collected(collected)
+            self._arrived.append(collected)
+
+    def _publish(self) -> None:
+        self._shares = with_floor(self.scheduler.probabilities(self.statistics), self.config.curriculum.floor)
+        self._source.publish(self.learner.version, self.learner.actor_weights(), self._shares)
+
+    def _summary(self) -> dict[str, float]:
+        scores = self.statistics.scores
+        # A mean over the tasks that happen to have finished an episode would favour those with short ones.
+        complete = not np.isnan(scores).any()
+        return {
+            "summary/frames": self.frames,
+            "summary/score_mean": scores.mean() if complete else np.nan,
+            "summary/score_iqm": interquartile_mean(scores) if complete else np.nan,
+        }
+
+    def _task_metrics(self) -> dict[str, float]:
+        columns = {
+            "return": self.statistics.returns,
+            "score": self.statistics.scores,
+            "success_rate": self.statistics.success_rates,
+            "episode_length": self.statistics.episode_lengths,
+            "episodes": self.statistics.episodes,
+            "frames": self.statistics.frames,
+            "share_wanted": self._shares,
+        }
+        tasks = {f"tasks/{name}/{key}": values[task] for task, name in enumerate(self.suite.names) for key, values in columns.items()}
+        probabilities = {f"curriculum/{name}/probability": self._shares[task] for task, name in enumerate(self.suite.names)}
+        return tasks | probabilities
+
+
+class _Interval:
+    """What adds up between two reports."""
+
+    def __init__(self, suite: TaskSuite):
+        self._suite = suite
+        self._start = time.perf_counter()
+        self._frames = np.zeros(suite.num_tasks)
+        self._slots = np.zeros(suite.num_tasks)  # slots seen, over all updates
+        self._lags = np.zeros(suite.num_tasks)  # versions that those slots lay behind, added up
+        self._sums: dict[str, float] = defaultdict(float)
+        self._updates = 0
+        self._env_steps = 0
+        self._observations = 0
+        self._learner_seconds = 0.0
+        self.queue_wait_seconds = 0.0
+
+    def add_collected(self, collected: Collected) -> None:
+        """Counts a rollout that has arrived."""
+        self._env_steps += collected.rollout.valid.size
+
+    def add_update(self, statistics: dict[str, float], rollout: Rollout, frames: np.ndarray, version: int, seconds: float) -> None:
+        """Counts an update on `rollout` that took `seconds` and began at the learner's `version`."""
+        self._updates += 1
+        self._learner_seconds += seconds
+        self._observations += rollout.valid.size + rollout.num_slots
+        self._frames += frames
+        self._slots += np.bincount(rollout.task_ids, minlength=self._suite.num_tasks)
+        self._lags += np.bincount(rollout.task_ids, weights=version - rollout.version, minlength=self._suite.num_tasks)
+        for name, value in statistics.items():
+            self._sums[name] += value
+
+    def metrics(self) -> dict[str, float]:
+        """Means per update, rates per second, and each task's share and lag."""
+        if self._updates == 0:
+            return {}
+        seconds = time.perf_counter() - self._start
+        means = {name: value / self._updates for name, value in self._sums.items()}
+        distinct = means.pop("rows") * self._updates / self._observations
+        with np.errstate(invalid="ignore"):
+            lags = self._lags / self._slots
+            shares = self._frames / self._frames.sum()
+        tasks = {f"tasks/{name}/policy_lag": lags[task] for task, name in enumerate(self._suite.names)}
+        tasks |= {f"tasks/{name}/share_trained": shares[task] for task, name in enumerate(self._suite.names)}
+        return {
+            **means,
+            "summary/frames_per_second": self._frames.sum() / seconds,
+            "summary/policy_lag": self._lags.sum() / self._slots.sum(),
+            "learner/updates_per_second": self._updates / seconds,
+            "learner/distinct_fraction": distinct,
+            "learner/busy_fraction": self._learner_seconds / seconds,
+            "throughput/env_steps": self._env_steps / seconds,
+            "throughput/learner_frames": self._frames.sum() / self._learner_seconds,
+            "throughput/queue_wait_seconds": self.queue_wait_seconds,
+            **tasks,
+        }
+
+
+def build_trainer(config: ExperimentConfig) -> Trainer:
+    """The trainer of an experiment whose rollouts are collected in this process; Ray is neither started nor imported.
+
+    Raises:
+        ConfigError: the experiment's parts do not fit each other.
+        ValueError: the suite is unknown or cannot be served.
+    """
+    suite = make_suite(config.suite.name)
+    return Trainer(config, suite, InProcessSource(config, suite))

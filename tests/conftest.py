@@ -1,0 +1,1 @@
+"""Shape annotations are checked while the tests run."""

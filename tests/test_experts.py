@@ -1,0 +1,75 @@
+"""The orthogonal mixture: properties of Gram-Schmidt, the equality of both ways to mix, and hard inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import gram_schmidt
+
+from mtrl.models.experts import mix, orthogonalize
+
+
+def features(samples: int, experts: int, dimensions: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(samples, experts, dimensions, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 10**6))
+def test_equals_the_textbook(samples, experts, seed):
+    x = features(samples, experts, 64, seed) * 10 ** np.random.default_rng(seed).uniform(-2, 2)
+    np.testing.assert_allclose(orthogonalize(x).numpy(), gram_schmidt(x.double().numpy()), atol=2e-4)
+
+
+def test_rows_are_orthonormal_and_span_the_same_space():
+    x = features(7, 4, 32)
+    basis = orthogonalize(x)
+    np.testing.assert_allclose((basis @ basis.mT).numpy(), np.eye(4)[None].repeat(7, 0), atol=1e-4)
+    projected = (x @ basis.mT) @ basis
+    np.testing.assert_allclose(projected.numpy(), x.numpy(), atol=1e-3)
+    # Expert k is a combination of the first k rows: the coefficients form a lower triangle with a positive diagonal.
+    coefficients = (x @ basis.mT).numpy()
+    assert np.abs(np.triu(coefficients, 1)).max() < 1e-3
+    assert (np.diagonal(coefficients, axis1=1, axis2=2) > 0).all()
+
+
+def test_mix_equals_mixing_the_basis_with_gradients():
+    x = features(9, 4, 64).requires_grad_()
+    weights = torch.randn(9, 4, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    target = torch.randn(9, 64, generator=torch.Generator().manual_seed(2))
+    gradients = []
+    for y in (mix(x, weights), (weights[:, None] @ orthogonalize(x))[:, 0]):
+        gradients.append((y, *torch.autograd.grad((y * target).sum(), (x, weights))))
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_does_not_depend_on_the_experts_lengths():
+    x, weights = features(5, 3, 32), torch.randn(5, 3)
+    scale = torch.tensor([1e-3, 1.0, 1e4])[None, :, None]
+    torch.testing.assert_close(mix(x, weights), mix(x * scale, weights), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("case", ["collinear", "zero", "all zero", "tiny", "huge"])
+def test_degenerate_experts_stay_finite(case):
+    x = features(6, 4, 32)
+    if case == "collinear":
+        x[:, 1] = -3 * x[:, 0]
+        x[:, 2] = x[:, 0]
+    elif case == "zero":
+        x[:, 2] = 0
+    else:
+        x = x * {"all zero": 0.0, "tiny": 1e-15, "huge": 1e8}[case]
+    x.requires_grad_()
+    weights = torch.ones(6, 4, requires_grad=True)
+    for y in (mix(x, weights), orthogonalize(x)):
+        assert torch.isfinite(y).all()
+        for gradient in torch.autograd.grad(y.sum(), (x, weights), allow_unused=True):
+            assert gradient is None or torch.isfinite(gradient).all()
+
+
+def test_more_experts_than_dimensions_is_an_error():
+    with pytest.raises(ValueError, match="5 experts cannot be orthogonal in 4 dimensions"):
+        mix(features(2, 5, 4), torch.ones(2, 5))
