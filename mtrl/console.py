@@ -211,15 +211,13 @@ class Status:
         title.add_row(Text.assemble((run.config.name, "bold"), (f"  {run.suite.name}", "dim")), str(run.directory))
 
         progress = Table.grid(padding=(0, 2))
-        for _ in range(4):
+        before = f"{amount(run.frames)} / {amount(run.config.total_frames)} frames"
+        after = [f"{run.fraction:.0%}", f"{number(run.speed, ',.0f')} frames/s", f"{duration(run.left)} left"]
+        figures = [before, *(after if width >= 72 else after[::2])]
+        for _ in range(len(figures) + 1):
             progress.add_column(no_wrap=True)
-        figures = (
-            f"{amount(run.frames)} / {amount(run.config.total_frames)} frames",
-            f"{run.fraction:4.0%}",
-            f"{number(run.speed, ',.0f')} frames/s  {duration(run.left)} left",
-        )
-        bar = ProgressBar(total=1.0, completed=run.fraction, width=max(width - sum(map(len, figures)) - 6, 8))
-        progress.add_row(figures[0], bar, figures[1], figures[2])
+        bar = ProgressBar(total=1.0, completed=run.fraction, width=max(width - sum(len(figure) + 2 for figure in figures), 4))
+        progress.add_row(before, bar, *figures[1:])
 
         summary = Text.assemble(
             "mean score ",
@@ -244,13 +242,9 @@ def task_rows(tasks: list[TaskFigures], width: int, height: int) -> list[Rendera
     shown, hidden = tasks[:room], len(tasks) - room
 
     layout = Layout.of(shown, cell)
-    table = Table.grid(padding=(0, 1), pad_edge=False)
-    for column in range(columns):
-        layout.add_columns(table, first=column == 0)
-    table.add_row(*layout.titles() * columns)
     rows = math.ceil(len(shown) / columns)
-    for row in range(rows):
-        table.add_row(*(renderable for task in shown[row::rows] for renderable in layout.row(task)))
+    table = Table.grid(padding=(0, GAP))
+    table.add_row(*(layout.table(shown[start : start + rows]) for start in range(0, len(shown), rows)))
     return [table, *([Text(f"and {hidden} more tasks, which this window is too small for", style="dim")] if hidden > 0 else [])]
 
 
@@ -271,31 +265,34 @@ class Layout(NamedTuple):
         name = min(max(longest, 4), max(free - 12, free * 2 // 3))
         return Layout(name, min(free - name, 40), episodes, share)
 
-    def add_columns(self, table: Table, *, first: bool) -> None:
-        """The columns of one task's cell, after a gap if it is not the first."""
-        if not first:
-            table.add_column(width=GAP - 2)
+    def table(self, tasks: list[TaskFigures]) -> Table:
+        """The tasks below each other, with headings."""
+        table = Table.grid(padding=(0, 1))
         table.add_column(width=self.name, no_wrap=True)
         table.add_column(width=self.bar)
         table.add_column(width=5, justify="right", no_wrap=True)
-        for width in filter(None, (self.episodes, self.share)):
-            table.add_column(width=width, justify="right", no_wrap=True, style="dim")
+        titles = ["task", "", "score"]
+        for title, width in (("episodes", self.episodes), ("share", self.share)):
+            if width:
+                table.add_column(width=width, justify="right", no_wrap=True, style="dim")
+                titles.append(title)
+        table.add_row(*(Text(title, style="dim") for title in titles))
+        for task in tasks:
+            table.add_row(*self._row(task))
+        return table
 
-    def titles(self) -> list[RenderableType]:
-        """The headings of one task's cell and the gap after it."""
-        titles = ["task", "", "score", *(["episodes"] if self.episodes else []), *(["share"] if self.share else []), ""]
-        return [Text(title, style="dim") for title in titles]
-
-    def row(self, task: TaskFigures) -> list[RenderableType]:
-        """One task's cell and the gap after it."""
-        known = not math.isnan(task.score)
-        bar = ProgressBar(total=1.0, completed=min(max(task.score, 0.0), 1.0) if known else 0.0, width=self.bar)
-        cells: list[RenderableType] = [shorten(task.name, self.name), bar, number(task.score, ".2f")]
+    def _row(self, task: TaskFigures) -> list[RenderableType]:
+        score = 0.0 if math.isnan(task.score) else min(max(task.score, 0.0), 1.0)
+        cells: list[RenderableType] = [
+            shorten(task.name, self.name),
+            ProgressBar(total=1.0, completed=score, width=self.bar),
+            number(task.score, ".2f"),
+        ]
         if self.episodes:
             cells.append(amount(task.episodes))
         if self.share:
-            cells.append(number(task.share, ".0%"))
-        return [*cells, ""]
+            cells.append(number(task.share, ".0%" if not task.share < 0.1 else ".1%"))
+        return cells
 
 
 def short_names(names: tuple[str, ...]) -> list[str]:

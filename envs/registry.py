@@ -1,0 +1,49 @@
+"""Finds suites by name. A family of suites registers itself with one line in `FAMILIES`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from envs import minigrid, toy
+from envs.task import SuiteError, TaskSuite
+
+
+class UnknownSuiteError(SuiteError):
+    """There is no suite of that name."""
+
+
+class Family(NamedTuple):
+    """Suites that come from one file."""
+
+    make: Callable[[str], TaskSuite | None]  # from the part of the name after the slash; None where it means nothing
+    names: Callable[[], list[str]]  # the named suites, without the family
+
+
+FAMILIES: dict[str, Family] = {
+    "minigrid": Family(minigrid.make, minigrid.names),
+    "toy": Family(toy.make, toy.names),
+}
+
+
+def list_suites() -> list[str]:
+    """The names of all named suites; single tasks and lists of tasks can be had besides (`minigrid/DoorKey-6x6`)."""
+    return [f"{family}/{name}" for family, entry in FAMILIES.items() for name in entry.names()]
+
+
+def make_suite(name: str) -> TaskSuite:
+    """The suite called `name`: `family/suite`, `family/task` or `family/task,task`.
+
+    Raises:
+        UnknownSuiteError: with the nearest name.
+        UnknownTaskError: one of the listed tasks does not exist.
+    """
+    family, _, rest = name.partition("/")
+    suite = FAMILIES[family].make(rest) if family in FAMILIES and rest else None
+    if suite is None:
+        known = list_suites()
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"suites are {', '.join(known)}"
+        raise UnknownSuiteError(f"there is no suite {name!r}; {hint}")
+    return suite

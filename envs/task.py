@@ -1,0 +1,150 @@
+"""Tasks and suites: the one place where a task's index, name and score are decided."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import gymnasium
+import numpy as np
+
+if TYPE_CHECKING:
+    from envs.vector import VectorTasks
+
+BackendName = Literal["envpool", "gymnasium"]
+
+
+class SuiteError(ValueError):
+    """Tasks were asked for that cannot be served. The message is one sentence."""
+
+
+class UnknownTaskError(SuiteError):
+    """A suite has no task of that name."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One environment with its own dynamics and reward."""
+
+    name: str
+    make_env: Callable[[], gymnasium.Env]
+    """Builds Gymnasium's version of the environment; its observations go through the suite's adapter."""
+    low: float = 0.0
+    """Return that scores 0."""
+    high: float = 1.0
+    """Return that scores 1."""
+    success_return: float | None = None
+    """An episode that returns more than this has succeeded; None where only the environment can tell."""
+    envpool_id: str | None = None
+    """EnvPool's id; None where EnvPool does not have the task."""
+
+    def succeeded(self, episode_return: float) -> bool:
+        """Whether the return of an episode shows that it succeeded."""
+        return self.success_return is not None and episode_return > self.success_return
+
+    def score(self, returns: np.ndarray | float) -> np.ndarray:
+        """Returns mapped to 0 … 1 by the task's published range; NaN stays NaN."""
+        return np.clip((np.asarray(returns, float) - self.low) / (self.high - self.low), 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class TaskSuite:
+    """An ordered, named tuple of tasks with common spaces."""
+
+    name: str
+    tasks: tuple[Task, ...]
+    observation_space: gymnasium.spaces.Dict
+    action_space: gymnasium.Space
+    adapt: Callable[[object], dict[str, np.ndarray]]
+    """From what an environment or a pool of them observes to arrays of `observation_space`, with or without a leading axis."""
+    family: str
+    """The suites that are scored by the same rules, such as `minigrid`."""
+    names: tuple[str, ...] = field(init=False)
+    """The tasks' names in order."""
+
+    def __post_init__(self) -> None:
+        names = tuple(task.name for task in self.tasks)
+        if len(set(names)) < len(names):
+            raise SuiteError(f"{self.name} names a task twice: {', '.join(names)}")
+        object.__setattr__(self, "names", names)
+
+    @property
+    def num_tasks(self) -> int:
+        """How many tasks there are."""
+        return len(self.tasks)
+
+    @property
+    def backends(self) -> tuple[BackendName, ...]:
+        """What can step the tasks, the fastest first."""
+        return ("envpool", "gymnasium") if all(task.envpool_id for task in self.tasks) else ("gymnasium",)
+
+    def index(self, name: str) -> int:
+        """The index of the task called `name`.
+
+        Raises:
+            UnknownTaskError: with the nearest name.
+        """
+        if name not in self.names:
+            near = difflib.get_close_matches(name, self.names, n=1, cutoff=0.0)
+            raise UnknownTaskError(f"{self.name} has no task {name!r}; did you mean {near[0]}?")
+        return self.names.index(name)
+
+    def score(self, task_id: int, returns: np.ndarray | float) -> np.ndarray:
+        """Returns of one task's episodes mapped to 0 … 1."""
+        return self.tasks[task_id].score(returns)
+
+    def make(
+        self,
+        counts: int | Sequence[int] | np.ndarray,
+        backend: BackendName | Literal["auto"] = "auto",
+        seed: int = 0,
+        runner_index: int = 0,
+        num_threads: int = 1,
+        restart_count: int = 0,
+    ) -> VectorTasks:
+        """Environments for `counts` slots: of each task, or in all and spread evenly.
+
+        Args:
+            counts: slots of each task [num_tasks], or their sum.
+            backend: what steps them; `auto` takes the fastest that has all tasks.
+            seed: the run's seed.
+            runner_index: who asks; no two runners share a stream of random numbers.
+            num_threads: threads that step environments (EnvPool).
+            restart_count: how often the runner was started again; a restart does not repeat the streams of an earlier start.
+
+        Raises:
+            SuiteError: the backend does not have these tasks, its package is missing, or the counts make no sense.
+        """
+        from envs.vector import SlotTable, check_counts
+
+        if isinstance(counts, int | np.integer):
+            counts = [counts // self.num_tasks + (task < counts % self.num_tasks) for task in range(self.num_tasks)]
+        checked = check_counts(counts, self)
+        chosen = self.backends[0] if backend == "auto" else backend
+        if chosen not in self.backends:
+            missing = [task.name for task in self.tasks if not task.envpool_id]
+            raise SuiteError(f"{self.name} cannot run on {chosen}, which lacks {', '.join(missing)}; use {' or '.join(self.backends)}")
+        seeds = SeedSequences(seed, runner_index, restart_count)
+        if chosen == "envpool":
+            from envs.envpool_backend import EnvPoolBackend
+
+            return SlotTable(self, EnvPoolBackend(self, seeds, num_threads), checked)
+        from envs.gymnasium_backend import GymnasiumBackend
+
+        return SlotTable(self, GymnasiumBackend(self, seeds), checked)
+
+
+@dataclass(frozen=True)
+class SeedSequences:
+    """Where environments get their seeds: a hash of who they are, so that no two share a stream."""
+
+    seed: int
+    runner_index: int
+    restart_count: int
+
+    def of(self, task_name: str, number: int) -> int:
+        """The seed of a task's environment number `number`, below 2³¹."""
+        entropy = [self.seed, self.runner_index, self.restart_count, number, *task_name.encode()]
+        return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)

@@ -1,0 +1,241 @@
+"""The contract between environments and whoever steps them, and the part of it that every backend shares.
+
+A backend keeps environments of each task, steps the ones it is told to, and knows nothing of slots, pauses or episodes. `SlotTable`
+turns that into `VectorTasks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from envs.task import SuiteError, TaskSuite
+
+Arrays = dict[str, np.ndarray]
+
+
+class Episode(NamedTuple):
+    """A finished episode."""
+
+    task_id: int
+    slot: int  # the row of the step that ended it
+    episode_return: float  # undiscounted sum of rewards
+    length: int  # steps
+    success: bool
+    terminated: bool  # it ended for good
+    truncated: bool  # it was cut off, by a time limit
+
+
+class Step(NamedTuple):
+    """What one step of all B slots gave. All arrays are fresh."""
+
+    obs: Arrays  # name -> [B, ...]; of an ended episode the final observation
+    rewards: np.ndarray  # [B] float32
+    terminated: np.ndarray  # [B] bool
+    truncated: np.ndarray  # [B] bool
+    valid: np.ndarray  # [B] bool; False where the step was the reset after an episode's end
+    episodes: list[Episode]
+
+
+class VectorTasks(Protocol):
+    """B slots over the tasks of a suite, always all stepped together; rows are sorted by task id.
+
+    The step after an episode's end is the reset: its action is ignored, its reward is 0, `valid` is False and its observation is the
+    first of the new episode (Gymnasium's NEXT_STEP autoreset).
+    """
+
+    @property
+    def suite(self) -> TaskSuite:
+        """The tasks."""
+
+    @property
+    def num_slots(self) -> int:
+        """B"""
+
+    @property
+    def task_ids(self) -> np.ndarray:
+        """The task of each slot, [B] int64, ascending."""
+
+    def reset(self) -> Arrays:
+        """Starts every slot and gives its first observation. To be called once, before anything else."""
+
+    def observe(self) -> Arrays:
+        """The current observation of every slot, `[B, ...]`."""
+
+    def step(self, actions: np.ndarray) -> Step:
+        """One action in each slot, [B, ...]."""
+
+    def set_allocation(self, counts: Sequence[int] | np.ndarray) -> None:
+        """Slots of each task from now on, [num_tasks] summing to B.
+
+        A slot that leaves a task is paused and resumes where it was, in the middle of its episode, when the task gets it back.
+        """
+
+    def close(self) -> None:
+        """Frees the environments."""
+
+
+class Backend(Protocol):
+    """Environments of every task, numbered from 0 within a task."""
+
+    def grow(self, task: int, count: int) -> Arrays:
+        """Adds `count` environments of a task and gives their first observations, `[count, ...]`."""
+
+    def step(self, counts: np.ndarray, actions: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Steps the first `counts[task]` environments of each task with `actions` [B, ...], in the order of tasks.
+
+        Returns:
+            observations `[B, ...]`, rewards [B] float32, terminated, truncated and success flags [B]. An environment whose episode has
+            ended is reset instead.
+        """
+
+    def close(self) -> None:
+        """Frees the environments."""
+
+
+class SlotTable:
+    """`VectorTasks` over a backend: which environments are stepped, where paused ones stand, and what each episode adds up to."""
+
+    def __init__(self, suite: TaskSuite, backend: Backend, counts: np.ndarray):
+        self.suite = suite
+        self._backend = backend
+        self._counts = counts
+        self._tables = [_TaskTable() for _ in range(suite.num_tasks)]
+        self._active = _Active(np.empty(0, np.int64), {}, *np.zeros((3, 0)))
+
+    @property
+    def num_slots(self) -> int:
+        """B"""
+        return int(self._counts.sum())
+
+    @property
+    def task_ids(self) -> np.ndarray:
+        """The task of each slot, [B] int64, ascending."""
+        return self._active.task_ids
+
+    def reset(self) -> Arrays:
+        """Starts every slot and gives its first observation."""
+        self._load()
+        return self.observe()
+
+    def observe(self) -> Arrays:
+        """The current observation of every slot."""
+        return {name: array.copy() for name, array in self._active.obs.items()}
+
+    def step(self, actions: np.ndarray) -> Step:
+        """One action in each slot."""
+        active = self._active
+        obs, rewards, terminated, truncated, success = self._backend.step(self._counts, actions)
+        valid = ~active.ended.astype(bool)
+        rewards = np.where(valid, rewards, np.float32(0))
+        terminated, truncated = terminated & valid, truncated & valid
+        active.returns *= valid
+        active.returns += rewards
+        active.lengths *= valid
+        active.lengths += valid
+        ended = terminated | truncated
+        active.obs, active.ended = obs, ended
+        episodes = [
+            Episode(
+                task_id=int(active.task_ids[slot]),
+                slot=slot,
+                episode_return=float(active.returns[slot]),
+                length=int(active.lengths[slot]),
+                success=bool(success[slot]) or self.suite.tasks[active.task_ids[slot]].succeeded(float(active.returns[slot])),
+                terminated=bool(terminated[slot]),
+                truncated=bool(truncated[slot]),
+            )
+            for slot in np.flatnonzero(ended).tolist()
+        ]
+        return Step(obs, rewards, terminated, truncated, valid, episodes)
+
+    def set_allocation(self, counts: Sequence[int] | np.ndarray) -> None:
+        """Slots of each task from now on, [num_tasks] summing to B."""
+        wanted = check_counts(counts, self.suite)
+        if int(wanted.sum()) != self.num_slots:
+            raise SuiteError(f"an allocation of {wanted.tolist()} needs {int(wanted.sum())} slots, but there are {self.num_slots}")
+        if np.array_equal(wanted, self._counts):
+            return
+        self._store()
+        self._counts = wanted
+        self._load()
+
+    def close(self) -> None:
+        """Frees the environments."""
+        self._backend.close()
+
+    def _store(self) -> None:
+        """Writes the state of the active slots back to their tasks."""
+        start = 0
+        for task, count in enumerate(self._counts.tolist()):
+            self._tables[task].write(self._active, slice(start, start + count))
+            start += count
+
+    def _load(self) -> None:
+        """Takes the state of the first `counts` environments of each task, starting those that do not exist yet."""
+        for task, count in enumerate(self._counts.tolist()):
+            table = self._tables[task]
+            if count > table.size:
+                table.append(self._backend.grow(task, count - table.size))
+        parts = [(table, count) for table, count in zip(self._tables, self._counts.tolist(), strict=True) if count]
+        self._active = _Active(
+            task_ids=np.repeat(np.arange(self.suite.num_tasks), self._counts),
+            obs={name: np.concatenate([table.obs[name][:count] for table, count in parts]) for name in parts[0][0].obs},
+            ended=np.concatenate([table.ended[:count] for table, count in parts]),
+            returns=np.concatenate([table.returns[:count] for table, count in parts]),
+            lengths=np.concatenate([table.lengths[:count] for table, count in parts]),
+        )
+
+
+class _Active:
+    """Where the active slots stand, by row."""
+
+    def __init__(self, task_ids: np.ndarray, obs: Arrays, ended: np.ndarray, returns: np.ndarray, lengths: np.ndarray):
+        self.task_ids = task_ids
+        self.obs = obs  # the newest observation
+        self.ended = ended  # whether the next step is a reset
+        self.returns = returns  # of the episode so far
+        self.lengths = lengths
+
+
+class _TaskTable:
+    """Where all environments of one task stand, paused ones too."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.obs: Arrays = {}
+        self.ended = np.zeros(0, bool)
+        self.returns = np.zeros(0)
+        self.lengths = np.zeros(0, np.int64)
+
+    def append(self, obs: Arrays) -> None:
+        """Environments that have just started."""
+        count = len(next(iter(obs.values())))
+        self.obs = {name: np.concatenate([self.obs[name], array]) if self.size else array.copy() for name, array in obs.items()}
+        self.ended = np.concatenate([self.ended, np.zeros(count, bool)])
+        self.returns = np.concatenate([self.returns, np.zeros(count)])
+        self.lengths = np.concatenate([self.lengths, np.zeros(count, np.int64)])
+        self.size += count
+
+    def write(self, active: _Active, rows: slice) -> None:
+        """The state of the first environments, from the given rows."""
+        count = rows.stop - rows.start
+        for name, array in self.obs.items():
+            array[:count] = active.obs[name][rows]
+        self.ended[:count] = active.ended[rows]
+        self.returns[:count] = active.returns[rows]
+        self.lengths[:count] = active.lengths[rows]
+
+
+def check_counts(counts: Sequence[int] | np.ndarray, suite: TaskSuite) -> np.ndarray:
+    """`counts` as an array [num_tasks] int64.
+
+    Raises:
+        SuiteError: not one count for each task, a negative one, or no slot at all.
+    """
+    array = np.asarray(counts, np.int64)
+    if array.shape != (suite.num_tasks,) or (array < 0).any() or array.sum() < 1:
+        raise SuiteError(f"{suite.name} has {suite.num_tasks} tasks and needs a number of slots for each, at least one in all; got {counts}")
+    return array
