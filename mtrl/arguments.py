@@ -1,0 +1,154 @@
+"""Command lines: tyro reads the options and prints the help, pydantic checks the experiment's values, a fault becomes one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+
+from mtrl.config import ExperimentConfig, Section, read_scalar
+from mtrl.errors import UserError
+
+HELP = {"-h", "--help"}
+SHORT_NAMES = {"num_env_runners": "--num-env-runners"}  # fields that may be given without their section
+
+Options = TypeVar("Options")
+
+
+class ExperimentValues(dict[str, Any]):
+    """An experiment's values as a nested mapping, not checked yet. As a field of options: `--section.field VALUE` for each of them."""
+
+
+def parse(default: Options, arguments: Sequence[str], program: str, description: str) -> Options:
+    """Reads `arguments` into a copy of `default`, a dataclass whose docstrings are the help; `--help` prints that and exits.
+
+    Raises:
+        UserError: an option is unknown, or lacks its value.
+    """
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            options, unknown = tyro.cli(
+                type(default),
+                default=default,
+                args=arguments,
+                prog=program,
+                description=description,
+                registry=_registry(),
+                return_unknown_args=True,
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise UserError(_sentence(complaint.getvalue())) from None
+    if unknown:
+        raise UserError(_explain_unknown(unknown[0], _option_names(type(default))))
+    return options
+
+
+def _registry() -> ConstructorRegistry:
+    """How tyro turns an experiment into options. Their values stay unchecked: pydantic does that, and its messages have the whole path."""
+    registry = ConstructorRegistry()
+
+    @registry.struct_rule
+    def experiment_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
+        if info.type is ExperimentValues:
+            return StructConstructorSpec(ExperimentValues, _fields(ExperimentConfig, info.default))
+        if isinstance(info.type, type) and issubclass(info.type, Section):
+            return StructConstructorSpec(dict, _fields(info.type, info.default))
+        return None
+
+    return registry
+
+
+def _fields(section: type[Section], default: Any) -> tuple[StructFieldSpec, ...]:
+    # tyro also asks what the type looks like by itself, without a value.
+    values = default if isinstance(default, dict) else section().model_dump()
+    return tuple(
+        StructFieldSpec(
+            name=name,
+            type=field.annotation if _is_section(field.annotation) else _option_type(name, field.annotation),  # type: ignore[arg-type]
+            default=values[name],
+            helptext=field.description or "",
+        )
+        for name, field in section.model_fields.items()
+    )
+
+
+def _option_type(name: str, annotation: Any) -> Any:
+    spec = PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=_metavar(annotation),
+        instance_from_str=lambda arguments: arguments[0] if annotation is str else _read(arguments[0]),
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [_write(value)],
+    )
+    short = SHORT_NAMES.get(name)
+    return Annotated[object, spec, tyro.conf.arg(aliases=(short,))] if short else Annotated[object, spec]
+
+
+def _read(text: str) -> Any:
+    # Python's spelling of null is what tyro's users type.
+    return None if text == "None" else read_scalar(text)
+
+
+def _write(value: Any) -> str:
+    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def _metavar(annotation: Any) -> str:
+    """What the help shows for a value: `INT`, `NUMBER|null`, `adam|rmsprop`."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return "|".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return "|".join(map(_metavar, arguments))
+    names = {int: "INT", float: "NUMBER", bool: "true|false", str: "TEXT", type(None): "null", Path: "PATH"}
+    return names.get(annotation, "VALUE")
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _option_names(options: type) -> list[str]:
+    """Every option of a dataclass, without the dashes in front."""
+    names: list[str] = []
+    for field in dataclasses.fields(options):
+        if field.name == "experiment":
+            names += [*SHORT_NAMES.values(), *_section_options(ExperimentConfig, "--")]
+        else:
+            names.append("--" + field.name.replace("_", "-"))
+    return names
+
+
+def _section_options(section: type[Section], prefix: str) -> list[str]:
+    names: list[str] = []
+    for name, field in section.model_fields.items():
+        option = prefix + name.replace("_", "-").rstrip("-")
+        names += _section_options(field.annotation, option + ".") if _is_section(field.annotation) else [option]  # type: ignore[arg-type]
+    return names
+
+
+def _explain_unknown(token: str, known: list[str]) -> str:
+    if not token.startswith("-"):
+        return f"{token!r} is one argument too many"
+    option = token.partition("=")[0]
+    hint = f"; did you mean {near[0]}?" if (near := difflib.get_close_matches(option.replace("_", "-"), known, n=1, cutoff=0.5)) else ""
+    return f"there is no option {option}{hint or '; --help lists them'}"
+
+
+def _sentence(box: str) -> str:
+    """The first paragraph of the box that tyro draws around an error, in one line."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    paragraph = lines[: next((index for index, line in enumerate(lines) if line.startswith("─")), len(lines))]
+    return " ".join(paragraph)

@@ -1,0 +1,206 @@
+"""The contract of VectorTasks, over suites and backends, with the real simulators."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import envs
+from envs import toy
+
+CASES = [
+    ("toy/three", "gymnasium"),
+    ("minigrid/mt3", "gymnasium"),
+    ("minigrid/mt3", "envpool"),
+    ("minigrid/mt7", "envpool"),
+]
+
+
+def equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def play(tasks: envs.VectorTasks, actions: np.ndarray) -> list[envs.Step]:
+    return [tasks.step(action) for action in actions]
+
+
+def random_actions(suite: envs.TaskSuite, steps: int, slots: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, suite.action_space.n, (steps, slots))
+
+
+@pytest.mark.parametrize(("name", "backend"), CASES)
+def test_the_step_after_an_end_is_the_reset(name, backend):
+    suite = envs.make_suite(name)
+    tasks = suite.make(suite.num_tasks * 4, backend=backend, seed=1)
+    obs = tasks.reset()
+    for key, space in suite.observation_space.items():
+        assert obs[key].shape == (tasks.num_slots, *space.shape)
+        assert obs[key].dtype == space.dtype
+    ended = np.zeros(tasks.num_slots, bool)
+    total, length, finished = np.zeros(tasks.num_slots), np.zeros(tasks.num_slots, int), 0
+    for action in random_actions(suite, 800, tasks.num_slots):
+        step = tasks.step(action)
+        np.testing.assert_array_equal(step.valid, ~ended)
+        assert not (step.terminated & step.truncated).any()
+        assert (step.rewards[ended] == 0).all()
+        assert not step.terminated[ended].any()
+        total, length = (total + step.rewards) * 1.0, length + step.valid
+        ended = step.terminated | step.truncated
+        assert sorted(episode.slot for episode in step.episodes) == np.flatnonzero(ended).tolist()
+        for episode in step.episodes:
+            assert episode.task_id == tasks.task_ids[episode.slot]
+            assert episode.episode_return == pytest.approx(total[episode.slot], abs=1e-5)
+            assert episode.length == length[episode.slot]
+            assert episode.terminated == step.terminated[episode.slot]
+            total[episode.slot] = length[episode.slot] = 0
+            finished += 1
+        assert equal(tasks.observe(), step.obs)
+    assert finished > 0
+
+
+@pytest.mark.parametrize(("name", "backend"), CASES)
+def test_seeds_decide_the_stream_and_runners_do_not_share_one(name, backend):
+    suite = envs.make_suite(name)
+    streams = []
+    for seed, runner, restart in ((0, 0, 0), (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)):
+        tasks = suite.make(suite.num_tasks * 2, backend=backend, seed=seed, runner_index=runner, restart_count=restart)
+        first = tasks.reset()
+        streams.append([first] + [step.obs for step in play(tasks, random_actions(suite, 300, tasks.num_slots))])
+    same = [all(equal(a, b) for a, b in zip(streams[0], stream, strict=True)) for stream in streams[1:]]
+    assert same[0]
+    assert name.startswith("toy") or not any(same[1:])
+
+
+@pytest.mark.parametrize(("name", "backend"), CASES)
+def test_a_paused_slot_resumes_where_it_was(name, backend):
+    suite = envs.make_suite(name)
+    n = suite.num_tasks
+    plain, moved = (suite.make([3] * n, backend=backend, seed=5) for _ in range(2))
+    plain.reset()
+    moved.reset()
+    for actions in random_actions(suite, 37, 3 * n):
+        plain.step(actions)
+        moved.step(actions)
+    away = [1] + [3] * (n - 2) + [5]
+    moved.set_allocation(away)
+    assert moved.task_ids.tolist() == np.repeat(np.arange(n), away).tolist()
+    # Only the environments that were paused are compared: those that went on elsewhere are steps ahead.
+    for actions in random_actions(suite, 20, 3 * n, seed=1):
+        moved.step(actions)
+    moved.set_allocation([3] * n)
+    paused = np.array([1, 2])
+    assert all(np.array_equal(moved.observe()[key][paused], plain.observe()[key][paused]) for key in suite.observation_space)
+    for actions in random_actions(suite, 400, 3 * n, seed=2):
+        a, b = plain.step(actions), moved.step(actions)
+        for field in ("rewards", "terminated", "truncated", "valid"):
+            np.testing.assert_array_equal(getattr(a, field)[paused], getattr(b, field)[paused])
+        assert [e for e in a.episodes if e.slot in paused] == [e for e in b.episodes if e.slot in paused]
+
+
+def test_an_allocation_that_does_not_fit_is_refused():
+    suite = envs.make_suite("toy/three")
+    tasks = suite.make(6)
+    tasks.reset()
+    for counts in ([2, 2, 1], [7, -1, 0], [3, 3]):
+        with pytest.raises(envs.SuiteError):
+            tasks.set_allocation(counts)
+
+
+@pytest.mark.parametrize("name", ["minigrid/DistShift1", "minigrid/Empty-8x8"])
+def test_backends_agree_to_the_bit_where_the_layout_is_fixed(name):
+    suite = envs.make_suite(name)
+    both = [suite.make(2, backend=backend) for backend in ("envpool", "gymnasium")]
+    assert equal(*(tasks.reset() for tasks in both))
+    rng, episodes = np.random.default_rng(0), 0
+    for _ in range(2500):
+        action = rng.choice(7, size=2, p=[0.15, 0.15, 0.5, 0.05, 0.05, 0.05, 0.05])
+        a, b = (tasks.step(action) for tasks in both)
+        assert equal(a.obs, b.obs)
+        for field in ("terminated", "truncated", "valid"):
+            np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
+        np.testing.assert_allclose(a.rewards, b.rewards, atol=1e-6)
+        assert [(e.length, e.success, e.terminated) for e in a.episodes] == [(e.length, e.success, e.terminated) for e in b.episodes]
+        episodes += len(a.episodes)
+    assert episodes > 10
+
+
+@pytest.mark.parametrize("task", envs.make_suite("minigrid/mt7").names)
+def test_backends_give_a_random_agent_the_same_episodes(task):
+    """Two-sample tests of returns and lengths of the first episode of each of many environments, so that short ones are not favoured."""
+    suite = envs.make_suite(f"minigrid/{task}")
+    samples = []
+    for backend, count in (("envpool", 300), ("gymnasium", 60)):
+        tasks = suite.make(count, backend=backend, seed=11)
+        tasks.reset()
+        first: dict[int, envs.Episode] = {}
+        rng = np.random.default_rng(3)
+        for _ in range(160):
+            # Mostly forward, so that goals, lava and doors are met; what has not ended after 160 steps counts as 160.
+            for episode in tasks.step(rng.choice(7, size=count, p=[0.15, 0.15, 0.4, 0.1, 0.0, 0.2, 0.0])).episodes:
+                first.setdefault(episode.slot, episode)
+        samples.append([first.get(slot) for slot in range(count)])
+    lengths = [[e.length if e else 160 for e in sample] for sample in samples]
+    returns = [[e.episode_return if e else 0.0 for e in sample] for sample in samples]
+    assert stats.ks_2samp(*lengths).pvalue > 1e-3
+    assert stats.ks_2samp(*returns).pvalue > 1e-3
+
+
+def test_a_time_limit_truncates():
+    for backend in ("envpool", "gymnasium"):
+        tasks = envs.make_suite("minigrid/MultiRoom-N2-S4").make(2, backend=backend)
+        tasks.reset()
+        steps = play(tasks, np.zeros((40, 2), int))  # turning on the spot for the 40 steps that this world allows
+        assert steps[-1].truncated.all()
+        assert not any(step.truncated.any() or step.terminated.any() for step in steps[:-1])
+
+
+@pytest.mark.parametrize(("task", "actions"), [("corridor", [2] * 5), ("constant", [1] * 10), ("cue", [0, 2, 1, 0])])
+def test_toy_values_are_those_of_the_best_actions(task, actions):
+    gamma = 0.9
+    suite = envs.make_suite(f"toy/{task}")
+    tasks = suite.make(1)
+    tasks.reset()
+    steps = play(tasks, np.array(actions)[:, None])
+    rewards = [float(step.rewards[0]) for step in steps]
+    value = sum(gamma**t * reward for t, reward in enumerate(rewards))
+    if steps[-1].truncated[0]:
+        value += gamma ** len(rewards) * toy.optimal_value(task, gamma)
+    assert value == pytest.approx(toy.optimal_value(task, gamma))
+    assert steps[-1].episodes[0].success
+    assert suite.score(0, sum(rewards)) == 1.0
+
+
+def test_scores_follow_the_published_range():
+    suite = envs.make_suite("minigrid/mt7")
+    assert suite.names == ("LavaGapS7", "RedBlueDoors-6x6", "MemoryS11", "DoorKey-6x6", "DistShift1", "SimpleCrossingS9N2", "MultiRoom-N2-S4")
+    # 1 - 0.9 · steps / max_steps of the optimal solutions.
+    for task, (steps, limit) in enumerate([(8, 196), (8, 720), (15, 605), (11, 360), (11, 252), (15, 324), (5, 40)]):
+        assert suite.score(task, 1 - 0.9 * steps / limit) == pytest.approx(1.0, abs=1e-4)
+        assert suite.score(task, 0.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("minigrid/mt8", "mt"), ("minigird/mt7", "minigrid/mt7"), ("minigrid/DoorKey-6x7", "DoorKey-6x6"), ("toy/corider", "corridor"), ("", "suites are")],
+)
+def test_unknown_names_get_the_nearest(name, hint):
+    with pytest.raises(envs.SuiteError, match=hint) as error:
+        envs.make_suite(name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_backend_without_the_tasks_is_refused():
+    with pytest.raises(envs.SuiteError, match="cannot run on envpool"):
+        envs.make_suite("toy/three").make(3, backend="envpool")
+
+
+def test_the_package_is_ours_and_light():
+    assert Path(envs.__file__).parent.parent == Path(__file__).parent.parent
+    heavy = "import sys, envs; print([m for m in ('torch', 'ray', 'mtrl', 'minigrid', 'envpool') if m in sys.modules])"
+    output = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=True)
+    assert output.stdout.strip() == "[]"
