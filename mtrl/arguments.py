@@ -8,24 +8,23 @@ import difflib
 import io
 import types
 import typing
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-from mtrl.config import ExperimentConfig, Section, read_scalar
+from mtrl.config import ExperimentConfig, Section, parse_config, read_scalar
 from mtrl.errors import UserError
 
-HELP = {"-h", "--help"}
-SHORT_NAMES = {"num_env_runners": "--num-env-runners"}  # fields that may be given without their section
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-Options = TypeVar("Options")
+    Options = TypeVar("Options", bound=DataclassInstance)
+else:
+    Options = TypeVar("Options")
 
-
-class ExperimentValues(dict[str, Any]):
-    """An experiment's values as a nested mapping, not checked yet. As a field of options: `--section.field VALUE` for each of them."""
+SHORT_NAMES = {"num_env_runners": "--num-env-runners"}  # fields that may also be given without their section
 
 
 def parse(default: Options, arguments: Sequence[str], program: str, description: str) -> Options:
@@ -55,29 +54,40 @@ def parse(default: Options, arguments: Sequence[str], program: str, description:
     return options
 
 
+def parse_with_experiment(
+    default: Options, arguments: Sequence[str], program: str, description: str, base: Callable[[Options], ExperimentConfig]
+) -> Options:
+    """Like `parse`, for options with a field `experiment` whose values may be given as `--section.field VALUE`.
+
+    The line is read twice: the first time to find out from `base` which experiment it starts from, the second time to change that one.
+
+    Raises:
+        UserError: as `parse`, or the experiment is at fault.
+    """
+    first = parse(default, [argument for argument in arguments if argument not in ("-h", "--help")], program, description)
+    options: Any = parse(dataclasses.replace(default, experiment=base(first)), arguments, program, description)
+    return dataclasses.replace(options, experiment=parse_config(options.experiment))
+
+
 def _registry() -> ConstructorRegistry:
-    """How tyro turns an experiment into options. Their values stay unchecked: pydantic does that, and its messages have the whole path."""
+    """Makes tyro turn sections into mappings of unchecked values: pydantic checks them together, and its messages have the whole path."""
     registry = ConstructorRegistry()
 
     @registry.struct_rule
-    def experiment_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
-        if info.type is ExperimentValues:
-            return StructConstructorSpec(ExperimentValues, _fields(ExperimentConfig, info.default))
-        if isinstance(info.type, type) and issubclass(info.type, Section):
-            return StructConstructorSpec(dict, _fields(info.type, info.default))
-        return None
+    def section_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
+        return StructConstructorSpec(dict, _fields(info.type, info.default)) if _is_section(info.type) else None
 
     return registry
 
 
 def _fields(section: type[Section], default: Any) -> tuple[StructFieldSpec, ...]:
     # tyro also asks what the type looks like by itself, without a value.
-    values = default if isinstance(default, dict) else section().model_dump()
+    values = default if isinstance(default, Section) else section()
     return tuple(
         StructFieldSpec(
             name=name,
             type=field.annotation if _is_section(field.annotation) else _option_type(name, field.annotation),  # type: ignore[arg-type]
-            default=values[name],
+            default=getattr(values, name),
             helptext=field.description or "",
         )
         for name, field in section.model_fields.items()
@@ -112,16 +122,15 @@ def _metavar(annotation: Any) -> str:
         return "|".join(map(str, arguments))
     if origin in (typing.Union, types.UnionType):
         return "|".join(map(_metavar, arguments))
-    names = {int: "INT", float: "NUMBER", bool: "true|false", str: "TEXT", type(None): "null", Path: "PATH"}
-    return names.get(annotation, "VALUE")
+    return {int: "INT", float: "NUMBER", bool: "true|false", str: "TEXT", type(None): "null"}.get(annotation, "VALUE")
 
 
 def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
-def _option_names(options: type) -> list[str]:
-    """Every option of a dataclass, without the dashes in front."""
+def _option_names(options: Any) -> list[str]:
+    """Every option of a dataclass, as it is typed."""
     names: list[str] = []
     for field in dataclasses.fields(options):
         if field.name == "experiment":
@@ -134,8 +143,9 @@ def _option_names(options: type) -> list[str]:
 def _section_options(section: type[Section], prefix: str) -> list[str]:
     names: list[str] = []
     for name, field in section.model_fields.items():
-        option = prefix + name.replace("_", "-").rstrip("-")
-        names += _section_options(field.annotation, option + ".") if _is_section(field.annotation) else [option]  # type: ignore[arg-type]
+        annotation: Any = field.annotation
+        option = prefix + name.replace("_", "-")
+        names += _section_options(annotation, option + ".") if _is_section(annotation) else [option]
     return names
 
 
@@ -143,12 +153,12 @@ def _explain_unknown(token: str, known: list[str]) -> str:
     if not token.startswith("-"):
         return f"{token!r} is one argument too many"
     option = token.partition("=")[0]
-    hint = f"; did you mean {near[0]}?" if (near := difflib.get_close_matches(option.replace("_", "-"), known, n=1, cutoff=0.5)) else ""
-    return f"there is no option {option}{hint or '; --help lists them'}"
+    near = difflib.get_close_matches(option.replace("_", "-"), known, n=1, cutoff=0.5)
+    return f"there is no option {option}; " + (f"did you mean {near[0]}?" if near else "--help lists them")
 
 
 def _sentence(box: str) -> str:
     """The first paragraph of the box that tyro draws around an error, in one line."""
     lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
     paragraph = lines[: next((index for index, line in enumerate(lines) if line.startswith("─")), len(lines))]
-    return " ".join(paragraph)
+    return " ".join(paragraph).removesuffix(" Expected 1 values.")

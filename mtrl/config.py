@@ -17,6 +17,8 @@ from pydantic import Field
 
 from mtrl.errors import UserError
 
+from mtrl.errors import UserError
+
 
 class ConfigError(UserError):
     """An experiment that cannot be run as written. The message has one line per fault: field, value, what is allowed."""

@@ -119,6 +119,15 @@ class Trainer:
         """The learner's version."""
         return self.learner.version
 
+    @property
+    def mean_score(self) -> float | None:
+        """Mean score of the tasks' recent training episodes; None until every task has one.
+
+        A mean over those that happen to have finished an episode would favour tasks with short ones.
+        """
+        scores = self.statistics.scores
+        return None if np.isnan(scores).any() else float(scores.mean())
+
     def step(self, timeout: float = 1.0) -> bool:
         """One update, if enough rollouts arrive within `timeout` seconds.
 
@@ -202,13 +211,11 @@ class Trainer:
         self._source.publish(self.learner.version, self.learner.actor_weights(), self._shares)
 
     def _summary(self) -> dict[str, float]:
-        scores = self.statistics.scores
-        # A mean over the tasks that happen to have finished an episode would favour those with short ones.
-        complete = not np.isnan(scores).any()
+        mean = self.mean_score
         return {
             "summary/frames": self.frames,
-            "summary/score_mean": scores.mean() if complete else np.nan,
-            "summary/score_iqm": interquartile_mean(scores) if complete else np.nan,
+            "summary/score_mean": np.nan if mean is None else mean,
+            "summary/score_iqm": np.nan if mean is None else interquartile_mean(self.statistics.scores),
         }
 
     def _task_metrics(self) -> dict[str, float]:

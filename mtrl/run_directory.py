@@ -1,0 +1,133 @@
+"""A run's folder: its experiment, versions, metrics, TensorBoard events, checkpoints and policies."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from envs import TaskSuite
+from mtrl.config import ExperimentConfig, dump_yaml, load_config
+from mtrl.errors import UserError
+
+PACKAGES = ("torch", "numpy", "ray", "gymnasium", "envpool", "minigrid", "metaworld", "mujoco")
+
+
+class RunDirectoryError(UserError):
+    """A folder is not the run that was meant."""
+
+
+class RunDirectory:
+    """One run. Curves have trained frames as their x-axis."""
+
+    def __init__(self, path: Path, config: ExperimentConfig):
+        self.path = path
+        self.config = config
+        self.checkpoints = path / "checkpoints"
+        self.policies = path / "policy"
+        self._writer: Any = None
+
+    @classmethod
+    def create(cls, path: Path | None, config: ExperimentConfig) -> RunDirectory:
+        """A new run in `path`, by default `runs/NAME-TIME`.
+
+        Raises:
+            RunDirectoryError: the folder has something in it, or cannot be made.
+        """
+        path = path or Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        try:
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise RunDirectoryError(f"{path} exists and is not an empty folder; go on with --resume {path}, or choose another --run-dir")
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "config.yaml").write_text(dump_yaml(config))
+            (path / "versions.json").write_text(json.dumps(versions(), indent=1))
+        except OSError as error:
+            raise RunDirectoryError(f"cannot write to {path}: {error.strerror}") from None
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """A run that exists.
+
+        Raises:
+            RunDirectoryError: there is no such folder, or it is no run.
+        """
+        if not path.is_dir():
+            raise RunDirectoryError(f"there is no run directory {path}")
+        if not (path / "config.yaml").is_file():
+            raise RunDirectoryError(f"{path} is not a run directory: it has no config.yaml")
+        return cls(path, load_config(path / "config.yaml"))
+
+    def write_metrics(self, metrics: dict[str, float], suite: TaskSuite) -> None:
+        """Appends a line to `metrics.jsonl` and a point to every TensorBoard curve.
+
+        Raises:
+            OSError: the disk is full or read-only.
+        """
+        if self._writer is None:
+            self._writer = self._open_writer(suite)
+        frames = int(metrics["summary/frames"])
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"time": time.time(), **metrics}) + "\n")
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, frames)
+        self._writer.flush()
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """The lines of `metrics.jsonl`; one that a killed process left unfinished is passed over."""
+        path = self.path / "metrics.jsonl"
+        rows = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        return rows
+
+    def forget_after(self, frames: int) -> None:
+        """Drops metrics of frames that a resumed run will train on again, so that curves do not run back."""
+        rows = [row for row in self.read_metrics() if row["summary/frames"] <= frames]
+        path = self.path / "metrics.jsonl"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        temporary.replace(path)
+
+    def close(self) -> None:
+        """Writes what is still in memory."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _open_writer(self, suite: TaskSuite) -> Any:
+        from tensorboardX import SummaryWriter  # slow to import, and only training writes
+
+        frames = max((int(row["summary/frames"]) for row in self.read_metrics()), default=0)
+        # Events of steps after `purge_step` that a killed run has left are hidden.
+        writer = SummaryWriter(str(self.path), purge_step=frames + 1 if frames else None)
+        layout = {title: ["Multiline", [f"tasks/{name}/{title}" for name in suite.names]] for title in ("score", "return", "share_trained")}
+        writer.add_custom_scalars({suite.name: layout})
+        writer.add_text("config", f"```yaml\n{dump_yaml(self.config)}```")
+        return writer
+
+
+def versions() -> dict[str, Any]:
+    """Code commit, Python, packages and machine."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return {"commit": code_commit(), "python": platform.python_version(), **found, "platform": platform.platform()}
+
+
+def code_commit() -> str:
+    """The checkout's commit, with `+` if files differ from it; `unknown` outside a checkout."""
+    try:
+        arguments = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12"]
+        return subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
