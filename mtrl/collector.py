@@ -128,9 +128,10 @@ class Inference:
     observations of a grid world's unroll are found there instead of being computed.
     """
 
-    def __init__(self, actor: Actor, generator: torch.Generator, device: torch.device):
+    def __init__(self, actor: Actor, generator: torch.Generator, device: torch.device, *, sampled: bool = True):
         self._actor = actor.to(device).eval()
         self._device = device
+        self._sampled = sampled  # else the most likely action is taken
         self.generator = generator
         self._seen: list[dict[bytes, int]] = []  # per task: an observation's bytes -> its row of `_parameters`
         self._parameters = torch.empty(0)
@@ -151,7 +152,7 @@ class Inference:
         """Actions [B, …] and their log-probabilities [B] for observations `[B, …]`."""
         parameters = self._shared(obs) if self._actor.share_repeats and can_share(obs) else self._evaluate(obs, self._task_ids)
         distribution = self._actor.distribution
-        actions = distribution.sample(parameters, self.generator)
+        actions = distribution.sample(parameters, self.generator) if self._sampled else distribution.mode(parameters)
         return actions.numpy(), distribution.log_prob(parameters, actions).numpy()
 
     def _shared(self, obs: Arrays) -> Tensor:

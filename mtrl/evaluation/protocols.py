@@ -1,0 +1,32 @@
+"""How results are scored, by family of suites: named and versioned, so that two figures are comparable or visibly not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from envs import TaskSuite
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The rules of one evaluation."""
+
+    name: str
+    episodes: int
+    """Episodes of each task."""
+    sampled: bool
+    """Whether actions are drawn from the policy; otherwise the most likely one is taken."""
+    backend: str = "gymnasium"
+    """Whose environments are played: the reference's, not the ones trained on."""
+
+
+PROTOCOLS = {
+    "minigrid": Protocol("minigrid-v1", episodes=25, sampled=True),
+    "toy": Protocol("toy-v1", episodes=5, sampled=True),
+}
+GENERIC = Protocol("generic-v1", episodes=25, sampled=True)
+
+
+def protocol_of(suite: TaskSuite) -> Protocol:
+    """The protocol of the suite's family."""
+    return PROTOCOLS.get(suite.family, GENERIC)
