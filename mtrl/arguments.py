@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import re
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -88,7 +89,7 @@ def _fields(section: type[Section], default: Any) -> tuple[StructFieldSpec, ...]
             name=name,
             type=field.annotation if _is_section(field.annotation) else _option_type(name, field.annotation),  # type: ignore[arg-type]
             default=getattr(values, name),
-            helptext=field.description or "",
+            helptext=field.description,
         )
         for name, field in section.model_fields.items()
     )
@@ -144,7 +145,7 @@ def _section_options(section: type[Section], prefix: str) -> list[str]:
     names: list[str] = []
     for name, field in section.model_fields.items():
         annotation: Any = field.annotation
-        option = prefix + name.replace("_", "-")
+        option = prefix + re.sub("_(?!$)", "-", name)  # tyro leaves an underscore at the end
         names += _section_options(annotation, option + ".") if _is_section(annotation) else [option]
     return names
 

@@ -73,8 +73,10 @@ class ModelConfig(Section):
 
 class OptimizerConfig(Section):
     name: Literal["adam", "rmsprop"] = "adam"
+    """The rule."""
     learning_rate: float = Field(1e-3, gt=0)
-    epsilon: float = Field(1e-5, gt=0)
+    """Step size at the start."""
+    epsilon: float = Field(1e-8, gt=0)
     """Added to the root of the second moment."""
     decay: bool = False
     """Fall linearly to 0 at `total_frames`."""
@@ -84,7 +86,7 @@ class OptimizerConfig(Section):
 
 class LearnerConfig(Section):
     discount: float = Field(0.99, ge=0, le=1)
-    """γ"""
+    """Discount of later rewards (γ)."""
     rho_bar: float = Field(1.0, gt=0)
     """V-trace's clip of the importance weights, which sets the fixed point."""
     c_bar: float = Field(1.0, gt=0)
@@ -92,6 +94,7 @@ class LearnerConfig(Section):
     lambda_: float = Field(1.0, ge=0, le=1)
     """Decay of the trace."""
     entropy_cost: float = Field(0.01, ge=0)
+    """Weight of the entropy bonus."""
     value_cost: float = Field(0.5, ge=0)
     """Weight of the value loss; matters for shared trunks only, since separate ones have separate optimisers under Adam."""
     normalize_advantages: bool = True
@@ -110,6 +113,7 @@ class LearnerConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` takes bfloat16 autocast where the hardware has it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the learner computes; `auto` takes a GPU if there is one."""
     threads: int | None = Field(None, ge=1)
     """Threads of the learner's tensor operations; null leaves torch's choice."""
 
@@ -123,6 +127,7 @@ class CurriculumConfig(Section):
 
 class CheckpointsConfig(Section):
     every_seconds: float = Field(60.0, gt=0)
+    """Time between two checkpoints."""
     keep: int = Field(3, ge=1)
     """Newest checkpoints that stay; the best one stays as well."""
 
@@ -131,7 +136,9 @@ class ExperimentConfig(Section):
     """One training run."""
 
     name: str = "minigrid_mt3"
+    """What the run is called; a file's own name by default."""
     seed: int = Field(0, ge=0)
+    """Of weights, environments and actions."""
     total_frames: int = Field(6_000_000, ge=1)
     """Valid environment steps to train on, over all tasks."""
     report_seconds: float = Field(10.0, gt=0)

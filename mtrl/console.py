@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import gymnasium
+import rich.box
 import rich.console
 from rich.console import ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
@@ -16,23 +18,28 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from envs import TaskSuite
+from envs import TaskSuite, list_suites, make_suite
 from mtrl.config import ExperimentConfig
 
 Metrics = dict[str, float]
 
 
-def make_console() -> TerminalConsole | PlainConsole:
-    """The status block where standard output is a terminal, plain lines where it is a file or a pipe."""
+def make_console(program: str) -> TerminalConsole | PlainConsole:
+    """The status block where standard output is a terminal, plain lines where it is a file or a pipe.
+
+    Args:
+        program: what the user types to call this program, for the commands that are suggested at the end.
+    """
     terminal = rich.console.Console()
-    return TerminalConsole(terminal) if terminal.is_terminal and not terminal.is_dumb_terminal else PlainConsole()
+    return TerminalConsole(terminal, program) if terminal.is_terminal and not terminal.is_dumb_terminal else PlainConsole(program)
 
 
 class TerminalConsole:
     """Keeps one status block at the bottom of the terminal; messages scroll by above it."""
 
-    def __init__(self, terminal: rich.console.Console):
+    def __init__(self, terminal: rich.console.Console, program: str):
         self._terminal = terminal
+        self._program = program
         self._run: RunView | None = None
         self._live: Live | None = None
 
@@ -59,7 +66,7 @@ class TerminalConsole:
             self._live.stop()
             self._live = None
         if self._run is not None:
-            self._terminal.print(Text(self._run.farewell()), soft_wrap=True)
+            self._terminal.print(Text(self._run.farewell(self._program)), soft_wrap=True)
             self._run = None
 
     def _status(self) -> RenderableType:
@@ -69,7 +76,8 @@ class TerminalConsole:
 class PlainConsole:
     """One line per report, for log files and pipes."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str):
+        self._program = program
         self._run: RunView | None = None
 
     def start(self, config: ExperimentConfig, suite: TaskSuite, directory: Path) -> None:
@@ -90,7 +98,7 @@ class PlainConsole:
     def close(self) -> None:
         """Says what to type next. A second call does nothing."""
         if self._run is not None:
-            self.message(self._run.farewell())
+            self.message(self._run.farewell(self._program))
             self._run = None
 
 
@@ -144,9 +152,8 @@ class RunView:
 
     @property
     def policy_lag(self) -> float:
-        """Updates that the acting weights are behind, averaged over the tasks that know."""
-        lags = [lag for name in self.suite.names if not math.isnan(lag := self._get(f"tasks/{name}/policy_lag"))]
-        return sum(lags) / len(lags) if lags else math.nan
+        """Updates that the acting weights are behind, on average."""
+        return self._get("summary/policy_lag")
 
     @property
     def elapsed(self) -> float:
@@ -180,14 +187,14 @@ class RunView:
             f"({'lowest: ' if len(tasks) < self.suite.num_tasks else ''}{scores}), policy lag {number(self.policy_lag, '.1f')}"
         )
 
-    def farewell(self) -> str:
+    def farewell(self, program: str) -> str:
         """Where the run's files are and the command that a user wants next."""
         directory = shlex.quote(str(self.directory))
         lines = [f"run directory: {directory}"]
         if (self.directory / "checkpoints" / "latest").exists():
             if self.frames < self.config.total_frames:
-                lines.append(f"to go on:      python launch.py train --resume {directory}")
-            lines.append(f"to evaluate:   python launch.py evaluate {directory}")
+                lines.append(f"to go on:      {program} train --resume {directory}")
+            lines.append(f"to evaluate:   {program} evaluate {directory}")
         return "\n".join(lines)
 
 
@@ -338,3 +345,27 @@ def duration(seconds: float) -> str:
     if hours >= 48:
         return f"{hours // 24} d {hours % 24:02}:{minutes:02}"
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def print_suites() -> None:
+    """A table of all suites: their tasks, what steps them, what is seen and done."""
+    terminal = rich.console.Console()
+    table = Table(box=None, padding=(0, 3, 0, 0), show_header=True)
+    for title in ("suite", "tasks", "backends", "observation", "actions"):
+        table.add_column(title, no_wrap=True)
+    suites = [make_suite(name) for name in list_suites()]
+    for suite in suites:
+        observation = ", ".join(f"{key} {describe(space)}" for key, space in suite.observation_space.items())
+        backends = ", ".join(suite.backends)
+        table.add_row(f"[bold]{suite.name}[/]", str(suite.num_tasks), backends, observation, describe(suite.action_space))
+    terminal.print(table)
+    for suite in suites:
+        terminal.print(Text.assemble("\n", (suite.name, "bold"), "\n", ", ".join(suite.names)))
+
+
+def describe(space: gymnasium.Space) -> str:
+    """A space in a word or two."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return f"{space.n} actions"
+    shape = "×".join(map(str, space.shape or ()))
+    return f"{shape} {space.dtype}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from mtrl.learner import Learner
 from mtrl.rollout import Arrays, Rollout, concatenate
 from mtrl.stats import TaskStatistics, interquartile_mean
 
+QUEUE_LIMIT = 2  # batches that may wait for the learner
 POLL_SECONDS = 0.005  # how long one look at the source may block while the learner works
 
 
@@ -197,7 +198,11 @@ class Trainer:
 
     def _receive_during(self, update: Future[dict[str, float]]) -> dict[str, float]:
         while not update.done():
-            self._receive(POLL_SECONDS)
+            if len(self._arrived) < QUEUE_LIMIT * self.config.learner.rollouts_per_update:
+                self._receive(POLL_SECONDS)
+            else:
+                # Back-pressure: what has arrived is enough, and runners with two rollouts on their way stop by themselves.
+                wait([update], timeout=POLL_SECONDS)
         return update.result()
 
     def _receive(self, timeout: float) -> None:

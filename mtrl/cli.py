@@ -1,0 +1,318 @@
+"""The command line. A fault of the user's is one sentence on standard error and exit code 2; any other keeps its traceback."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from mtrl.arguments import parse, parse_with_experiment
+from mtrl.config import ExperimentConfig, dump_yaml, load_config
+from mtrl.errors import UserError
+
+# Torch, Ray and the environments are imported where a command needs them: `--help` must not take seconds.
+if TYPE_CHECKING:
+    from mtrl.console import PlainConsole, TerminalConsole
+    from mtrl.training import Trainer
+
+DEFAULT_CONFIG = "minigrid_mt3"
+FIXED_ON_RESUME = ("model", "learner.actor.name", "learner.critic.name", "curriculum.scheduler")  # what a checkpoint's contents depend on
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command and returns the exit code: 0, 1 for a failure, 2 for a fault of the user's, 130 and 143 for signals."""
+    try:
+        return _dispatch(list(arguments))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone (`... | head`). Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except ValueError as error:
+        if not _is_users_fault(error):
+            raise
+        print("error: " + "; ".join(str(error).splitlines()), file=sys.stderr)
+        return 2
+
+
+def entry_point() -> None:
+    """The command of the installed package."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def find_config(name: str) -> Path:
+    """The experiment file that `name` means: a path, or the bare name of one of ours.
+
+    Raises:
+        UserError: with the nearest name.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = {file.stem: file for file in sorted(_configs_directory().glob("*.yaml"))}
+    if path.parent == Path() and path.stem in known:
+        return known[path.stem]
+    near = difflib.get_close_matches(path.stem, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+    raise UserError(f"no experiment {name}: neither a file nor a name in configs/; {hint}")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What `train` reads."""
+
+    config: Annotated[str | None, Positional, arg(metavar="[CONFIG]", help_behavior_hint=f"(default: {DEFAULT_CONFIG})")] = None
+    """The experiment: a YAML file, or the name of one in configs/."""
+    run_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/NAME-TIME)")] = None
+    """Where the run's files go."""
+    resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """Go on with this run from its newest checkpoint. Its own experiment is used; options below still change it."""
+    auto_resume: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False
+    """Go on with the run in --run-dir if there is one, else begin it: for jobs that a scheduler starts again."""
+    experiment: Annotated[ExperimentConfig, arg(name="")] = ExperimentConfig()
+
+
+def train(arguments: list[str], program: str) -> int:
+    """Train one policy on all tasks of a suite."""
+    description = "\n".join(
+        [
+            "Train one policy on all tasks of a suite. Every value of the experiment can be given as an option.",
+            "",
+            "Examples:",
+            f"  {program} toy",
+            f"  {program} minigrid_mt7 --total-frames 2e6 --num-env-runners 4 --learner.actor.learning-rate 3e-4",
+            f"  {program} --resume runs/toy-20260101-120000 --total-frames 40_000",
+        ]
+    )
+    options = parse_with_experiment(TrainOptions(), arguments, program, description, _starting_experiment)
+    _check_packages()
+    from mtrl.console import make_console
+
+    console = make_console(program.removesuffix(" train"))
+    directory = _existing_run(options)
+    return _start(options, console) if directory is None else _go_on(directory, options, console)
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What `evaluate` reads."""
+
+    run: Annotated[str | None, Positional, arg(metavar="RUN", help_behavior_hint="")] = None
+    """The directory of a run."""
+    checkpoint: Annotated[str, arg(metavar="latest|best|STEP")] = "latest"
+    """Which of the run's policies."""
+    episodes: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the suite's protocol)")] = None
+    """Episodes of each task."""
+    backend: Annotated[Literal["auto", "envpool", "gymnasium"] | None, arg(metavar="auto|envpool|gymnasium", help_behavior_hint="(default: the suite's protocol)")] = None
+    """What steps the environments."""
+
+
+def evaluate(arguments: list[str], program: str) -> int:
+    """Score a run's policy by the suite's protocol."""
+    options = parse(EvaluateOptions(), arguments, program, "Score a run's policy by the suite's protocol.")
+    if options.run is None:
+        raise UserError(f"evaluate needs the directory of a run: {program} RUN")
+    if options.episodes is not None and options.episodes < 1:
+        raise UserError(f"--episodes: must be 1 or more, got {options.episodes}")
+    _check_packages()
+    from mtrl.evaluation.runner import evaluate_run
+
+    evaluate_run(Path(options.run), checkpoint=options.checkpoint, episodes=options.episodes, backend=options.backend)
+    return 0
+
+
+def suites(arguments: list[str], program: str) -> int:
+    """List the suites, their tasks and what steps them."""
+    parse(NoOptions(), arguments, program, "List the suites, their tasks, what steps them, and their spaces.")
+    _check_packages()
+    from mtrl.console import print_suites
+
+    print_suites()
+    return 0
+
+
+def doctor(arguments: list[str], program: str) -> int:
+    """Check this machine: packages, cores, memory, GPU, and one step of every backend."""
+    parse(NoOptions(), arguments, program, "Check this machine, and say what will not work. Exit code 1 if the default run cannot start.")
+    from mtrl.doctor import examine
+
+    return examine(load_config(find_config(DEFAULT_CONFIG)))
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What `bench` reads."""
+
+    what: Annotated[str | None, Positional, arg(metavar="throughput|peers|learner", help_behavior_hint="")] = None
+    """Frames per second of training, of other libraries on the same tasks, or of the learner alone."""
+    config: Annotated[str | None, Positional, arg(metavar="[CONFIG]", help_behavior_hint=f"(default: {DEFAULT_CONFIG})")] = None
+    """The experiment: a YAML file, or the name of one in configs/."""
+    experiment: Annotated[ExperimentConfig, arg(name="")] = ExperimentConfig()
+
+
+def bench(arguments: list[str], program: str) -> int:
+    """Measure speed: of training, of peers, of the learner alone."""
+    options = parse_with_experiment(
+        BenchOptions(), arguments, program, "Measure speed.", lambda options: load_config(find_config(options.config or DEFAULT_CONFIG))
+    )
+    kinds = ("throughput", "peers", "learner")
+    if options.what not in kinds:
+        given = "" if options.what is None else f", got {options.what!r}" + _nearest(options.what, kinds)
+        raise UserError(f"bench measures one of {', '.join(kinds)}{given}")
+    _check_packages()
+    from mtrl import benchmark
+
+    measure = {"throughput": benchmark.throughput, "peers": benchmark.peers, "learner": benchmark.learner}[options.what]
+    measure(options.experiment)
+    return 0
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """For commands without options."""
+
+
+COMMANDS: dict[str, Callable[[list[str], str], int]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "suites": suites,
+    "doctor": doctor,
+    "bench": bench,
+}
+
+
+def _dispatch(arguments: list[str]) -> int:
+    program = "python launch.py" if Path(sys.argv[0]).suffix == ".py" else Path(sys.argv[0]).name
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview(program))
+        return 0
+    command, *rest = arguments
+    if command not in COMMANDS:
+        raise UserError(f"no command {command!r}; there are {', '.join(COMMANDS)}{_nearest(command, tuple(COMMANDS))}")
+    return COMMANDS[command](rest, f"{program} {command}")
+
+
+def _overview(program: str) -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {(function.__doc__ or '').rstrip('.')}" for name, function in COMMANDS.items())
+    return f"usage: {program} COMMAND [OPTIONS]\n\n{commands}\n\n{program} COMMAND --help says more about a command."
+
+
+def _starting_experiment(options: TrainOptions) -> ExperimentConfig:
+    """The experiment that the options change: the run's own if it is resumed, else CONFIG."""
+    if options.resume is not None and (options.config is not None or options.run_dir is not None):
+        given = f"CONFIG ({options.config})" if options.config is not None else f"--run-dir {options.run_dir}"
+        raise UserError(f"--resume {options.resume} goes on with that run's own experiment in its own directory; leave out {given}")
+    if options.auto_resume and options.run_dir is None and options.resume is None:
+        raise UserError("--auto-resume needs --run-dir, so that the same command finds its run again")
+    directory = _existing_run(options)
+    return load_config(directory / "config.yaml") if directory is not None else load_config(find_config(options.config or DEFAULT_CONFIG))
+
+
+def _existing_run(options: TrainOptions) -> Path | None:
+    """The directory of the run to go on with, if one is to be gone on with."""
+    if options.resume is not None:
+        from mtrl.run_directory import RunDirectory
+
+        return RunDirectory.open(options.resume).path
+    if options.auto_resume and options.run_dir is not None and (options.run_dir / "config.yaml").is_file():
+        return options.run_dir
+    return None
+
+
+def _start(options: TrainOptions, console: PlainConsole | TerminalConsole) -> int:
+    from mtrl.run import run_training
+    from mtrl.run_directory import RunDirectory
+
+    config = options.experiment
+    # The trainer first: an experiment that cannot start leaves no directory behind.
+    trainer = _build_trainer(config)
+    try:
+        return run_training(trainer, RunDirectory.create(options.run_dir, config), console)
+    finally:
+        trainer.close()
+
+
+def _go_on(path: Path, options: TrainOptions, console: PlainConsole | TerminalConsole) -> int:
+    from mtrl.run import resume, run_training
+    from mtrl.run_directory import RunDirectory
+
+    config = options.experiment
+    _check_changes(path, load_config(path / "config.yaml"), config)
+    trainer = _build_trainer(config)
+    try:
+        directory = RunDirectory(path, config)
+        if not resume(trainer, directory, console) and not options.auto_resume:
+            raise UserError(f"{path} has no checkpoint to go on from")
+        if trainer.frames >= config.total_frames:
+            finished = f"{path} has trained on {trainer.frames:,} of {config.total_frames:,} frames"
+            if not options.auto_resume:
+                raise UserError(f"{finished}; give a larger --total-frames to go on")
+            console.message(f"{finished}: nothing to do")
+            return 0
+        (path / "config.yaml").write_text(dump_yaml(config))
+        return run_training(trainer, directory, console)
+    finally:
+        trainer.close()
+
+
+def _build_trainer(config: ExperimentConfig) -> Trainer:
+    if config.env_runners.num_env_runners == 0:
+        from mtrl.training import build_trainer
+
+        return build_trainer(config)
+    from mtrl.distributed import build_ray_trainer
+
+    return build_ray_trainer(config)
+
+
+def _check_changes(path: Path, old: ExperimentConfig, new: ExperimentConfig) -> None:
+    for dotted in FIXED_ON_RESUME:
+        before, after = _lookup(old, dotted), _lookup(new, dotted)
+        if before != after:
+            raise UserError(f"{dotted} cannot change when a run is resumed: {path} has {before}, the command line {after}")
+
+
+def _lookup(config: object, dotted: str) -> object:
+    for name in dotted.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def _configs_directory() -> Path:
+    """The experiments that come with the program: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "_configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def _check_packages() -> None:
+    """Other distributions install packages called `envs`, too; the one that was installed last wins."""
+    import envs
+
+    if not hasattr(envs, "make_suite"):
+        place = Path(envs.__file__).parent if envs.__file__ else "an empty folder"
+        raise UserError(f"the package `envs` that Python finds ({place}) is not this project's; remove the other one, or run from our folder")
+
+
+def _is_users_fault(error: ValueError) -> bool:
+    """Ours, or one of the tasks' errors: `envs` does not know this package."""
+    ours: tuple[type[ValueError], ...] = (UserError,)
+    if hasattr(sys.modules.get("envs"), "SuiteError"):
+        from envs import SuiteError
+
+        ours = (UserError, SuiteError)
+    return isinstance(error, ours)
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -1,0 +1,206 @@
+"""The trainer as an RLlib algorithm: `MultiTaskIMPALAConfig.from_experiment("configs/minigrid_mt7.yaml").build_algo().train()`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.tune.registry import register_trainable
+
+from envs import make_suite
+from mtrl.config import ConfigError, ExperimentConfig, load_config, override
+from mtrl.distributed.env_runner import MultiTaskEnvRunner
+from mtrl.distributed.learner import PolicyLearner
+from mtrl.distributed.module import PolicyModule
+from mtrl.distributed.source import RaySource
+from mtrl.distributed.state_server import StateServer
+from mtrl.training import Trainer
+
+
+class MultiTaskIMPALAConfig(AlgorithmConfig):
+    """RLlib's way to write down an experiment. What RLlib has a method for is set there; everything else is the experiment's."""
+
+    def __init__(self, algo_class: Any = None):
+        super().__init__(algo_class=algo_class or MultiTaskIMPALA)
+        self.base_experiment = ExperimentConfig().model_dump()
+        self.state_server: str | None = None
+        self.total_frames: int | None = None
+        self.entropy_coeff: float | None = None
+        self.lr = self.gamma = None
+        self.seed = None
+        self.num_env_runners = ExperimentConfig().env_runners.num_env_runners
+        self.env_runner_cls = MultiTaskEnvRunner
+        self.create_local_env_runner = False
+        self.restart_failed_env_runners = True
+        self.max_requests_in_flight_per_env_runner = ExperimentConfig().env_runners.rollouts_in_flight
+        self.validate_env_runners_after_construction = False
+        self.min_time_s_per_iteration = 1
+        self._dont_auto_sync_env_runner_states = True
+
+    @classmethod
+    def from_experiment(cls, experiment: str | Path | ExperimentConfig) -> Self:
+        """The configuration of an experiment, given as such or as the path of its YAML file.
+
+        Raises:
+            ConfigError: the file cannot be read or does not hold an experiment.
+        """
+        resolved = experiment if isinstance(experiment, ExperimentConfig) else load_config(experiment)
+        runners = resolved.env_runners
+        config = cls()
+        config.base_experiment = resolved.model_dump()
+        config.max_requests_in_flight_per_env_runner = runners.rollouts_in_flight
+        return config.env_runners(
+            num_env_runners=runners.num_env_runners,
+            num_cpus_per_env_runner=runners.num_cpus_per_env_runner,
+            num_gpus_per_env_runner=runners.num_gpus_per_env_runner,
+        )
+
+    def training(
+        self,
+        *,
+        lr: Any = NotProvided,
+        gamma: Any = NotProvided,
+        entropy_coeff: Any = NotProvided,
+        total_frames: Any = NotProvided,
+    ) -> Self:
+        """The learner's settings that are searched most; `tune.grid_search` may stand for each.
+
+        Args:
+            lr: learning rate of actor and critic.
+            gamma: discount.
+            entropy_coeff: weight of the entropy.
+            total_frames: where a decaying learning rate arrives at 0.
+        """
+        given = {"lr": lr, "gamma": gamma, "entropy_coeff": entropy_coeff, "total_frames": total_frames}
+        for name, value in given.items():
+            if value is not NotProvided:
+                setattr(self, name, value)
+        return self
+
+    def experiment(self) -> ExperimentConfig:
+        """The resolved experiment.
+
+        Raises:
+            ConfigError: a value is out of range.
+        """
+        changes: dict[str, Any] = {
+            "env_runners.num_env_runners": self.num_env_runners,
+            "env_runners.num_cpus_per_env_runner": self.num_cpus_per_env_runner,
+            "env_runners.num_gpus_per_env_runner": self.num_gpus_per_env_runner,
+        }
+        fields = {
+            "lr": ("learner.actor.learning_rate", "learner.critic.learning_rate"),
+            "gamma": ("learner.discount",),
+            "entropy_coeff": ("learner.entropy_cost",),
+            "total_frames": ("total_frames",),
+            "seed": ("seed",),
+        }
+        for name, targets in fields.items():
+            value = getattr(self, name)
+            if value is not None:
+                changes |= dict.fromkeys(targets, value)
+        return override(ExperimentConfig.model_validate(self.base_experiment), changes)
+
+    def validate(self) -> None:
+        """Refuses what this algorithm does not do.
+
+        Raises:
+            ConfigError: one sentence.
+        """
+        if self.num_learners:
+            raise ConfigError(f"num_learners is {self.num_learners}, but only a local learner (0) is supported")
+        experiment = self.experiment()
+        if experiment.env_runners.num_env_runners < 1 and not self.in_evaluation:
+            raise ConfigError("MultiTaskIMPALA needs num_env_runners >= 1; without Ray, use mtrl.training.build_trainer")
+        suite = make_suite(experiment.suite.name)
+        self.observation_space, self.action_space = suite.observation_space, suite.action_space
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """The policy."""
+        return RLModuleSpec(module_class=PolicyModule, model_config={"experiment": self.experiment().model_dump()})
+
+    def get_default_learner_class(self) -> type[PolicyLearner]:
+        """The learner."""
+        return PolicyLearner
+
+
+class MultiTaskIMPALA(Algorithm):
+    """Runs `mtrl.training.Trainer` over RLlib's runners and learner."""
+
+    trainer: Trainer
+
+    @classmethod
+    def get_default_config(cls) -> MultiTaskIMPALAConfig:
+        """The defaults."""
+        return MultiTaskIMPALAConfig()
+
+    def setup(self, config: AlgorithmConfig) -> None:
+        """Starts the state server, the runners and the learner, and puts the trainer over them."""
+        self.config = self.config.copy(copy_frozen=False)
+        self.config.state_server = f"mtrl-state-{uuid.uuid4().hex}"
+        self.config.freeze()
+        self._server = StateServer.options(name=self.config.state_server).remote(0)
+        super().setup(self.config)
+        experiment = self.config.experiment()
+        source = RaySource(self.env_runner_group, self._server, experiment.env_runners.rollouts_in_flight)
+        learner = self.learner_group._learner.core
+        self.trainer = Trainer(experiment, make_suite(experiment.suite.name), source, learner)
+
+    def training_step(self) -> None:
+        """One update, or a second's wait for one."""
+        self.trainer.step()
+
+    def step(self) -> dict[str, Any]:
+        """Updates for `min_time_s_per_iteration` seconds, at least one; figures by our names and by those that RLlib's users know."""
+        end = time.monotonic() + (self.config.min_time_s_per_iteration or 0)
+        updated = False
+        while not updated or time.monotonic() < end:
+            updated = self.trainer.step() or updated
+        metrics = self.trainer.metrics()
+        returns = self.trainer.statistics.returns
+        return {
+            **metrics,
+            "timesteps_total": self.trainer.frames,
+            "env_runners": {
+                "episode_return_mean": float(np.nanmean(returns)) if not np.isnan(returns).all() else float("nan"),
+                "num_env_steps_sampled_lifetime": self.trainer.frames,
+                "num_episodes_lifetime": int(self.trainer.statistics.episodes.sum()),
+            },
+            "learners": {
+                "default_policy": {
+                    "policy_loss": metrics["learner/policy_loss"],
+                    "vf_loss": metrics["learner/value_loss"],
+                    "entropy": metrics["learner/entropy"],
+                }
+            },
+        }
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """RLlib's state and the trainer's."""
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        return state | {"trainer": self.trainer.state_dict()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restores both."""
+        super().set_state({name: value for name, value in state.items() if name != "trainer"})
+        if "trainer" in state:
+            self.trainer.load_state_dict(state["trainer"])
+
+    def cleanup(self) -> None:
+        """Stops everything that `setup` started."""
+        if hasattr(self, "trainer"):
+            self.trainer.close()
+        super().cleanup()
+        import ray
+
+        if hasattr(self, "_server"):
+            ray.kill(self._server)
+
+
+register_trainable("MultiTaskIMPALA", MultiTaskIMPALA)

@@ -1,0 +1,78 @@
+"""Starting or joining Ray for one training run from the command line."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from mtrl.config import ConfigError, ExperimentConfig
+from mtrl.distributed.algorithm import MultiTaskIMPALA, MultiTaskIMPALAConfig
+from mtrl.training import Trainer
+
+OBJECT_STORE_BYTES = 512 * 2**20  # rollouts and weights in flight need a tenth of it
+ROOT = Path(__file__).parents[2]
+
+
+class ResourceError(ConfigError):
+    """Ray does not have what the runners were promised."""
+
+
+def build_ray_trainer(config: ExperimentConfig) -> tuple[MultiTaskIMPALA, Trainer]:
+    """The algorithm, to be stopped in the end, and its trainer.
+
+    Raises:
+        ResourceError: fewer cores or GPUs than the runners ask for.
+        ConfigError: the experiment's parts do not fit each other.
+    """
+    start_ray()
+    check_resources(config)
+    algorithm = MultiTaskIMPALAConfig.from_experiment(config).build_algo()
+    return algorithm, algorithm.trainer
+
+
+def start_ray() -> None:
+    """Joins the cluster that the environment names, or starts Ray on this machine, listening on loopback only."""
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # RLlib passes its runners their configuration by reference, of which the core warns at every start (ray#53727).
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    quiet: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.ERROR}
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(**quiet)
+        return
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ray.init(
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        _node_ip_address="127.0.0.1",
+        runtime_env={"env_vars": {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", "OMP_WAIT_POLICY": "PASSIVE"}},
+        **quiet,
+    )
+
+
+def check_resources(config: ExperimentConfig) -> None:
+    """Compares what the runners ask for with what the cluster has, instead of waiting for it for ever.
+
+    Raises:
+        ResourceError: one sentence.
+    """
+    runners = config.env_runners
+    have = ray.cluster_resources()
+    wanted = {
+        "CPU": runners.num_env_runners * runners.num_cpus_per_env_runner,
+        "GPU": runners.num_env_runners * runners.num_gpus_per_env_runner,
+    }
+    for kind, amount in wanted.items():
+        if amount > have.get(kind, 0):
+            raise ResourceError(
+                f"env_runners.num_env_runners {runners.num_env_runners} needs {amount:g} {kind}, but Ray has {have.get(kind, 0):g}; "
+                f"ask for fewer runners or less env_runners.num_{kind.lower()}s_per_env_runner"
+            )
+
+

@@ -1,0 +1,65 @@
+"""A collector as an RLlib EnvRunner actor."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import ray
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.env import INPUT_ENV_SPACES
+from ray.rllib.env.env_runner import EnvRunner
+
+from envs import make_suite
+from mtrl.collector import Collected, Collector, build_collector
+
+
+class MultiTaskEnvRunner(EnvRunner):
+    """Steps the slots of all tasks. Before every unroll it pulls newer weights and shares, if there are any."""
+
+    def __init__(self, *, config: Any, **kwargs: Any):
+        super().__init__(config=config, **kwargs)
+        self._experiment = config.experiment()
+        self._suite = make_suite(self._experiment.suite.name)
+        torch.set_num_threads(self._experiment.env_runners.inference_threads)
+        self._server = ray.get_actor(config.state_server)
+        self._collector: Collector | None = None
+
+    def sample(self, **kwargs: Any) -> Collected:
+        """One unroll with the newest weights."""
+        if self._collector is None:
+            # Not before the first unroll, so that a resumed run can still say which streams were used already.
+            restarts = ray.get(self._server.register.remote(self.worker_index))
+            self._collector = build_collector(self._experiment, self._suite, runner=self.worker_index, restart_count=restarts)
+        published = ray.get(self._server.newer_than.remote(self._collector.version))
+        if published is not None:
+            self._collector.set_weights(published.version, ray.get(published.weights[0]))
+            self._collector.set_shares(published.shares)
+        return self._collector.collect()
+
+    def assert_healthy(self) -> None:
+        """The constructor got through."""
+        assert self._suite is not None
+
+    def get_spaces(self) -> dict[str, tuple[Any, Any]]:
+        """Observation and action space, for RLlib."""
+        spaces = (self._suite.observation_space, self._suite.action_space)
+        return {INPUT_ENV_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
+
+    def get_metrics(self) -> dict[str, Any]:
+        """Nothing: episodes travel with the rollouts."""
+        return {}
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """Nothing: weights come from the state server, episodes start anew."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+    def stop(self) -> None:
+        """Closes the environments."""
+        if self._collector is not None:
+            with contextlib.suppress(Exception):
+                self._collector.close()

@@ -1,0 +1,64 @@
+"""Rollouts from RLlib's group of runner actors."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import ray
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
+
+from mtrl.collector import Collected
+from mtrl.distributed.state_server import Published
+from mtrl.rollout import Arrays
+
+POLL_SECONDS = 0.003
+TAG = "sample"
+PROBE_SECONDS = 2.0  # between two looks at runners that have died
+
+
+class RaySource:
+    """Keeps `rollouts_in_flight` requests at every runner. A runner that died is restarted by Ray and taken in again."""
+
+    asynchronous = True
+
+    def __init__(self, group: EnvRunnerGroup, server: Any, rollouts_in_flight: int):
+        self._group = group
+        self._server = server
+        self._rollouts_in_flight = rollouts_in_flight
+        self._starts = 0  # processes that have run this experiment before
+        self._probed = time.monotonic()
+
+    def publish(self, version: int, weights: Arrays, shares: np.ndarray) -> None:
+        """One copy into the object store, however many runners there are."""
+        self._server.publish.remote(Published(version, [ray.put(weights)], shares))
+
+    def collect(self, timeout: float) -> list[Collected]:
+        """Rollouts that have arrived; asks every runner for more."""
+        deadline = time.monotonic() + timeout
+        while True:
+            for _ in range(self._rollouts_in_flight):
+                self._group.foreach_env_runner_async("sample", tag=TAG)
+            # RLlib waits for all outstanding requests or the time-out, whichever is first, so the time-out is short.
+            arrived = [result for _, result in self._group.fetch_ready_async_reqs(tags=TAG, timeout_seconds=POLL_SECONDS)]
+            if arrived or time.monotonic() >= deadline:
+                return arrived
+            self._probe()
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many processes have run this experiment; what is in flight is lost."""
+        return {"starts": self._starts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Runners that have not begun yet take streams of random numbers that no earlier process has used."""
+        self._starts = int(state.get("starts", state.get("restarts", 0))) + 1
+        ray.get(self._server.set_earlier_starts.remote(self._starts))
+
+    def close(self) -> None:
+        """The algorithm stops its runners."""
+
+    def _probe(self) -> None:
+        if time.monotonic() - self._probed > PROBE_SECONDS:
+            self._probed = time.monotonic()
+            self._group.probe_unhealthy_env_runners()

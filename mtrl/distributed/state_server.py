@@ -1,0 +1,46 @@
+"""What runners pull at the start of an unroll: the newest weights and shares, held by one small actor."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+import ray
+
+
+class Published(NamedTuple):
+    """One version of the policy."""
+
+    version: int
+    weights: list[ray.ObjectRef]  # one reference, in a list so that Ray passes the reference and not the arrays
+    shares: np.ndarray
+
+
+@ray.remote(num_cpus=0, max_restarts=0)
+class StateServer:
+    """Keeps the newest version only; a reference that is replaced frees its arrays."""
+
+    def __init__(self, earlier_starts: int):
+        self._earlier_starts = earlier_starts
+        self._starts: Counter[int] = Counter()
+        self._published: Published | None = None
+
+    def publish(self, published: Published) -> None:
+        """Replaces what runners get."""
+        self._published = published
+
+    def newer_than(self, version: int) -> Published | None:
+        """The newest version, or None if the caller has it."""
+        if self._published is None or self._published.version == version:
+            return None
+        return self._published
+
+    def register(self, runner: int) -> int:
+        """How often this runner has been started before, over all processes and resumed runs."""
+        self._starts[runner] += 1
+        return self._earlier_starts * 1000 + self._starts[runner] - 1
+
+    def set_earlier_starts(self, earlier_starts: int) -> None:
+        """The run was resumed: runners that start from now on use streams that no earlier process has used."""
+        self._earlier_starts = earlier_starts
