@@ -6,8 +6,9 @@ import difflib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -77,7 +78,7 @@ class TrainOptions:
     """Go on with this run from its newest checkpoint. Its own experiment is used; options below still change it."""
     auto_resume: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False
     """Go on with the run in --run-dir if there is one, else begin it: for jobs that a scheduler starts again."""
-    experiment: Annotated[ExperimentConfig, arg(name="")] = ExperimentConfig()
+    experiment: Annotated[ExperimentConfig, arg(name="")] = field(default_factory=ExperimentConfig)
 
 
 def train(arguments: list[str], program: str) -> int:
@@ -111,7 +112,10 @@ class EvaluateOptions:
     """Which of the run's policies."""
     episodes: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the suite's protocol)")] = None
     """Episodes of each task."""
-    backend: Annotated[Literal["auto", "envpool", "gymnasium"] | None, arg(metavar="auto|envpool|gymnasium", help_behavior_hint="(default: the suite's protocol)")] = None
+    backend: Annotated[
+        Literal["auto", "envpool", "gymnasium"] | None,
+        arg(metavar="auto|envpool|gymnasium", help_behavior_hint="(default: the suite's protocol)"),
+    ] = None
     """What steps the environments."""
 
 
@@ -123,9 +127,16 @@ def evaluate(arguments: list[str], program: str) -> int:
     if options.episodes is not None and options.episodes < 1:
         raise UserError(f"--episodes: must be 1 or more, got {options.episodes}")
     _check_packages()
+    from mtrl.console import counting, print_results
     from mtrl.evaluation.runner import evaluate_run
+    from mtrl.run_directory import RunDirectory
 
-    evaluate_run(Path(options.run), checkpoint=options.checkpoint, episodes=options.episodes, backend=options.backend)
+    directory = RunDirectory.open(Path(options.run))
+    with counting("episodes") as progress:
+        results = evaluate_run(
+            directory, checkpoint=options.checkpoint, episodes=options.episodes, backend=options.backend, progress=progress
+        )
+    print_results(results, directory.path)
     return 0
 
 
@@ -155,7 +166,7 @@ class BenchOptions:
     """Frames per second of training, of other libraries on the same tasks, or of the learner alone."""
     config: Annotated[str | None, Positional, arg(metavar="[CONFIG]", help_behavior_hint=f"(default: {DEFAULT_CONFIG})")] = None
     """The experiment: a YAML file, or the name of one in configs/."""
-    experiment: Annotated[ExperimentConfig, arg(name="")] = ExperimentConfig()
+    experiment: Annotated[ExperimentConfig, arg(name="")] = field(default_factory=ExperimentConfig)
 
 
 def bench(arguments: list[str], program: str) -> int:
@@ -234,11 +245,8 @@ def _start(options: TrainOptions, console: PlainConsole | TerminalConsole) -> in
 
     config = options.experiment
     # The trainer first: an experiment that cannot start leaves no directory behind.
-    trainer = _build_trainer(config)
-    try:
+    with _trainer(config) as trainer:
         return run_training(trainer, RunDirectory.create(options.run_dir, config), console)
-    finally:
-        trainer.close()
 
 
 def _go_on(path: Path, options: TrainOptions, console: PlainConsole | TerminalConsole) -> int:
@@ -247,8 +255,7 @@ def _go_on(path: Path, options: TrainOptions, console: PlainConsole | TerminalCo
 
     config = options.experiment
     _check_changes(path, load_config(path / "config.yaml"), config)
-    trainer = _build_trainer(config)
-    try:
+    with _trainer(config) as trainer:
         directory = RunDirectory(path, config)
         if not resume(trainer, directory, console) and not options.auto_resume:
             raise UserError(f"{path} has no checkpoint to go on from")
@@ -260,18 +267,27 @@ def _go_on(path: Path, options: TrainOptions, console: PlainConsole | TerminalCo
             return 0
         (path / "config.yaml").write_text(dump_yaml(config))
         return run_training(trainer, directory, console)
-    finally:
-        trainer.close()
 
 
-def _build_trainer(config: ExperimentConfig) -> Trainer:
+@contextmanager
+def _trainer(config: ExperimentConfig) -> Iterator[Trainer]:
+    """The experiment's trainer, in this process or on Ray, which is imported for nothing else; closed at the end."""
     if config.env_runners.num_env_runners == 0:
         from mtrl.training import build_trainer
 
-        return build_trainer(config)
-    from mtrl.distributed import build_ray_trainer
+        trainer = build_trainer(config)
+        try:
+            yield trainer
+        finally:
+            trainer.close()
+    else:
+        from mtrl.distributed import build_ray_trainer
 
-    return build_ray_trainer(config)
+        algorithm, trainer = build_ray_trainer(config)
+        try:
+            yield trainer
+        finally:
+            algorithm.stop()
 
 
 def _check_changes(path: Path, old: ExperimentConfig, new: ExperimentConfig) -> None:
@@ -300,7 +316,9 @@ def _check_packages() -> None:
 
     if not hasattr(envs, "make_suite"):
         place = Path(envs.__file__).parent if envs.__file__ else "an empty folder"
-        raise UserError(f"the package `envs` that Python finds ({place}) is not this project's; remove the other one, or run from our folder")
+        raise UserError(
+            f"the package `envs` that Python finds ({place}) is not this project's; remove the other one, or run from our folder"
+        )
 
 
 def _is_users_fault(error: ValueError) -> bool:

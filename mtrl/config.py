@@ -17,8 +17,6 @@ from pydantic import Field
 
 from mtrl.errors import UserError
 
-from mtrl.errors import UserError
-
 
 class ConfigError(UserError):
     """An experiment that cannot be run as written. The message has one line per fault: field, value, what is allowed."""
@@ -31,6 +29,8 @@ class Section(pydantic.BaseModel):
 
 
 class SuiteConfig(Section):
+    """The tasks."""
+
     name: str = "minigrid/mt3"
     """The tasks, as `launch.py suites` lists them."""
     backend: Literal["auto", "envpool", "gymnasium"] = "auto"
@@ -38,6 +38,8 @@ class SuiteConfig(Section):
 
 
 class EnvRunnersConfig(Section):
+    """Who collects, and how much at a time."""
+
     num_env_runners: int = Field(1, ge=0)
     """Ray actors that collect rollouts; 0 collects in this process, without Ray."""
     slots: int = Field(96, ge=1)
@@ -57,6 +59,8 @@ class EnvRunnersConfig(Section):
 
 
 class ModelConfig(Section):
+    """The policy's network."""
+
     experts: int = Field(2, ge=1)
     """Experts of the mixture (K)."""
     orthogonal: bool = True
@@ -72,6 +76,8 @@ class ModelConfig(Section):
 
 
 class OptimizerConfig(Section):
+    """One optimiser."""
+
     name: Literal["adam", "rmsprop"] = "adam"
     """The rule."""
     learning_rate: float = Field(1e-3, gt=0)
@@ -85,6 +91,8 @@ class OptimizerConfig(Section):
 
 
 class LearnerConfig(Section):
+    """How rollouts become updates."""
+
     discount: float = Field(0.99, ge=0, le=1)
     """Discount of later rewards (γ)."""
     rho_bar: float = Field(1.0, gt=0)
@@ -119,6 +127,8 @@ class LearnerConfig(Section):
 
 
 class CurriculumConfig(Section):
+    """How the frames are divided among the tasks."""
+
     scheduler: str = "uniform"
     """Who decides each task's share of the next unroll; one of `mtrl.curriculum.SCHEDULERS`."""
     floor: float = Field(0.1, ge=0, le=1)
@@ -126,6 +136,8 @@ class CurriculumConfig(Section):
 
 
 class CheckpointsConfig(Section):
+    """What is kept to go on from."""
+
     every_seconds: float = Field(60.0, gt=0)
     """Time between two checkpoints."""
     keep: int = Field(3, ge=1)
@@ -227,7 +239,9 @@ class _Loader(yaml.SafeLoader):
     """YAML's own loader with `1e-3` and `6e6` as numbers: YAML 1.1 takes them for strings unless they have a dot and a signed exponent."""
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def explain(error: pydantic.ValidationError) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 import rich.box
 import rich.console
 from rich.console import ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
+from rich.progress import Progress
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -304,13 +306,18 @@ class Layout(NamedTuple):
 
 def short_names(names: tuple[str, ...]) -> list[str]:
     """The names without the words that all of them begin and end with, such as `MiniGrid-` and `-v3`."""
-    if len(names) < 2:
-        return list(names)
-    prefix = os.path.commonprefix(names)
-    prefix = prefix[: prefix.rfind("-") + 1]
-    suffix = os.path.commonprefix([name[len(prefix) :][::-1] for name in names])[::-1]
-    suffix = suffix[suffix.find("-") :] if "-" in suffix else ""
-    return [name[len(prefix) : len(name) - len(suffix)] for name in names]
+    words = [name.split("-") for name in names]
+    least = min(map(len, words)) - 1  # each name keeps a word of its own
+    first = _common_words(words, least)
+    last = _common_words([parts[::-1] for parts in words], least - first)
+    return ["-".join(parts[first : len(parts) - last]) for parts in words]
+
+
+def _common_words(names: list[list[str]], most: int) -> int:
+    """How many words all of several names begin with, `most` at the most."""
+    if len(names) == 1:
+        return 0
+    return next((count for count in range(most) if len({parts[count] for parts in names}) > 1), max(most, 0))
 
 
 def shorten(name: str, width: int) -> str:
@@ -345,6 +352,35 @@ def duration(seconds: float) -> str:
     if hours >= 48:
         return f"{hours // 24} d {hours % 24:02}:{minutes:02}"
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows how many of how many are over while something is awaited; nothing where there is no terminal."""
+    terminal = rich.console.Console(stderr=True)
+    with Progress(*Progress.get_default_columns(), console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def print_results(results: dict[str, Any], directory: Path) -> None:
+    """An evaluation's figures with their 95 % intervals, and where the file is."""
+    terminal = rich.console.Console()
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("task", no_wrap=True)
+    for title in ("score", "success", "episodes", "length"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, row in results["tasks"].items():
+        table.add_row(name, interval(row["score"]), interval(row["success_rate"]), str(row["n"]), f"{row['length_mean']:.0f}")
+    terminal.print(table)
+    protocol = results["protocol"] + "".join(f", but {name} {value}" for name, value in results["changed"].items())
+    terminal.print(Text(f"\nmean score {interval(results['score_mean'])} after {results['step']:,} frames, protocol {protocol}"))
+    terminal.print(Text(f"results: {directory / 'evaluation' / str(results['step']) / 'results.json'}"), soft_wrap=True)
+
+
+def interval(figure: dict[str, float]) -> str:
+    """A figure and the bounds of its confidence interval."""
+    return f"{figure['value']:.2f} ({figure['low']:.2f} – {figure['high']:.2f})"
 
 
 def print_suites() -> None:

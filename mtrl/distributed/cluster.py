@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from mtrl.config import ConfigError, ExperimentConfig
-from mtrl.distributed.algorithm import MultiTaskIMPALA, MultiTaskIMPALAConfig
-from mtrl.training import Trainer
+
+if TYPE_CHECKING:
+    from mtrl.distributed.algorithm import MultiTaskIMPALA
+    from mtrl.training import Trainer
 
 OBJECT_STORE_BYTES = 512 * 2**20  # rollouts and weights in flight need a tenth of it
 ROOT = Path(__file__).parents[2]
+
+# What Ray's processes inherit. Set only where the user has not.
+ENVIRONMENT = {
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # RLlib passes its runners their configuration by reference, of which the core warns at every start (ray#53727).
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DEDUP_LOGS": "1",
+    "PYTHONWARNINGS": "ignore",
+}
 
 
 class ResourceError(ConfigError):
@@ -28,9 +42,16 @@ def build_ray_trainer(config: ExperimentConfig) -> tuple[MultiTaskIMPALA, Traine
         ResourceError: fewer cores or GPUs than the runners ask for.
         ConfigError: the experiment's parts do not fit each other.
     """
-    start_ray()
-    check_resources(config)
-    algorithm = MultiTaskIMPALAConfig.from_experiment(config).build_algo()
+    with ThreadPoolExecutor(1) as thread:
+        # RLlib takes as long to import as Ray's processes take to start: both at once. Ray itself must start in the main thread, since
+        # actors made by another one than started it never hear of each other.
+        imported = thread.submit(importlib.import_module, "mtrl.distributed.algorithm")
+        start_ray()
+        check_resources(config)
+        config_class = imported.result().MultiTaskIMPALAConfig
+        # RLlib's set-up waits for the first runner; meanwhile torch can import what optimisers are going to ask for.
+        thread.submit(importlib.import_module, "torch._dynamo")
+        algorithm = config_class.from_experiment(config).build_algo()
     return algorithm, algorithm.trainer
 
 
@@ -38,22 +59,14 @@ def start_ray() -> None:
     """Joins the cluster that the environment names, or starts Ray on this machine, listening on loopback only."""
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # RLlib passes its runners their configuration by reference, of which the core warns at every start (ray#53727).
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    quiet: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.ERROR}
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if "RAY_ADDRESS" in os.environ:
         ray.init(**quiet)
         return
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    ray.init(
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        _node_ip_address="127.0.0.1",
-        runtime_env={"env_vars": {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", "OMP_WAIT_POLICY": "PASSIVE"}},
-        **quiet,
-    )
+    ray.init(include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, _node_ip_address="127.0.0.1", **quiet)
 
 
 def check_resources(config: ExperimentConfig) -> None:
@@ -74,5 +87,3 @@ def check_resources(config: ExperimentConfig) -> None:
                 f"env_runners.num_env_runners {runners.num_env_runners} needs {amount:g} {kind}, but Ray has {have.get(kind, 0):g}; "
                 f"ask for fewer runners or less env_runners.num_{kind.lower()}s_per_env_runner"
             )
-
-

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray.exceptions import RayActorError
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from mtrl.collector import Collected
@@ -27,6 +28,7 @@ class RaySource:
         self._group = group
         self._server = server
         self._rollouts_in_flight = rollouts_in_flight
+        self.lost = 0  # unrolls that died with their runner
         self._starts = 0  # processes that have run this experiment before
         self._probed = time.monotonic()
 
@@ -41,7 +43,7 @@ class RaySource:
             for _ in range(self._rollouts_in_flight):
                 self._group.foreach_env_runner_async("sample", tag=TAG)
             # RLlib waits for all outstanding requests or the time-out, whichever is first, so the time-out is short.
-            arrived = [result for _, result in self._group.fetch_ready_async_reqs(tags=TAG, timeout_seconds=POLL_SECONDS)]
+            arrived = self._fetch()
             if arrived or time.monotonic() >= deadline:
                 return arrived
             self._probe()
@@ -57,6 +59,19 @@ class RaySource:
 
     def close(self) -> None:
         """The algorithm stops its runners."""
+
+    def _fetch(self) -> list[Collected]:
+        """What is ready. A runner that died is Ray's to restart; one whose code failed would fail again, so its error is raised."""
+        results = self._group._worker_manager.fetch_ready_async_reqs(tags=TAG, timeout_seconds=POLL_SECONDS)
+        arrived = []
+        for result in results:
+            if result.ok:
+                arrived.append(result.get())
+            elif isinstance(result.get(), RayActorError):
+                self.lost += 1
+            else:
+                raise result.get()
+        return arrived
 
     def _probe(self) -> None:
         if time.monotonic() - self._probed > PROBE_SECONDS:

@@ -1,0 +1,323 @@
+"""What this machine can run: packages, cores, memory, GPU, and one real step of every backend.
+
+Everything that may crash runs in a process of its own, so that a broken package is a line of the report and not the end of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import rich.console
+from packaging.requirements import Requirement
+from rich.table import Table
+from rich.text import Text
+
+from mtrl.config import ExperimentConfig
+
+PACKAGES = ("torch", "numpy", "ray", "gymnasium", "envpool", "minigrid", "metaworld", "mujoco", "pydantic", "safetensors", "tensorboardX")
+GIB = 2**30
+OBJECT_STORE_BYTES = GIB // 2  # what mtrl.distributed.cluster gives Ray's object store
+CHILD_SECONDS = 120  # how long one check may take
+
+TORCH_FACTS = """
+import json, torch
+cuda = torch.cuda.is_available()
+print(json.dumps({
+    "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if cuda else [],
+    "bfloat16": torch.cuda.is_bf16_supported(including_emulation=False) if cuda else
+        any(torch.cpu.get_capabilities().get(flag) for flag in ("avx512_bf16", "amx_bf16", "bf16")),
+    "built_for_cuda": torch.version.cuda is not None,
+}))
+"""
+
+
+class Finding(NamedTuple):
+    """One line of the report."""
+
+    level: Literal["ok", "note", "problem"]  # a problem keeps the default run from starting
+    subject: str
+    text: str
+
+
+class Child(NamedTuple):
+    """How a process of its own ended."""
+
+    output: str
+    fault: str | None  # its last word, if it failed
+
+
+def examine(config: ExperimentConfig) -> int:
+    """Prints the report; `config` is the run that must be able to start.
+
+    Returns:
+        the exit code: 1 if that run cannot start.
+    """
+    console = rich.console.Console()
+    installed = {package: version for package in PACKAGES if (version := _version(package))}
+    console.print(Text(f"python {platform.python_version()}, " + ", ".join(f"{name} {version}" for name, version in installed.items())))
+    table = Table.grid(padding=(0, 2))
+    for width in (7, 24, None):
+        table.add_column(width=width, no_wrap=width == 7)
+    styles = {"ok": "green", "note": "yellow", "problem": "bold red"}
+    findings = collect_findings(config)
+    for finding in findings:
+        table.add_row(Text(finding.level, style=styles[finding.level]), finding.subject, Text(finding.text))
+    console.print()
+    console.print(table)
+    console.print()
+    problems = sum(finding.level == "problem" for finding in findings)
+    if problems:
+        console.print(Text(f"The default run ({config.name}) cannot start: {problems} problem{'s' if problems > 1 else ''} above."))
+        return 1
+    console.print(Text(f"The default run ({config.name}) can start."))
+    return 0
+
+
+def collect_findings(config: ExperimentConfig) -> list[Finding]:
+    """Everything there is to say, the slow checks side by side."""
+    steps = _backends_to_try(config)
+    with ThreadPoolExecutor(2) as pool:
+        torch = pool.submit(_run_python, TORCH_FACTS)
+        ray = pool.submit(_run_python, "import ray.rllib")
+        stepped = [
+            pool.submit(_run_python, "import sys; from mtrl.doctor import step_once; step_once(*sys.argv[1:])", *step) for step in steps
+        ]
+        return [
+            *check_versions(),
+            *check_names(),
+            *check_cores(config),
+            *check_memory(config),
+            *check_torch(torch.result()),
+            *check_ray(ray.result(), config),
+            *check_backends({step: future.result() for step, future in zip(steps, stepped, strict=True)}, config),
+        ]
+
+
+def step_once(suite_name: str, backend: str) -> None:
+    """Steps one environment of every task of a suite; raises whatever goes wrong."""
+    import numpy as np
+
+    from envs import make_suite
+
+    suite = make_suite(suite_name)
+    tasks = suite.make([1] * suite.num_tasks, backend=backend)  # type: ignore[arg-type]
+    tasks.reset()
+    tasks.step(np.stack([suite.action_space.sample() for _ in suite.tasks]))
+    tasks.close()
+
+
+def check_versions() -> Iterator[Finding]:
+    """Python and packages against what we ask for, and packages against what each other asks for."""
+    conflicts = list(_conflicts(_own_requirements(), "this project"))
+    for package in PACKAGES:
+        conflicts += _conflicts(_requirements_of(package), package)
+    for conflict in conflicts:
+        yield Finding("note", "versions", conflict)
+    if not (3, 11) <= sys.version_info < (3, 14):
+        yield Finding("problem", "python", f"{platform.python_version()} is not supported; use 3.11 to 3.13")
+    if not conflicts:
+        yield Finding("ok", "versions", "the installed packages fit each other")
+
+
+def check_names() -> Iterator[Finding]:
+    """Whether `envs` and `mtrl` are ours: other distributions install packages of these names."""
+    ours = Path(__file__).parent
+    fault = _run_python("import envs; assert hasattr(envs, 'make_suite'); print(envs.__path__[0])")
+    place = Path(fault.output.strip() or ".")
+    if fault.fault or place.resolve().parent != ours.resolve().parent:
+        yield Finding("problem", "package names", f"the package `envs` is not this project's ({fault.fault or place}); pip uninstall envs")
+    else:
+        yield Finding("ok", "package names", f"mtrl and envs come from {ours.parent}")
+    for name in ("envs", "mtrl"):
+        if _version(name):
+            yield Finding(
+                "note", "package names", f"a foreign distribution {name} {_version(name)} is installed, too; pip uninstall {name}"
+            )
+
+
+def check_cores(config: ExperimentConfig) -> Iterator[Finding]:
+    """Cores that this process may use, against what the runners reserve."""
+    cores = usable_cores()
+    runners = config.env_runners
+    wanted = runners.num_env_runners * runners.num_cpus_per_env_runner
+    text = f"{cores:g} usable of {os.cpu_count()}"
+    if wanted > cores:
+        yield Finding("problem", "cores", f"{text}; {runners.num_env_runners} runners reserve {wanted:g}; lower --num-env-runners")
+    elif wanted + 1 > cores:
+        yield Finding(
+            "note", "cores", f"{text}; the runners reserve {wanted:g}, so that the learner has none for itself and training is slow"
+        )
+    else:
+        yield Finding("ok", "cores", f"{text}; the default run's runners reserve {wanted:g}")
+
+
+def check_memory(config: ExperimentConfig) -> Iterator[Finding]:
+    """Free memory, and whether Ray's object store fits into /dev/shm."""
+    memory = usable_memory()
+    needed = (1 + config.env_runners.num_env_runners) * GIB  # torch and a simulator take most of 1 GiB in each process
+    short = memory < needed
+    yield Finding(
+        "note" if short else "ok", "memory", f"{_gib(memory)} free" + (f"; the default run may need {_gib(needed)}" if short else "")
+    )
+    if config.env_runners.num_env_runners == 0:
+        return
+    shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0
+    store = _gib(OBJECT_STORE_BYTES)
+    if shared < OBJECT_STORE_BYTES:
+        text = f"{_gib(shared)} free, but Ray's object store wants {store} and will use slow files in /tmp; in Docker, give --shm-size"
+        yield Finding("note", "/dev/shm", text)
+    else:
+        yield Finding("ok", "/dev/shm", f"{_gib(shared)} free; Ray's object store takes {store}")
+
+
+def check_torch(child: Child) -> Iterator[Finding]:
+    """Torch, GPUs, and whether bfloat16 is computed in hardware."""
+    if child.fault:
+        yield Finding("problem", "torch", f"cannot be imported: {child.fault}")
+        return
+    facts = json.loads(child.output.splitlines()[-1])
+    if facts["gpus"]:
+        yield Finding("ok", "GPU", ", ".join(facts["gpus"]))
+    elif Path("/proc/driver/nvidia/version").exists():
+        reason = "torch cannot use it" if facts["built_for_cuda"] else "this torch is built for the CPU only"
+        yield Finding("note", "GPU", f"there is an NVIDIA driver, but {reason}; the learner runs on the CPU")
+    else:
+        yield Finding("ok", "GPU", "none; the learner runs on the CPU")
+    hardware = "in hardware" if facts["bfloat16"] else "not in hardware; learner.precision auto computes in float32"
+    yield Finding("ok", "bfloat16", hardware)
+
+
+def check_ray(child: Child, config: ExperimentConfig) -> Iterator[Finding]:
+    """Whether RLlib can be imported."""
+    if not child.fault:
+        yield Finding("ok", "ray", "imports")
+    elif config.env_runners.num_env_runners:
+        yield Finding("problem", "ray", f"cannot be imported: {child.fault}; without it only --num-env-runners 0 works")
+    else:
+        yield Finding("note", "ray", f"cannot be imported: {child.fault}; runs with --num-env-runners above 0 will not work")
+
+
+def check_backends(stepped: dict[tuple[str, str], Child], config: ExperimentConfig) -> Iterator[Finding]:
+    """Every backend's one step. The default run needs the one that its suite takes."""
+    served = [(suite, backend) for suite, backend in stepped if suite == config.suite.name]
+    needed = next((step for step in served if config.suite.backend in ("auto", step[1])), None)
+    if needed is None:
+        yield Finding("problem", "environments", f"nothing steps {config.suite.name}")
+    for (suite, backend), child in stepped.items():
+        subject = f"{suite.partition('/')[0]} on {backend}"
+        if not child.fault:
+            yield Finding("ok", subject, f"steps {suite}")
+        elif (suite, backend) == needed:
+            others = [other for (name, other), result in stepped.items() if name == suite and not result.fault]
+            hint = f"; --suite.backend {others[0]} works" if others else ""
+            yield Finding("problem", subject, f"{child.fault}{hint}")
+        else:
+            yield Finding("note", subject, f"will not work: {child.fault}")
+
+
+def usable_cores() -> float:
+    """Cores that affinity and control groups leave to this process."""
+    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    quota, period = _first_numbers("/sys/fs/cgroup/cpu.max") or (None, None)
+    if quota is None:
+        (quota,) = _first_numbers("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") or (None,)
+        (period,) = _first_numbers("/sys/fs/cgroup/cpu/cpu.cfs_period_us") or (None,)
+    return min(cores, quota / period) if quota and period and quota > 0 else cores
+
+
+def usable_memory() -> float:
+    """Bytes that are free, or that the control group still leaves."""
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = 1024.0 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        free = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for limit_file, used_file in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        limit, used = _first_numbers(f"/sys/fs/cgroup/{limit_file}"), _first_numbers(f"/sys/fs/cgroup/{used_file}")
+        if limit and used:
+            free = min(free, limit[0] - used[0])
+    return free
+
+
+def _first_numbers(path: str) -> tuple[float, ...] | None:
+    """The numbers of a one-line file; None if it is missing or says `max`."""
+    try:
+        return tuple(float(word) for word in Path(path).read_text().split())
+    except (OSError, ValueError):
+        return None
+
+
+def _backends_to_try(config: ExperimentConfig) -> list[tuple[str, str]]:
+    """The experiment's suite and the first one of every other family, with each of their backends, the fastest first."""
+    try:
+        from envs import list_suites, make_suite
+
+        suites = {name.partition("/")[0]: name for name in [*reversed(list_suites()), config.suite.name]}
+        return [(name, backend) for name in suites.values() for backend in make_suite(name).backends]
+    except Exception:  # a broken package may raise anything; the finding about `envs` says what
+        return []
+
+
+def _run_python(code: str, *arguments: str) -> Child:
+    """Runs `code` in a new interpreter that finds packages where this one does."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-c", code, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_SECONDS, env=environment)
+    except subprocess.TimeoutExpired:
+        return Child("", f"it did not finish within {CHILD_SECONDS} s")
+    if done.returncode == 0:
+        return Child(done.stdout, None)
+    if done.returncode < 0:
+        return Child(done.stdout, f"it crashed with signal {-done.returncode}")
+    last = (done.stderr.strip().splitlines() or ["it failed without a word"])[-1]
+    return Child(done.stdout, last.removeprefix("envs.task.SuiteError: "))
+
+
+def _conflicts(requirements: list[Requirement], owner: str) -> Iterator[str]:
+    for requirement in requirements:
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        version = _version(requirement.name)
+        if version is None and owner == "this project":
+            yield f"{requirement.name} is not installed; {owner} wants {requirement}"
+        elif version is not None and not requirement.specifier.contains(version, prereleases=True):
+            yield f"{requirement.name} {version} is installed, but {owner} wants {requirement.specifier}; they may fail together"
+
+
+def _own_requirements() -> list[Requirement]:
+    """What pyproject.toml asks for: beside the package in a checkout, else in the installed distribution's metadata."""
+    project = Path(__file__).parent.parent / "pyproject.toml"
+    if project.is_file():
+        return [Requirement(line) for line in tomllib.loads(project.read_text())["project"]["dependencies"]]
+    owners = metadata.packages_distributions().get("mtrl", [])
+    return [requirement for owner in owners for requirement in _requirements_of(owner)]
+
+
+def _requirements_of(distribution: str) -> list[Requirement]:
+    try:
+        return [Requirement(line) for line in metadata.requires(distribution) or []]
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.1f} GiB"
