@@ -43,15 +43,15 @@ def build_ray_trainer(config: ExperimentConfig) -> tuple[MultiTaskIMPALA, Traine
         ConfigError: the experiment's parts do not fit each other.
     """
     with ThreadPoolExecutor(1) as thread:
-        # RLlib takes as long to import as Ray's processes take to start: both at once. Ray itself must start in the main thread, since
-        # actors made by another one than started it never hear of each other.
-        imported = thread.submit(importlib.import_module, "mtrl.distributed.algorithm")
+        # Ray's processes take seconds to start; meanwhile this one imports what does not touch Ray. (Ray has to start in the main
+        # thread, since actors made by another one never hear of each other, and RLlib has to wait for it, since it registers itself.)
+        for module in ("mtrl.training", "torch._dynamo", "minigrid", "envpool"):
+            thread.submit(importlib.import_module, module)
         start_ray()
         check_resources(config)
-        config_class = imported.result().MultiTaskIMPALAConfig
-        # RLlib's set-up waits for the first runner; meanwhile torch can import what optimisers are going to ask for.
-        thread.submit(importlib.import_module, "torch._dynamo")
-        algorithm = config_class.from_experiment(config).build_algo()
+        from mtrl.distributed.algorithm import MultiTaskIMPALAConfig
+
+        algorithm = MultiTaskIMPALAConfig.from_experiment(config).build_algo()
     return algorithm, algorithm.trainer
 
 

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Num, UInt8
 from torch import Tensor, nn
 
+from mtrl.config import ConfigError
+
 
 class GridEncoder(nn.Module):
     """Three 2x2 convolutions over MiniGrid's 7x7x3 view, as MOORE has them; no activation after the last (D = 1024)."""
@@ -73,13 +75,14 @@ def make_encoder(space: gymnasium.spaces.Dict, num_experts: int) -> nn.Module:
     """The encoder for observations of `space`, with `num_experts` experts.
 
     Raises:
-        ValueError: no encoder reads this space, or it has fewer dimensions than experts.
+        ValueError: no encoder reads this space.
+        ConfigError: its features have fewer dimensions than there are experts.
     """
     for kind in ENCODERS.values():
         if kind.fits(space):
             encoder = kind.build(space, num_experts)
             if num_experts > int(encoder.feature_size):  # type: ignore[arg-type]
-                raise ValueError(
+                raise ConfigError(
                     f"model.experts is {num_experts}, but the experts' features have {encoder.feature_size} dimensions and no more "
                     f"than {encoder.feature_size} vectors can be orthogonal there"
                 )

@@ -1,0 +1,195 @@
+"""Speed, measured: the whole system against its parts, the learner alone, and a peer on the same tasks. Prints medians and spreads."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from envs import TaskSuite, make_suite
+from mtrl.collector import Collector, build_collector
+from mtrl.config import ExperimentConfig, dump_yaml, override
+from mtrl.learner import Learner, has_bfloat16
+from mtrl.rollout import Rollout
+from mtrl.run_directory import versions
+
+ROUNDS = 3
+ROUND_SECONDS = 20.0
+WARM_UP_SECONDS = 10.0
+
+
+def throughput(config: ExperimentConfig) -> None:
+    """Frames per second of the whole system, and of its parts with the whole machine to themselves.
+
+    The ceiling is what two cores could do if every frame cost its environment step, its inference and its learning, and nothing else:
+    the inverse of the sum of the three costs, each measured with all cores at work.
+    """
+    _describe(config)
+    suite = make_suite(config.suite.name)
+    parts: dict[str, list[float]] = {"environments": [], "inference": [], "learner": []}
+    system: list[float] = []
+    for _ in range(ROUNDS):
+        alone = _parts(config, suite)
+        for name, rate in alone.items():
+            parts[name].append(rate)
+        system.append(_in_fresh_process("system", config))
+    ceiling = [1 / sum(1 / parts[name][i] for name in parts) for i in range(ROUNDS)]
+    for name, rates in parts.items():
+        _row(f"{name} alone", rates, "frames/s")
+    _row("ceiling (all three on every frame)", ceiling, "frames/s")
+    _row("whole system", system, "frames/s")
+    _row("share of the ceiling", [a / b for a, b in zip(system, ceiling, strict=True)], "")
+
+
+def learner(config: ExperimentConfig) -> None:
+    """Cost of a frame in the learner, forward and backward and optimiser, on a real rollout of the initial policy."""
+    _describe(config)
+    suite = make_suite(config.suite.name)
+    rollout = _collect(config, suite)
+    for share in (True, False):
+        changed = override(config, {"model.share_repeats": share})
+        subject = Learner(changed, suite)
+        frames = rollout.num_frames
+        times = _time(lambda subject=subject: subject.update(rollout, 0.0), seconds=8.0)  # type: ignore[misc]
+        label = "each distinct observation once" if share else "every observation"
+        _row(f"update, {label}", [1e6 * t / frames for t in times], "µs/frame")
+    size = 2048
+    for dtype in (torch.float32, *([torch.bfloat16] if has_bfloat16(torch.device("cpu")) else [])):
+        a, b = torch.randn(2, size, size).to(dtype)
+        rates = [2e-9 * size**3 / t for t in _time(lambda a=a, b=b: a @ b, seconds=2.0)]  # type: ignore[misc]
+        _row(f"matrix product, {dtype}", rates, "GFLOP/s")
+
+
+def peers(config: ExperimentConfig) -> None:
+    """This system and RLlib's IMPALA on the same tasks, in turns, each in a process of its own."""
+    _describe(config)
+    ours: list[float] = []
+    theirs: list[float] = []
+    for _ in range(ROUNDS):
+        ours.append(_in_fresh_process("system", config))
+        theirs.append(_in_fresh_process("rllib", config))
+    _row("this system", ours, "frames/s")
+    _row("RLlib IMPALA, 2x256", theirs, "frames/s")
+    print(f"ratio of medians: {statistics.median(ours) / statistics.median(theirs):.2f}")
+
+
+def measure_system(config: ExperimentConfig, seconds: float, warm_up: float) -> float:
+    """Trained frames per second of this system after a warm-up."""
+    if config.env_runners.num_env_runners == 0:
+        from mtrl.training import build_trainer
+
+        trainer = build_trainer(config)
+    else:
+        from mtrl.distributed import build_ray_trainer
+
+        _, trainer = build_ray_trainer(config)
+    end = time.perf_counter() + warm_up
+    while time.perf_counter() < end:
+        trainer.step()
+    before, start = trainer.frames, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        trainer.step()
+    return (trainer.frames - before) / (time.perf_counter() - start)
+
+
+def _parts(config: ExperimentConfig, suite: TaskSuite) -> dict[str, float]:
+    """Frames per second of each part with the machine to itself."""
+    collector = _collector(config, suite)
+    collected = [collector.collect() for _ in range(3)]
+    frames = [item.rollout.num_frames for item in collected]
+    cores = _cores()
+    # A runner uses one core; as many as there are cores would run side by side.
+    environments = cores * sum(frames) / sum(item.env_seconds for item in collected)
+    inference = cores * sum(frames) / sum(item.inference_seconds for item in collected)
+    collector.close()
+    subject = Learner(config, suite)
+    rollout = collected[-1].rollout
+    times = _time(lambda: subject.update(rollout, 0.0), seconds=8.0)
+    return {"environments": environments, "inference": inference, "learner": rollout.num_frames / statistics.median(times)}
+
+
+def _collector(config: ExperimentConfig, suite: TaskSuite) -> Collector:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.env_runners.inference_threads)
+    collector = build_collector(config, suite, runner=0)
+    collector.set_weights(0, Learner(config, suite).actor_weights())
+    collector.set_shares(np.full(suite.num_tasks, 1 / suite.num_tasks))
+    collector.collect()
+    torch.set_num_threads(threads)
+    return collector
+
+
+def _collect(config: ExperimentConfig, suite: TaskSuite) -> Rollout:
+    collector = _collector(config, suite)
+    rollout = collector.collect().rollout
+    collector.close()
+    return rollout
+
+
+def _time(function: Callable[[], object], seconds: float) -> list[float]:
+    """Durations of calls for `seconds`, after two that do not count."""
+    function()
+    function()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < ROUNDS:
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def _in_fresh_process(kind: str, config: ExperimentConfig) -> float:
+    """Measures in a process of its own, so that no system warms up or wears out another."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "experiment.yaml"
+        path.write_text(dump_yaml(config))
+        command = [sys.executable, "-W", "ignore", "-m", "mtrl.benchmark", kind, str(path)]
+        output = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
+    if output.returncode:
+        raise RuntimeError(f"measuring {kind} failed:\n{output.stderr[-3000:]}")
+    return float(json.loads(output.stdout.strip().splitlines()[-1]))
+
+
+def _row(name: str, values: list[float], unit: str) -> None:
+    print(f"{name:45} {statistics.median(values):12,.2f} {unit}  ({min(values):,.2f} to {max(values):,.2f}, n={len(values)})", flush=True)
+
+
+def _describe(config: ExperimentConfig) -> None:
+    found = versions()
+    packages = ", ".join(f"{name} {found[name]}" for name in ("torch", "ray", "envpool", "minigrid"))
+    bfloat16 = "with" if has_bfloat16(torch.device("cpu")) else "without"
+    print(f"{config.name} at {found['commit']}; {platform.machine()}, {_cores()} cores, {bfloat16} bfloat16; {packages}", flush=True)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _main(kind: str, path: str) -> None:
+    from mtrl.config import load_config
+
+    config = load_config(path)
+    if kind == "rllib":
+        from mtrl.distributed.peers import measure_rllib
+
+        rate = measure_rllib(config.suite.name, ROUND_SECONDS, WARM_UP_SECONDS)
+    else:
+        rate = measure_system(config, ROUND_SECONDS, WARM_UP_SECONDS)
+    print(json.dumps(rate), flush=True)
+    # Ray's shut-down is not part of the measurement.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
