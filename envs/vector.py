@@ -39,6 +39,7 @@ class Step(NamedTuple):
     episodes: list[Episode]
 
 
+
 class VectorTasks(Protocol):
     """B slots over the tasks of a suite, always all stepped together; rows are sorted by task id.
 
@@ -75,6 +76,7 @@ class VectorTasks(Protocol):
 
     def close(self) -> None:
         """Frees the environments."""
+
 
 
 class Backend(Protocol):

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 import re
 import types
 import typing
@@ -34,6 +35,39 @@ def parse(default: Options, arguments: Sequence[str], program: str, description:
     Raises:
         UserError: an option is unknown, or lacks its value.
     """
+    return _read(default, arguments, program, description, _field_options(default))
+
+
+def parse_with_experiment(
+    default: Options, arguments: Sequence[str], program: str, description: str, base: Callable[[Options], ExperimentConfig]
+) -> tuple[Options, ExperimentConfig]:
+    """Like `parse`, but every value of an experiment may be given as well, as `--section.field VALUE`.
+
+    The line is read twice: the first time to find out from `base` which experiment it starts from, the second time to change that one.
+
+    Raises:
+        UserError: as `parse`, or the experiment is at fault.
+    """
+
+    def read(experiment: ExperimentConfig, given: Sequence[str]) -> Any:
+        both = dataclasses.make_dataclass(
+            "Both",
+            [
+                ("options", Annotated[type(default), tyro.conf.arg(name="")], dataclasses.field(default=default)),
+                ("experiment", Annotated[ExperimentConfig, tyro.conf.arg(name="")], dataclasses.field(default=experiment)),
+            ],
+        )
+        known = [*_field_options(default), *SHORT_NAMES.values(), *_section_options(ExperimentConfig, "--")]
+        return _read(both(), given, program, description, known)
+
+    others = [argument for argument in arguments if argument not in ("-h", "--help")]
+    first = read(ExperimentConfig(), others)
+    # By itself, since tyro's help leaves out what the line has already given.
+    second = read(base(first.options), arguments if others == list(arguments) else ["--help"])
+    return second.options, parse_config(second.experiment)
+
+
+def _read(default: Options, arguments: Sequence[str], program: str, description: str, known: list[str]) -> Options:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -51,23 +85,8 @@ def parse(default: Options, arguments: Sequence[str], program: str, description:
             raise
         raise UserError(_sentence(complaint.getvalue())) from None
     if unknown:
-        raise UserError(_explain_unknown(unknown[0], _option_names(type(default))))
+        raise UserError(_explain_unknown(unknown[0], known))
     return options
-
-
-def parse_with_experiment(
-    default: Options, arguments: Sequence[str], program: str, description: str, base: Callable[[Options], ExperimentConfig]
-) -> Options:
-    """Like `parse`, for options with a field `experiment` whose values may be given as `--section.field VALUE`.
-
-    The line is read twice: the first time to find out from `base` which experiment it starts from, the second time to change that one.
-
-    Raises:
-        UserError: as `parse`, or the experiment is at fault.
-    """
-    first = parse(default, [argument for argument in arguments if argument not in ("-h", "--help")], program, description)
-    options: Any = parse(dataclasses.replace(default, experiment=base(first)), arguments, program, description)
-    return dataclasses.replace(options, experiment=parse_config(options.experiment))
 
 
 def _registry() -> ConstructorRegistry:
@@ -99,20 +118,20 @@ def _option_type(name: str, annotation: Any) -> Any:
     spec = PrimitiveConstructorSpec(
         nargs=1,
         metavar=_metavar(annotation),
-        instance_from_str=lambda arguments: arguments[0] if annotation is str else _read(arguments[0]),
+        instance_from_str=lambda arguments: arguments[0] if annotation is str else _value(arguments[0]),
         is_instance=lambda value: True,
-        str_from_instance=lambda value: [_write(value)],
+        str_from_instance=lambda value: [_text(value)],
     )
     short = SHORT_NAMES.get(name)
     return Annotated[object, spec, tyro.conf.arg(aliases=(short,))] if short else Annotated[object, spec]
 
 
-def _read(text: str) -> Any:
+def _value(text: str) -> Any:
     # Python's spelling of null is what tyro's users type.
     return None if text == "None" else read_scalar(text)
 
 
-def _write(value: Any) -> str:
+def _text(value: Any) -> str:
     return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
 
 
@@ -130,15 +149,9 @@ def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
-def _option_names(options: Any) -> list[str]:
+def _field_options(options: Any) -> list[str]:
     """Every option of a dataclass, as it is typed."""
-    names: list[str] = []
-    for field in dataclasses.fields(options):
-        if field.name == "experiment":
-            names += [*SHORT_NAMES.values(), *_section_options(ExperimentConfig, "--")]
-        else:
-            names.append("--" + field.name.replace("_", "-"))
-    return names
+    return ["--" + field.name.replace("_", "-") for field in dataclasses.fields(options)]
 
 
 def _section_options(section: type[Section], prefix: str) -> list[str]:
@@ -159,7 +172,11 @@ def _explain_unknown(token: str, known: list[str]) -> str:
 
 
 def _sentence(box: str) -> str:
-    """The first paragraph of the box that tyro draws around an error, in one line."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    paragraph = lines[: next((index for index, line in enumerate(lines) if line.startswith("─")), len(lines))]
+    """The first paragraph under the title of the box that tyro draws around an error, in one line."""
+    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()[1:]]
+
+    def is_empty(line: str) -> bool:
+        return not line.strip("─- ")
+
+    paragraph = itertools.takewhile(lambda line: not is_empty(line), itertools.dropwhile(is_empty, lines))
     return " ".join(paragraph).removesuffix(" Expected 1 values.")

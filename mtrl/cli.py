@@ -8,9 +8,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mtrl.training import Trainer
 
 DEFAULT_CONFIG = "minigrid_mt3"
-FIXED_ON_RESUME = ("model", "learner.actor.name", "learner.critic.name", "curriculum.scheduler")  # what a checkpoint's contents depend on
+FIXED_ON_RESUME = ("model.", "learner.actor.name", "learner.critic.name", "curriculum.scheduler")  # what a checkpoint's contents depend on
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -78,7 +78,6 @@ class TrainOptions:
     """Go on with this run from its newest checkpoint. Its own experiment is used; options below still change it."""
     auto_resume: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False
     """Go on with the run in --run-dir if there is one, else begin it: for jobs that a scheduler starts again."""
-    experiment: Annotated[ExperimentConfig, arg(name="")] = field(default_factory=ExperimentConfig)
 
 
 def train(arguments: list[str], program: str) -> int:
@@ -93,13 +92,15 @@ def train(arguments: list[str], program: str) -> int:
             f"  {program} --resume runs/toy-20260101-120000 --total-frames 40_000",
         ]
     )
-    options = parse_with_experiment(TrainOptions(), arguments, program, description, _starting_experiment)
+    options, config = parse_with_experiment(TrainOptions(), arguments, program, description, _starting_experiment)
     _check_packages()
     from mtrl.console import make_console
 
     console = make_console(program.removesuffix(" train"))
     directory = _existing_run(options)
-    return _start(options, console) if directory is None else _go_on(directory, options, console)
+    if directory is None:
+        return _start(config, options.run_dir, console)
+    return _go_on(directory, config, console, repeated=options.auto_resume)
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,9 @@ class EvaluateOptions:
     """The directory of a run."""
     checkpoint: Annotated[str, arg(metavar="latest|best|STEP")] = "latest"
     """Which of the run's policies."""
-    episodes: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the suite's protocol)")] = None
+    episodes: Annotated[str | None, arg(metavar="N", help_behavior_hint="(default: the suite's protocol)")] = None
     """Episodes of each task."""
-    backend: Annotated[
-        Literal["auto", "envpool", "gymnasium"] | None,
-        arg(metavar="auto|envpool|gymnasium", help_behavior_hint="(default: the suite's protocol)"),
-    ] = None
+    backend: Annotated[str | None, arg(metavar="envpool|gymnasium", help_behavior_hint="(default: the suite's protocol)")] = None
     """What steps the environments."""
 
 
@@ -124,8 +122,10 @@ def evaluate(arguments: list[str], program: str) -> int:
     options = parse(EvaluateOptions(), arguments, program, "Score a run's policy by the suite's protocol.")
     if options.run is None:
         raise UserError(f"evaluate needs the directory of a run: {program} RUN")
-    if options.episodes is not None and options.episodes < 1:
-        raise UserError(f"--episodes: must be 1 or more, got {options.episodes}")
+    if options.episodes is not None and not (options.episodes.isdecimal() and int(options.episodes)):
+        raise UserError(f"--episodes: must be a whole number of 1 or more, got {options.episodes!r}")
+    if options.backend is not None:
+        _check_choice("--backend", options.backend, ("envpool", "gymnasium"))
     _check_packages()
     from mtrl.console import counting, print_results
     from mtrl.evaluation.runner import evaluate_run
@@ -134,7 +134,11 @@ def evaluate(arguments: list[str], program: str) -> int:
     directory = RunDirectory.open(Path(options.run))
     with counting("episodes") as progress:
         results = evaluate_run(
-            directory, checkpoint=options.checkpoint, episodes=options.episodes, backend=options.backend, progress=progress
+            directory,
+            checkpoint=options.checkpoint,
+            episodes=int(options.episodes) if options.episodes else None,
+            backend=options.backend,
+            progress=progress,
         )
     print_results(results, directory.path)
     return 0
@@ -162,27 +166,22 @@ def doctor(arguments: list[str], program: str) -> int:
 class BenchOptions:
     """What `bench` reads."""
 
-    what: Annotated[str | None, Positional, arg(metavar="throughput|peers|learner", help_behavior_hint="")] = None
+    what: Annotated[str, Positional, arg(metavar="throughput|peers|learner", help_behavior_hint="")] = ""
     """Frames per second of training, of other libraries on the same tasks, or of the learner alone."""
     config: Annotated[str | None, Positional, arg(metavar="[CONFIG]", help_behavior_hint=f"(default: {DEFAULT_CONFIG})")] = None
     """The experiment: a YAML file, or the name of one in configs/."""
-    experiment: Annotated[ExperimentConfig, arg(name="")] = field(default_factory=ExperimentConfig)
 
 
 def bench(arguments: list[str], program: str) -> int:
     """Measure speed: of training, of peers, of the learner alone."""
-    options = parse_with_experiment(
+    options, config = parse_with_experiment(
         BenchOptions(), arguments, program, "Measure speed.", lambda options: load_config(find_config(options.config or DEFAULT_CONFIG))
     )
-    kinds = ("throughput", "peers", "learner")
-    if options.what not in kinds:
-        given = "" if options.what is None else f", got {options.what!r}" + _nearest(options.what, kinds)
-        raise UserError(f"bench measures one of {', '.join(kinds)}{given}")
+    _check_choice("bench", options.what, ("throughput", "peers", "learner"))
     _check_packages()
     from mtrl import benchmark
 
-    measure = {"throughput": benchmark.throughput, "peers": benchmark.peers, "learner": benchmark.learner}[options.what]
-    measure(options.experiment)
+    {"throughput": benchmark.throughput, "peers": benchmark.peers, "learner": benchmark.learner}[options.what](config)
     return 0
 
 
@@ -239,29 +238,28 @@ def _existing_run(options: TrainOptions) -> Path | None:
     return None
 
 
-def _start(options: TrainOptions, console: PlainConsole | TerminalConsole) -> int:
+def _start(config: ExperimentConfig, path: Path | None, console: PlainConsole | TerminalConsole) -> int:
     from mtrl.run import run_training
     from mtrl.run_directory import RunDirectory
 
-    config = options.experiment
     # The trainer first: an experiment that cannot start leaves no directory behind.
     with _trainer(config) as trainer:
-        return run_training(trainer, RunDirectory.create(options.run_dir, config), console)
+        return run_training(trainer, RunDirectory.create(path, config), console)
 
 
-def _go_on(path: Path, options: TrainOptions, console: PlainConsole | TerminalConsole) -> int:
+def _go_on(path: Path, config: ExperimentConfig, console: PlainConsole | TerminalConsole, *, repeated: bool) -> int:
+    """Goes on with the run in `path`. With `repeated`, nothing to go on from and nothing left to do are as good."""
     from mtrl.run import resume, run_training
     from mtrl.run_directory import RunDirectory
 
-    config = options.experiment
     _check_changes(path, load_config(path / "config.yaml"), config)
     with _trainer(config) as trainer:
         directory = RunDirectory(path, config)
-        if not resume(trainer, directory, console) and not options.auto_resume:
+        if not resume(trainer, directory, console) and not repeated:
             raise UserError(f"{path} has no checkpoint to go on from")
         if trainer.frames >= config.total_frames:
             finished = f"{path} has trained on {trainer.frames:,} of {config.total_frames:,} frames"
-            if not options.auto_resume:
+            if not repeated:
                 raise UserError(f"{finished}; give a larger --total-frames to go on")
             console.message(f"{finished}: nothing to do")
             return 0
@@ -291,16 +289,18 @@ def _trainer(config: ExperimentConfig) -> Iterator[Trainer]:
 
 
 def _check_changes(path: Path, old: ExperimentConfig, new: ExperimentConfig) -> None:
-    for dotted in FIXED_ON_RESUME:
-        before, after = _lookup(old, dotted), _lookup(new, dotted)
-        if before != after:
-            raise UserError(f"{dotted} cannot change when a run is resumed: {path} has {before}, the command line {after}")
+    before, after = _leaves(old.model_dump()), _leaves(new.model_dump())
+    for name, value in before.items():
+        if name.startswith(FIXED_ON_RESUME) and value != after[name]:
+            raise UserError(f"{name} cannot change when a run is resumed: {path} has {value!r}, the command line {after[name]!r}")
 
 
-def _lookup(config: object, dotted: str) -> object:
-    for name in dotted.split("."):
-        config = getattr(config, name)
-    return config
+def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping's values by their dotted names."""
+    leaves: dict[str, Any] = {}
+    for name, value in values.items():
+        leaves |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return leaves
 
 
 def _configs_directory() -> Path:
@@ -329,6 +329,11 @@ def _is_users_fault(error: ValueError) -> bool:
 
         ours = (UserError, SuiteError)
     return isinstance(error, ours)
+
+
+def _check_choice(what: str, word: str, known: Sequence[str]) -> None:
+    if word not in known:
+        raise UserError(f"{what}: must be one of {', '.join(known)}, got {word!r}{_nearest(word, known)}")
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

@@ -60,7 +60,7 @@ class TerminalConsole:
 
     def message(self, text: str) -> None:
         """Prints a line above the block."""
-        self._terminal.print(Text(text))
+        self._terminal.print(Text(text), soft_wrap=True)
 
     def close(self) -> None:
         """Leaves the last figures on the screen and says what to type next. A second call does nothing."""
@@ -125,8 +125,8 @@ class RunView:
         self._started = self._updated = time.monotonic()
 
     def update(self, metrics: Metrics) -> None:
-        """Takes the figures of DESIGN section 7; those that are missing stay unknown."""
-        self._metrics = dict(metrics)
+        """Takes new figures by the names of `Trainer.metrics`; those that are missing stay what they were, or unknown."""
+        self._metrics |= metrics
         self._updated = time.monotonic()
 
     @property
@@ -220,17 +220,19 @@ class Status:
         title.add_row(Text.assemble((run.config.name, "bold"), (f"  {run.suite.name}", "dim")), str(run.directory))
 
         progress = Table.grid(padding=(0, 2))
-        before = f"{amount(run.frames)} / {amount(run.config.total_frames)} frames"
+        before = f"{amount(run.frames)} / {amount(float(run.config.total_frames))} frames"
         after = [f"{run.fraction:.0%}", f"{number(run.speed, ',.0f')} frames/s", f"{duration(run.left)} left"]
         figures = [before, *(after if width >= 72 else after[::2])]
         for _ in range(len(figures) + 1):
             progress.add_column(no_wrap=True)
-        bar = ProgressBar(total=1.0, completed=run.fraction, width=max(width - sum(len(figure) + 2 for figure in figures), 4))
-        progress.add_row(before, bar, *figures[1:])
+        room = max(width - sum(len(figure) + 2 for figure in figures), 4)
+        progress.add_row(before, bar(run.fraction, room, "cyan"), *figures[1:])
 
+        waiting = sum(not task.episodes > 0 for task in run.tasks)
         summary = Text.assemble(
             "mean score ",
             (number(run.score, ".3f"), "bold"),
+            f" ({waiting} task{'s' if waiting > 1 else ''} without an episode)" if waiting else "",
             f"   policy lag {number(run.policy_lag, '.1f')} updates   running for {duration(run.elapsed)}",
         )
         summary.truncate(width, overflow="ellipsis")
@@ -291,12 +293,8 @@ class Layout(NamedTuple):
         return table
 
     def _row(self, task: TaskFigures) -> list[RenderableType]:
-        score = 0.0 if math.isnan(task.score) else min(max(task.score, 0.0), 1.0)
-        cells: list[RenderableType] = [
-            shorten(task.name, self.name),
-            ProgressBar(total=1.0, completed=score, width=self.bar),
-            number(task.score, ".2f"),
-        ]
+        score = 0.0 if math.isnan(task.score) else task.score
+        cells: list[RenderableType] = [shorten(task.name, self.name), bar(score, self.bar, "green"), number(task.score, ".2f")]
         if self.episodes:
             cells.append(amount(task.episodes))
         if self.share:
@@ -304,20 +302,24 @@ class Layout(NamedTuple):
         return cells
 
 
+def bar(fraction: float, width: int, style: str) -> ProgressBar:
+    """A bar that is full at 1. Its colours are among the sixteen that every terminal has."""
+    completed = min(max(fraction, 0.0), 1.0)
+    return ProgressBar(1.0, completed, width=width, style="bright_black", complete_style=style, finished_style=style)
+
+
 def short_names(names: tuple[str, ...]) -> list[str]:
     """The names without the words that all of them begin and end with, such as `MiniGrid-` and `-v3`."""
     words = [name.split("-") for name in names]
-    least = min(map(len, words)) - 1  # each name keeps a word of its own
-    first = _common_words(words, least)
-    last = _common_words([parts[::-1] for parts in words], least - first)
+    most = min(map(len, words)) - 1 if len(names) > 1 else 0  # each name keeps a word of its own
+    last = _common_words([parts[::-1] for parts in words], most)
+    first = _common_words(words, most - last)
     return ["-".join(parts[first : len(parts) - last]) for parts in words]
 
 
 def _common_words(names: list[list[str]], most: int) -> int:
     """How many words all of several names begin with, `most` at the most."""
-    if len(names) == 1:
-        return 0
-    return next((count for count in range(most) if len({parts[count] for parts in names}) > 1), max(most, 0))
+    return next((count for count in range(most) if len({parts[count] for parts in names}) > 1), most)
 
 
 def shorten(name: str, width: int) -> str:

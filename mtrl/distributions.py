@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import gymnasium
 import torch
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
+@runtime_checkable
 class Distribution(Protocol):
     """A family of distributions over actions, parametrised by a head's output `[..., num_parameters]`."""
 

@@ -28,6 +28,11 @@ from mtrl.config import ExperimentConfig
 PACKAGES = ("torch", "numpy", "ray", "gymnasium", "envpool", "minigrid", "metaworld", "mujoco", "pydantic", "safetensors", "tensorboardX")
 GIB = 2**30
 OBJECT_STORE_BYTES = GIB // 2  # what mtrl.distributed.cluster gives Ray's object store
+SIMULATORS = {
+    "envpool": "environments step on gymnasium instead, 20 to 30 times slower",
+    "minigrid": "minigrid suites will not work, nor will their evaluation",
+    "metaworld": "metaworld suites will not work, nor will their evaluation",
+}
 CHILD_SECONDS = 120  # how long one check may take
 
 TORCH_FACTS = """
@@ -86,13 +91,14 @@ def examine(config: ExperimentConfig) -> int:
 
 def collect_findings(config: ExperimentConfig) -> list[Finding]:
     """Everything there is to say, the slow checks side by side."""
-    steps = _backends_to_try(config)
     with ThreadPoolExecutor(2) as pool:
+        listed = pool.submit(_run_ours, "print_backends", config.suite.name)
         torch = pool.submit(_run_python, TORCH_FACTS)
         ray = pool.submit(_run_python, "import ray.rllib")
-        stepped = [
-            pool.submit(_run_python, "import sys; from mtrl.doctor import step_once; step_once(*sys.argv[1:])", *step) for step in steps
-        ]
+        imported = {package: pool.submit(_run_python, f"import {package}") for package in SIMULATORS}
+        fault = listed.result().fault
+        steps = [] if fault else [(suite, backend) for suite, backend in json.loads(listed.result().output.splitlines()[-1])]
+        stepped = {(suite, backend): pool.submit(_run_ours, "step_once", suite, backend) for suite, backend in steps}
         return [
             *check_versions(),
             *check_names(),
@@ -100,8 +106,21 @@ def collect_findings(config: ExperimentConfig) -> list[Finding]:
             *check_memory(config),
             *check_torch(torch.result()),
             *check_ray(ray.result(), config),
-            *check_backends({step: future.result() for step, future in zip(steps, stepped, strict=True)}, config),
+            *check_simulators({package: child.result() for package, child in imported.items()}),
+            *(
+                [Finding("problem", "tasks", f"cannot be listed: {fault}")]
+                if fault
+                else check_backends({step: child.result() for step, child in stepped.items()}, config)
+            ),
         ]
+
+
+def print_backends(needed: str) -> None:
+    """Prints as JSON the suite `needed` and the first one of every other family, with each of their backends, the fastest first."""
+    from envs import list_suites, make_suite
+
+    suites = {name.partition("/")[0]: name for name in [*reversed(list_suites()), needed]}
+    print(json.dumps([(name, backend) for name in suites.values() for backend in make_suite(name).backends]))
 
 
 def step_once(suite_name: str, backend: str) -> None:
@@ -208,6 +227,15 @@ def check_ray(child: Child, config: ExperimentConfig) -> Iterator[Finding]:
         yield Finding("note", "ray", f"cannot be imported: {child.fault}; runs with --num-env-runners above 0 will not work")
 
 
+def check_simulators(imported: dict[str, Child]) -> Iterator[Finding]:
+    """Whether the packages with the environments can be imported, and what is lost without them."""
+    for package, child in imported.items():
+        if child.fault:
+            yield Finding("note", package, f"cannot be imported: {child.fault}; {SIMULATORS[package]}")
+        else:
+            yield Finding("ok", package, "imports")
+
+
 def check_backends(stepped: dict[tuple[str, str], Child], config: ExperimentConfig) -> Iterator[Finding]:
     """Every backend's one step. The default run needs the one that its suite takes."""
     served = [(suite, backend) for suite, backend in stepped if suite == config.suite.name]
@@ -258,21 +286,15 @@ def _first_numbers(path: str) -> tuple[float, ...] | None:
         return None
 
 
-def _backends_to_try(config: ExperimentConfig) -> list[tuple[str, str]]:
-    """The experiment's suite and the first one of every other family, with each of their backends, the fastest first."""
-    try:
-        from envs import list_suites, make_suite
-
-        suites = {name.partition("/")[0]: name for name in [*reversed(list_suites()), config.suite.name]}
-        return [(name, backend) for name in suites.values() for backend in make_suite(name).backends]
-    except Exception:  # a broken package may raise anything; the finding about `envs` says what
-        return []
+def _run_ours(function: str, *arguments: str) -> Child:
+    """Calls a function of this module in a new interpreter."""
+    return _run_python(f"import sys; from mtrl.doctor import {function}; {function}(*sys.argv[1:])", *arguments)
 
 
 def _run_python(code: str, *arguments: str) -> Child:
     """Runs `code` in a new interpreter that finds packages where this one does."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-c", code, *arguments]
+    command = [sys.executable, "-P", "-c", code, *arguments]  # -P: not the current folder's packages
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_SECONDS, env=environment)
     except subprocess.TimeoutExpired:

@@ -19,6 +19,7 @@ from mtrl.run_directory import RunDirectory, code_commit
 from mtrl.training import Trainer
 
 
+
 class Console(Protocol):
     """Where a person looks."""
 

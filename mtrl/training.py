@@ -21,6 +21,7 @@ QUEUE_LIMIT = 2  # batches that may wait for the learner
 POLL_SECONDS = 0.005  # how long one look at the source may block while the learner works
 
 
+
 class RolloutSource(Protocol):
     """Where rollouts come from. Called from one thread only."""
 
@@ -40,6 +41,7 @@ class RolloutSource(Protocol):
 
     def close(self) -> None:
         """Stops the runners."""
+
 
 
 class LearnerLike(Protocol):

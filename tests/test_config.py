@@ -45,7 +45,16 @@ def test_an_empty_file_is_the_default_with_its_own_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("3e6", 3e6), ("1e-3", 1e-3), ("2.5E+2", 250.0), ("6_000_000", 6_000_000), ("-1", -1), ("null", None), ("true", True), ("adam", "adam")],
+    [
+        ("3e6", 3e6),
+        ("1e-3", 1e-3),
+        ("2.5E+2", 250.0),
+        ("6_000_000", 6_000_000),
+        ("-1", -1),
+        ("null", None),
+        ("true", True),
+        ("adam", "adam"),
+    ],
 )
 def test_scalars_mean_what_a_reader_expects(text: str, value: object) -> None:
     assert read_scalar(text) == value
@@ -93,7 +102,11 @@ def test_one_optimiser_cannot_step_actor_and_critic_differently() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("- 1", "holds a list"), ("a: [", "is not YAML"), ("learner: {discount: 3}", "learner.discount: must be less than or equal to 1, got 3")],
+    [
+        ("- 1", "holds a list"),
+        ("a: [", "is not YAML"),
+        ("learner: {discount: 3}", "learner.discount: must be less than or equal to 1, got 3"),
+    ],
 )
 def test_a_fault_in_a_file_names_the_file(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
@@ -112,5 +125,3 @@ def test_override_leaves_the_original_and_checks_everything_again() -> None:
     config = parse_config({})
     assert override(config, {"learner.discount": 0.9}).learner.discount == 0.9
     assert config.learner.discount == 0.99
-
-

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -145,7 +146,7 @@ class MultiTaskIMPALA(Algorithm):
         self.config = self.config.copy(copy_frozen=False)
         self.config.state_server = f"mtrl-state-{uuid.uuid4().hex}"
         self.config.freeze()
-        self._server = StateServer.options(name=self.config.state_server).remote(0)
+        self._server = ray.remote(num_cpus=0)(StateServer).options(name=self.config.state_server).remote(0)
         super().setup(self.config)
         experiment = self.config.experiment()
         source = RaySource(self.env_runner_group, self._server, experiment.env_runners.rollouts_in_flight)
@@ -197,8 +198,6 @@ class MultiTaskIMPALA(Algorithm):
         if hasattr(self, "trainer"):
             self.trainer.close()
         super().cleanup()
-        import ray
-
         if hasattr(self, "_server"):
             ray.kill(self._server)
 

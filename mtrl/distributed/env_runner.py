@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+import traceback
+from typing import Any, NamedTuple
 
 import ray
 import torch
@@ -13,6 +14,13 @@ from ray.rllib.env.env_runner import EnvRunner
 
 from envs import make_suite
 from mtrl.collector import Collected, Collector, build_collector
+
+
+class Failure(NamedTuple):
+    """An error in a runner."""
+
+    error: Exception
+    traceback: str
 
 
 class MultiTaskEnvRunner(EnvRunner):
@@ -26,8 +34,17 @@ class MultiTaskEnvRunner(EnvRunner):
         self._server = ray.get_actor(config.state_server)
         self._collector: Collector | None = None
 
-    def sample(self, **kwargs: Any) -> Collected:
-        """One unroll with the newest weights."""
+    def sample(self, **kwargs: Any) -> Collected | Failure:
+        """One unroll with the newest weights, or what went wrong.
+
+        Errors are returned: RLlib ends a runner that raises, and what it said is lost with it.
+        """
+        try:
+            return self._sample()
+        except Exception as error:
+            return Failure(error, traceback.format_exc())
+
+    def _sample(self) -> Collected:
         if self._collector is None:
             # Not before the first unroll, so that a resumed run can still say which streams were used already.
             restarts = ray.get(self._server.register.remote(self.worker_index))

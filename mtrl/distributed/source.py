@@ -11,6 +11,7 @@ from ray.exceptions import RayActorError
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from mtrl.collector import Collected
+from mtrl.distributed.env_runner import Failure
 from mtrl.distributed.state_server import Published
 from mtrl.rollout import Arrays
 
@@ -65,12 +66,15 @@ class RaySource:
         results = self._group._worker_manager.fetch_ready_async_reqs(tags=TAG, timeout_seconds=POLL_SECONDS)
         arrived = []
         for result in results:
-            if result.ok:
-                arrived.append(result.get())
-            elif isinstance(result.get(), RayActorError):
+            value = result.get()
+            if isinstance(value, RayActorError):
                 self.lost += 1
+            elif isinstance(value, Failure):
+                raise value.error from RuntimeError(f"in runner {result.actor_id}:\n{value.traceback}")
+            elif not result.ok:
+                raise value
             else:
-                raise result.get()
+                arrived.append(value)
         return arrived
 
     def _probe(self) -> None:

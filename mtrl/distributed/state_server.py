@@ -17,9 +17,8 @@ class Published(NamedTuple):
     shares: np.ndarray
 
 
-@ray.remote(num_cpus=0, max_restarts=0)
 class StateServer:
-    """Keeps the newest version only; a reference that is replaced frees its arrays."""
+    """An actor that keeps the newest version only; a reference that is replaced frees its arrays."""
 
     def __init__(self, earlier_starts: int):
         self._earlier_starts = earlier_starts

@@ -32,7 +32,7 @@ class GridEncoder(nn.Module):
     def _expert() -> nn.Sequential:
         layers = nn.Sequential(nn.Conv2d(3, 16, 2), nn.ReLU(), nn.Conv2d(16, 32, 2), nn.ReLU(), nn.Conv2d(32, 64, 2))
         for layer, gain in ((layers[0], "relu"), (layers[2], "relu"), (layers[4], "linear")):
-            initialize(layer, nn.init.calculate_gain(gain))
+            initialize(layer, float(nn.init.calculate_gain(gain)))
         return layers
 
     def forward(self, obs: dict[str, UInt8[Tensor, "N 7 7 3"]]) -> Float[Tensor, "N K D"]:

@@ -1,0 +1,425 @@
+"""The command line: what it accepts, what it says about a fault, exit codes, and what it shows while training."""
+
+import io
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import rich.console
+
+from envs import Task, TaskSuite, make_suite
+from mtrl import cli
+from mtrl.cli import main
+from mtrl.config import ExperimentConfig, load_config
+from mtrl.console import PlainConsole, RunView, Status, TerminalConsole, amount, duration, short_names, shorten
+from mtrl.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+SHORT = ["--total-frames", "600", "--report-seconds", "60"]
+
+
+def python(*arguments: str, cwd: Path = ROOT, path: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(path), "COLUMNS": "100"}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
+
+
+def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command says about the user's fault: one line, exit code 2, nothing on standard output."""
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+    return err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of toy.yaml, not to be changed."""
+    directory = tmp_path_factory.mktemp("runs") / "toy"
+    assert main(["train", "toy", "--run-dir", str(directory), *SHORT]) == 0
+    return directory
+
+
+@pytest.fixture
+def copy(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "copy", symlinks=True))
+
+
+# What a command line means
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trian"], "no command 'trian'; there are train, evaluate, suites, doctor, bench; did you mean train?"),
+        (["train", "minigrid_mt33"], "no experiment minigrid_mt33: neither a file nor a name in configs/; did you mean minigrid_mt3?"),
+        (["train", "no/such.yaml"], "no experiment no/such.yaml"),
+        (["train", "toy", "mt3"], "'mt3' is one argument too many"),
+        (["train", "toy", "--learner.discont", "0.9"], "there is no option --learner.discont; did you mean --learner.discount?"),
+        (["train", "toy", "--learner.lambda", "0.9"], "did you mean --learner.lambda_?"),
+        (["train", "toy", "--total_framse=9"], "there is no option --total_framse; did you mean --total-frames?"),
+        (["train", "toy", "--xyzzy"], "there is no option --xyzzy; --help lists them"),
+        (["train", "toy", "--total-frames"], "Missing value for argument '--total-frames'"),
+        (["train", "toy", "--total-frames", "--seed", "3"], "Missing value for argument '--total-frames'"),
+        (["train", "toy", "--total-frames", "lots"], "total_frames: must be a valid integer, got 'lots'"),
+        (["train", "toy", "--total-frames", "0"], "total_frames: must be greater than or equal to 1, got 0"),
+        (["train", "toy", "--learner.discount", "1.5"], "learner.discount: must be less than or equal to 1, got 1.5"),
+        (["train", "toy", "--learner.precision", "half"], "learner.precision: must be 'auto', 'float32' or 'bfloat16', got 'half'"),
+        (["train", "toy", "--learner.normalize-advantages", "maybe"], "normalize_advantages: must be a valid boolean, got 'maybe'"),
+        (["train", "toy", "--seed", "-1", "--env-runners.slots", "0"], "got -1; env_runners.slots: must be greater than or equal to 1"),
+        (["train", "toy", "--suite.name", "tyo/three"], "there is no suite 'tyo/three'; did you mean toy/three?"),
+        (["train", "toy", "--suite.name", "toy/thre"], "did you mean three?"),
+        (["train", "toy", "--suite.name", "toy/coridor,cue"], "toy has no task 'coridor'; did you mean corridor?"),
+        (["train", "toy", "--suite.backend", "envpool"], "toy/three cannot run on envpool"),
+        (["train", "toy", "--env-runners.slots", "2"], "env_runners.slots is 2, but toy/three has 3 tasks"),
+        (["train", "toy", "--model.experts", "900"], "model.experts is 900, but the experts' features have"),
+        (["train", "toy", "--curriculum.scheduler", "unifrom"], "curriculum.scheduler: no scheduler 'unifrom'; known are uniform"),
+        (["train", "--resume", "no/such/run"], "there is no run directory no/such/run"),
+        (["train", "--resume", "configs"], "configs is not a run directory: it has no config.yaml"),
+        (["train", "toy", "--resume", "runs/x"], "leave out CONFIG (toy)"),
+        (["train", "--resume", "runs/x", "--run-dir", "runs/y"], "leave out --run-dir runs/y"),
+        (["train", "toy", "--auto-resume"], "--auto-resume needs --run-dir"),
+        (["evaluate"], "evaluate needs the directory of a run"),
+        (["evaluate", "no/such/run"], "there is no run directory no/such/run"),
+        (["evaluate", "configs"], "configs is not a run directory"),
+        (["evaluate", "runs/x", "--episodes", "0"], "--episodes: must be a whole number of 1 or more, got '0'"),
+        (["evaluate", "runs/x", "--episodes", "ten"], "--episodes: must be a whole number of 1 or more, got 'ten'"),
+        (["evaluate", "runs/x", "--episode", "1"], "there is no option --episode; did you mean --episodes?"),
+        (["evaluate", "runs/x", "--backend", "gym"], "--backend: must be one of envpool, gymnasium, got 'gym'; did you mean gymnasium?"),
+        (["bench"], "bench: must be one of throughput, peers, learner, got ''"),
+        (["bench", "thruput"], "got 'thruput'; did you mean throughput?"),
+        (["doctor", "--fast"], "there is no option --fast"),
+        (["suites", "minigrid"], "'minigrid' is one argument too many"),
+    ],
+)
+def test_a_fault_is_one_sentence(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    assert said in complaint(arguments, capsys)
+    assert not (tmp_path / "runs").exists()
+
+
+def options(*arguments: str) -> ExperimentConfig:
+    return cli.parse_with_experiment(cli.TrainOptions(), arguments, "train", "", cli._starting_experiment)[1]
+
+
+def test_overrides_have_the_types_of_their_fields() -> None:
+    config = options(
+        "toy",
+        *("--total-frames", "3e6", "--seed=7", "--name", "12", "--learner.discount", ".9", "--learner.actor.learning_rate", "1e-4"),
+        *("--learner.actor.max-grad-norm", "40", "--learner.critic.max-grad-norm", "null", "--learner.threads", "None"),
+        *("--learner.normalize-advantages", "false", "--model.trunks", "shared", "--learner.lambda_", "0.5", "--num-env-runners", "3"),
+    )
+    assert (config.total_frames, config.seed, config.name, config.learner.discount) == (3_000_000, 7, "12", 0.9)
+    assert (config.learner.actor.learning_rate, config.learner.actor.max_grad_norm, config.learner.critic.max_grad_norm) == (
+        1e-4,
+        40.0,
+        None,
+    )
+    assert (config.learner.threads, config.learner.normalize_advantages, config.model.trunks) == (None, False, "shared")
+    assert (config.learner.lambda_, config.env_runners.num_env_runners) == (0.5, 3)
+    assert config.suite.name == "toy/three", "what is not overridden comes from the file"
+
+
+def test_the_default_experiment_is_mt3() -> None:
+    assert options() == load_config(ROOT / "configs" / "minigrid_mt3.yaml")
+
+
+def test_a_path_and_a_bare_name_mean_the_same_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert cli.find_config(str(ROOT / "configs" / "toy.yaml")) == cli.find_config("toy") == cli.find_config("toy.yaml")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy.yaml").write_text("seed: 5")
+    assert options("toy.yaml").seed == 5, "a file that exists goes before ours"
+
+
+def test_overrides_are_checked_with_the_file_they_change(tmp_path: Path) -> None:
+    """The line is read against the default experiment first, whose rules must not decide."""
+    path = tmp_path / "shared.yaml"
+    path.write_text("model: {trunks: shared}\nlearner: {actor_updates: 4, critic_updates: 4}")
+    assert options(str(path), "--learner.rho-bar", "2").learner.actor_updates == 4
+    with pytest.raises(UserError, match="make them equal"):
+        options(str(path), "--learner.actor-updates", "2")
+
+
+# Front door
+
+
+def test_help_is_quick_to_import_and_shows_the_files_values() -> None:
+    code = (
+        "import sys\nfrom mtrl.cli import main\n"
+        "try:\n    main(['train', 'toy', '--help'])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "heavy = {'torch', 'ray', 'envs', 'gymnasium', 'numpy'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert "--learner.actor.learning-rate NUMBER" in done.stdout
+    assert "(default: toy/three)" in done.stdout and "[CONFIG]" in done.stdout
+    assert "Probability" not in done.stdout and "None" not in done.stdout
+
+
+def test_launch_shows_the_commands_and_passes_the_exit_code_on(tmp_path: Path) -> None:
+    shown = python(str(ROOT / "launch.py"), cwd=tmp_path)
+    assert shown.returncode == 0 and all(command in shown.stdout for command in cli.COMMANDS)
+    failed = python(str(ROOT / "launch.py"), "train", "nosuch", cwd=tmp_path)
+    assert failed.returncode == 2 and failed.stderr.startswith("error: no experiment nosuch") and "Traceback" not in failed.stderr
+
+
+def test_another_envs_package_is_named(tmp_path: Path) -> None:
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "__init__.py").write_text("")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from mtrl.cli import main; sys.exit(main(['suites']))"
+    done = python("-c", code)
+    assert done.returncode == 2 and "is not this project's" in done.stderr and str(tmp_path) in done.stderr
+
+
+def test_errors_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(arguments: list[str], program: str) -> int:
+        raise ValueError("a bug")
+
+    monkeypatch.setitem(cli.COMMANDS, "suites", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        main(["suites"])
+
+
+def test_an_interrupt_before_training_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(arguments: list[str], program: str) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "suites", interrupted)
+    assert main(["suites"]) == 130
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    done = subprocess.run(
+        f"{sys.executable} launch.py train --help | head -1", shell=True, capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert done.stderr == ""
+
+
+def test_suites_lists_every_task(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["suites"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"minigrid/mt3 +3 +envpool, gymnasium +image 7×7×3 uint8 +7 actions", out)
+    assert all(name in out for name in make_suite("minigrid/mt7").names)
+
+
+# Training
+
+
+def test_training_in_this_process_never_imports_ray(tmp_path: Path) -> None:
+    code = f"import sys; from mtrl.cli import main; code = main({['train', 'toy', '--run-dir', 'run', *SHORT]!r}); assert 'ray' not in sys.modules"
+    done = python("-c", code + "; sys.exit(code)", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "toy: 3 tasks of toy/three, 600 frames, into run"
+    assert re.match(r"\d+ of 600 frames \(100.0%\), [\d,]+ frames/s, 0:00 left, score ", lines[1])
+    assert lines[-1].endswith("evaluate run")
+
+
+def test_a_run_leaves_its_experiment_metrics_and_policy(trained: Path) -> None:
+    assert load_config(trained / "config.yaml").total_frames == 600
+    assert json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])["summary/frames"] >= 600
+    assert (trained / "checkpoints" / "latest").exists() and any((trained / "policy").iterdir())
+
+
+def test_a_run_is_not_overwritten(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (trained / "metrics.jsonl").read_text()
+    assert "is not an empty folder" in complaint(["train", "toy", "--run-dir", str(trained), *SHORT], capsys)
+    assert (trained / "metrics.jsonl").read_text() == before
+
+
+def test_resume_goes_on_with_the_runs_own_experiment(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--resume", str(copy), "--total-frames", "1200"]) == 0
+    assert "resumed" in capsys.readouterr().out
+    assert load_config(copy / "config.yaml").total_frames == 1200, "the next resume knows the new goal"
+    frames = [json.loads(line)["summary/frames"] for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    assert frames == sorted(frames) and 600 <= frames[0] < 1200 <= frames[-1]
+
+
+def test_a_finished_run_says_what_would_go_on(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--resume", str(trained)]) == 2
+    assert "give a larger --total-frames" in capsys.readouterr().err
+
+
+def test_what_a_checkpoint_depends_on_cannot_change(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = complaint(["train", "--resume", str(trained), "--model.experts", "3"], capsys)
+    assert "model.experts cannot change" in said and "has 2, the command line 3" in said
+
+
+def test_other_tasks_are_refused_by_name(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--resume", str(trained), "--suite.name", "toy/cue,corridor", "--total-frames", "9000"]) == 2
+    said = capsys.readouterr().err
+    assert "corridor, constant, cue" in said and "cue, corridor" in said
+
+
+def test_a_damaged_checkpoint_is_a_sentence(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (step,) = [path for path in (copy / "checkpoints").iterdir() if not path.is_symlink()]
+    for file in step.iterdir():
+        file.write_bytes(file.read_bytes()[:-4])
+    assert main(["train", "--resume", str(copy), "--total-frames", "9000"]) == 2
+    assert re.fullmatch(r"error: .*\n", capsys.readouterr().err)
+
+
+def test_auto_resume_begins_goes_on_and_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", "toy", "--run-dir", str(tmp_path / "run"), "--auto-resume", *SHORT]
+    assert main(command) == 0
+    assert "resumed" not in capsys.readouterr().out
+    assert main([*command, "--total-frames", "900"]) == 0
+    assert "resumed" in capsys.readouterr().out
+    assert main([*command, "--total-frames", "900"]) == 0, "a job that is started once too often is no failure"
+    assert "nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_ends_with_its_code(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "launch.py"), "train", "toy", "--run-dir", "run", "--total-frames", "1e9"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:  # until the first report
+        if "frames/s" in line:
+            break
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code and "Traceback" not in err
+    assert (tmp_path / "run" / "checkpoints" / "latest").exists() and "train --resume run" in out
+
+
+def test_evaluate_plays_and_shows_scores(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(copy), "--episodes", "2"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"constant +1\.00 \(1\.00 – 1\.00\)", out) and "toy-v1, but episodes 2" in out
+    assert json.loads(next((copy / "evaluation").rglob("results.json")).read_text())["tasks"]["cue"]["n"] == 2
+
+
+def test_an_unknown_checkpoint_is_a_sentence(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "has no checkpoint '7'" in complaint(["evaluate", str(trained), "--checkpoint", "7"], capsys)
+
+
+# What is shown
+
+
+def suite_of(num_tasks: int) -> TaskSuite:
+    toy = make_suite("toy/three")
+    words = ("press", "button-press-topdown", "hand", "peg-insert-side", "door")
+    tasks = tuple(Task(f"family-{words[index % 5]}-{index:02}-v3", toy.tasks[0].make_env) for index in range(num_tasks))
+    return TaskSuite("family/all", tasks, toy.observation_space, toy.action_space, toy.adapt, "family")
+
+
+def view_of(num_tasks: int) -> RunView:
+    view = RunView(ExperimentConfig(), suite_of(num_tasks), Path("runs/minigrid_mt3-20260101-120000"))
+    metrics = {"summary/frames": 1.5e6, "summary/frames_per_second": 12345.0, "summary/score_mean": 0.512, "summary/policy_lag": 1.25}
+    for index, name in enumerate(view.suite.names[1:], 1):
+        metrics |= {f"tasks/{name}/score": index / 100, f"tasks/{name}/episodes": 1000.0 * index, f"tasks/{name}/share_trained": 0.25}
+    view.update(metrics)
+    return view
+
+
+def rendered(view: RunView, width: int, height: int) -> list[str]:
+    console = rich.console.Console(record=True, width=width, height=height, file=io.StringIO())
+    console.print(Status(view))
+    return console.export_text().splitlines()
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 24), (120, 40), (200, 60)])
+@pytest.mark.parametrize("num_tasks", [1, 3, 10, 50])
+def test_the_status_block_fits_and_shows_every_task(num_tasks: int, width: int, height: int) -> None:
+    lines = rendered(view_of(num_tasks), width, height)
+    assert max(map(len, lines)) <= width and len(lines) < height
+    text = "\n".join(lines)
+    assert "1.50 M / 6.00 M frames" in text and "25%" in text and "12,345 frames/s" in text and "6:04 left" in text
+    assert "mean score 0.512" in text and "policy lag 1.2 updates" in text
+    assert [f"{index / 100:.2f}" for index in range(1, num_tasks)] == sorted(re.findall(r"(?<=  )0\.\d\d(?!\d)", text))
+    assert all(f"{index:02}" in text for index in range(num_tasks)), "the ends of the names tell the tasks apart"
+
+
+def test_a_row_shows_score_episodes_and_share() -> None:
+    (row,) = [line for line in rendered(view_of(3), 80, 24) if "hand-02" in line]
+    assert re.fullmatch(r"hand-02 .* 0\.02 +2000 +25% *", row)
+    (unknown,) = [line for line in rendered(view_of(3), 80, 24) if "press-00" in line]
+    assert re.fullmatch(r"press-00 +– +– +– *", unknown)
+
+
+def test_tasks_without_an_episode_are_counted_and_figures_stay_until_replaced() -> None:
+    view = view_of(3)
+    assert "0.512 (1 task without an episode)" in "\n".join(rendered(view, 100, 24))
+    view.update({"summary/frames": 2e6, f"tasks/{view.suite.names[0]}/episodes": 1.0})
+    text = "\n".join(rendered(view, 100, 24))
+    assert "without" not in text and "2.00 M / 6.00 M" in text and "12,345 frames/s" in text
+
+
+def test_bars_are_as_long_as_the_scores() -> None:
+    view = view_of(3)
+    name = view.suite.names[1]
+    lengths = []
+    for score in (0.0, 0.25, 0.5, 1.0, 7.0):
+        view.update({f"tasks/{name}/score": score})
+        (row,) = [line for line in rendered(view, 100, 24) if line.startswith("button")]
+        lengths.append(row.count("━"))
+    assert lengths[0] == 0 and lengths[3] == lengths[4] == 40
+    assert lengths[1:3] == [10, 20]
+
+
+def test_a_window_that_is_too_small_says_how_many_tasks_it_hides() -> None:
+    lines = rendered(view_of(50), 60, 14)
+    assert len(lines) < 14 and max(map(len, lines)) <= 60
+    shown = sum(len(re.findall(r"-\d\d", line)) for line in lines[4:])
+    assert f"and {50 - shown} more tasks" in lines[-1] and shown > 10
+
+
+def test_the_block_is_drawn_and_leaves_the_next_command(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    console = TerminalConsole(rich.console.Console(file=stream, force_terminal=True, width=100, height=30), "python launch.py")
+    (tmp_path / "checkpoints" / "latest").mkdir(parents=True)
+    console.start(ExperimentConfig(), suite_of(3), tmp_path)
+    console.update({"summary/frames": 6e6, "summary/score_mean": 0.75})
+    console.message("warning: [not markup]")
+    console.close()
+    console.close()
+    out = stream.getvalue()
+    assert "0.750" in out and "warning: [not markup]" in out
+    assert out.count(f"python launch.py evaluate {tmp_path}") == 1 and "--resume" not in out
+
+
+def test_an_unfinished_run_is_told_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "checkpoints" / "latest").mkdir(parents=True)
+    console = PlainConsole("python launch.py")
+    console.start(ExperimentConfig(), suite_of(3), tmp_path)
+    console.update({"summary/frames": 3e6})
+    console.close()
+    assert f"python launch.py train --resume {tmp_path}" in capsys.readouterr().out
+
+
+def test_plain_lines_name_the_weakest_of_many_tasks() -> None:
+    view = view_of(50)
+    assert "lowest: button-press-topdown-01 0.01, hand-02 0.02, " in view.line() and "\n" not in view.line()
+    assert len(view.line()) < 300
+    assert "press-00 –, button-press-topdown-01 0.01, hand-02 0.02" in view_of(3).line()
+
+
+def test_names_lose_what_they_share_but_stay_different() -> None:
+    assert short_names(("MiniGrid-A-v0", "MiniGrid-B-C-v0")) == ["A", "B-C"]
+    assert short_names(("push-v3", "push-wall-v3")) == ["push", "push-wall"]
+    assert short_names(("push-v3",)) == ["push-v3"]
+    assert shorten("button-press-topdown", 9) == "butt…down" and shorten("door", 9) == "door"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0, "0"), (9999.0, "9999"), (12_345.0, "12.3 k"), (95e4, "950 k"), (1.5e6, "1.50 M"), (2e9, "2.00 G")]
+)
+def test_amounts(value: float, text: str) -> None:
+    assert amount(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(5.9, "0:05"), (392.0, "6:32"), (3723.0, "1:02:03"), (277_500.0, "3 d 05:05"), (math.nan, "–")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,117 @@
+"""The same trainer on real Ray actors, as the command line and as RLlib's users start it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ray
+from helpers import fingerprint, toy_config
+from ray import tune
+
+from mtrl.config import ConfigError
+from mtrl.distributed import MultiTaskIMPALA, MultiTaskIMPALAConfig, ResourceError
+from mtrl.distributed.cluster import check_resources, start_ray
+
+ROOT = Path(__file__).parent.parent
+RAY_TOY = {"env_runners__num_env_runners": 1, "env_runners__slots": 12, "total_frames": 10_000_000}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    start_ray()
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def algorithm():
+    algorithm = MultiTaskIMPALAConfig.from_experiment(toy_config(**RAY_TOY)).build_algo()
+    yield algorithm
+    algorithm.stop()
+
+
+def test_trains_and_speaks_rllibs_language(algorithm, tmp_path):
+    first, second = algorithm.train(), algorithm.train()
+    assert second["timesteps_total"] > first["timesteps_total"] > 0
+    assert second["env_runners"]["num_env_steps_sampled_lifetime"] == algorithm.trainer.frames
+    assert second["env_runners"]["episode_return_mean"] > 0
+    assert set(second["learners"]["default_policy"]) == {"policy_loss", "vf_loss", "entropy"}
+    # Rollouts are made with versions that the learner had published, never newer ones, and runners do get new ones.
+    assert 0 <= second["summary/policy_lag"] < 10
+    assert second["tasks/cue/policy_lag"] >= 0
+
+    path = algorithm.save_to_path(str(tmp_path / "checkpoint"))
+    saved = algorithm.trainer.state_dict()
+    restored = MultiTaskIMPALA.from_checkpoint(path)
+    try:
+        state = restored.trainer.state_dict()
+        for component in ("learner", "curriculum", "statistics"):
+            assert fingerprint(state[component]) == fingerprint(saved[component])
+        assert restored.train()["timesteps_total"] > saved["statistics"]["frames"].sum()
+    finally:
+        restored.stop()
+
+
+def test_a_killed_runner_comes_back(algorithm):
+    algorithm.train()
+    manager = algorithm.env_runner_group._worker_manager
+    ray.kill(manager.actors()[1], no_restart=False)
+    before, end = algorithm.trainer.updates, time.monotonic() + 60
+    while algorithm.trainer.updates < before + 20:
+        assert time.monotonic() < end, "no rollouts since the runner was killed"
+        algorithm.trainer.step()
+
+
+def test_runners_stop_when_nobody_takes_their_rollouts(algorithm):
+    source = algorithm.trainer._source
+    while not source.collect(1.0):
+        pass
+    time.sleep(1.0)
+    assert algorithm.env_runner_group.num_in_flight_async_reqs() <= 2
+    assert sum(len(source.collect(0.0)) for _ in range(2)) <= 4
+
+
+def test_tune_searches_over_it():
+    import mtrl.distributed.algorithm  # noqa: F401  (registers the name)
+
+    config = MultiTaskIMPALAConfig.from_experiment(toy_config(**RAY_TOY)).training(lr=tune.grid_search([1e-3, 1e-4]))
+    config.env_runners(num_cpus_per_env_runner=0.5)
+    tuner = tune.Tuner("MultiTaskIMPALA", param_space=config, run_config=tune.RunConfig(stop={"training_iteration": 1}, verbose=0))
+    results = tuner.fit()
+    assert not results.errors
+    rates = {result.config["lr"] for result in results}
+    assert rates == {1e-3, 1e-4}
+    assert all(result.metrics["timesteps_total"] > 0 for result in results)
+
+
+def test_rllibs_words_reach_the_experiment():
+    config = MultiTaskIMPALAConfig.from_experiment(ROOT / "configs" / "minigrid_mt7.yaml")
+    config.env_runners(num_env_runners=8).training(lr=0.5, gamma=0.5, entropy_coeff=0.25).debugging(seed=7)
+    experiment = config.experiment()
+    assert experiment.suite.name == "minigrid/mt7"
+    assert experiment.env_runners.num_env_runners == 8
+    assert experiment.learner.actor.learning_rate == experiment.learner.critic.learning_rate == 0.5
+    assert (experiment.learner.discount, experiment.learner.entropy_cost, experiment.seed) == (0.5, 0.25, 7)
+    with pytest.raises(ConfigError, match="only a local learner"):
+        config.learners(num_learners=2).validate()
+
+
+def test_more_runners_than_cores_is_said_before_waiting():
+    with pytest.raises(ResourceError, match="num_env_runners 1000 needs 1000 CPU, but Ray has"):
+        check_resources(toy_config(env_runners__num_env_runners=1000))
+
+
+def test_an_error_in_an_environment_is_shown_and_not_waited_for():
+    code = (
+        "from helpers import toy_config; from mtrl.distributed import build_ray_trainer; import envs.toy, ray\n"
+        "config = toy_config(env_runners__num_env_runners=1, suite__backend='envpool')\n"
+        "algorithm, trainer = build_ray_trainer(config)\n"
+        "while True: trainer.step()"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests", capture_output=True, text=True, timeout=90, check=False)
+    assert run.returncode == 1
+    assert "toy/three cannot run on envpool" in run.stderr

@@ -1,0 +1,156 @@
+"""The doctor: what it finds, and whether a broken package is a line of its report."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from mtrl import doctor
+from mtrl.config import ExperimentConfig, override
+from mtrl.distributed.cluster import OBJECT_STORE_BYTES
+from mtrl.doctor import Child, Finding
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ExperimentConfig()
+GOOD = Child("", None)
+STEPPED = {(CONFIG.suite.name, "envpool"): GOOD, (CONFIG.suite.name, "gymnasium"): GOOD, ("toy/three", "gymnasium"): GOOD}
+
+
+def examined(broken: dict[str, str], tmp_path: Path) -> tuple[int, str]:
+    """Exit code and report of a doctor that meets these packages before the installed ones."""
+    for package, text in broken.items():
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text(text)
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.path.insert(0, {str(tmp_path)!r}); "
+        "from mtrl.cli import main; sys.exit(main(['doctor']))"
+    )
+    environment = {**os.environ, "COLUMNS": "200"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.returncode, done.stdout
+
+
+def levels(findings: list[Finding]) -> list[str]:
+    return [finding.level for finding in findings]
+
+
+def test_broken_packages_are_lines_and_exit_code_1(tmp_path: Path) -> None:
+    code, report = examined({"ray": "raise ImportError('libray.so is gone')", "envpool": "raise ImportError('GLIBC')"}, tmp_path)
+    assert code == 1
+    assert re.search(
+        r"problem +ray +cannot be imported: ImportError: libray\.so is gone; without it only --num-env-runners 0 works", report
+    )
+    assert re.search(r"note +envpool +cannot be imported: ImportError: GLIBC; environments step on gymnasium instead", report)
+    assert re.search(r"ok +minigrid on gymnasium +steps minigrid/mt3", report)
+    assert "The default run (minigrid_mt3) cannot start: 1 problem above." in report
+
+
+def test_what_the_default_run_does_not_need_is_a_note(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(doctor, "collect_findings", lambda config: [Finding("ok", "a", "b"), Finding("note", "c", "d")])
+    assert doctor.examine(CONFIG) == 0
+    out = capsys.readouterr().out
+    assert "The default run (minigrid_mt3) can start." in out and "torch 2." in out
+    monkeypatch.setattr(doctor, "collect_findings", lambda config: [Finding("problem", "a", "b")])
+    assert doctor.examine(CONFIG) == 1
+
+
+def test_only_the_default_runs_backend_is_needed() -> None:
+    broken = Child("", "ModuleNotFoundError: No module named 'minigrid'")
+    other = STEPPED | {(CONFIG.suite.name, "gymnasium"): broken}
+    assert levels(list(doctor.check_backends(other, CONFIG))) == ["ok", "note", "ok"]
+    asked = override(CONFIG, {"suite.backend": "gymnasium"})
+    assert levels(list(doctor.check_backends(other, asked))) == ["ok", "problem", "ok"]
+    assert levels(list(doctor.check_backends({}, CONFIG))) == ["problem"]
+
+
+def test_cores_that_runners_reserve_and_do_not_have_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 4.0)
+    for runners, level in ((3, "ok"), (4, "note"), (5, "problem")):
+        config = override(CONFIG, {"env_runners.num_env_runners": runners})
+        assert levels(list(doctor.check_cores(config))) == [level]
+
+
+def test_a_control_group_limits_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"/sys/fs/cgroup/cpu.max": (50_000.0, 100_000.0), "/sys/fs/cgroup/memory.max": (3e9,), "/sys/fs/cgroup/memory.current": (2e9,)}
+    monkeypatch.setattr(doctor, "_first_numbers", files.get)
+    assert doctor.usable_cores() == 0.5
+    assert doctor.usable_memory() == 1e9
+    older = {"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": (-1.0,), "/sys/fs/cgroup/cpu/cpu.cfs_period_us": (100_000.0,)}
+    monkeypatch.setattr(doctor, "_first_numbers", older.get)
+    assert doctor.usable_cores() == len(os.sched_getaffinity(0)), "-1 is no limit"
+
+
+def test_a_small_shared_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.OBJECT_STORE_BYTES == OBJECT_STORE_BYTES
+    usage = type("Usage", (), {"free": 64 * 2**20})
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage)
+    (memory, shared) = doctor.check_memory(CONFIG)
+    assert shared.level == "note" and "0.1 GiB free" in shared.text and "--shm-size" in shared.text
+    assert levels(list(doctor.check_memory(override(CONFIG, {"env_runners.num_env_runners": 0})))) == [memory.level]
+
+
+def test_ray_is_a_note_for_a_run_without_it() -> None:
+    broken = Child("", "ImportError: no")
+    assert levels(list(doctor.check_ray(broken, CONFIG))) == ["problem"]
+    assert levels(list(doctor.check_ray(broken, override(CONFIG, {"env_runners.num_env_runners": 0})))) == ["note"]
+    assert levels(list(doctor.check_ray(GOOD, CONFIG))) == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ('{"gpus": ["H200"], "bfloat16": true, "built_for_cuda": true}', ["H200", "in hardware"]),
+        ('{"gpus": [], "bfloat16": false, "built_for_cuda": false}', ["runs on the CPU", "computes in float32"]),
+    ],
+)
+def test_torch_facts(facts: str, said: list[str]) -> None:
+    findings = list(doctor.check_torch(Child(f"a warning\n{facts}\n", None)))
+    assert levels(findings) == ["ok", "ok"]
+    assert all(text in finding.text for text, finding in zip(said, findings, strict=True))
+    assert levels(list(doctor.check_torch(Child("", "it crashed with signal 4")))) == ["problem"]
+
+
+def test_version_pairs_come_from_the_packages_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"mujoco": "3.4.0", "metaworld": "3.1.1"}
+    monkeypatch.setattr(doctor, "_version", installed.get)
+    wanted = [Requirement("mujoco==3.3.0"), Requirement("numpy>=1"), Requirement("pytest>99; extra == 'dev'")]
+    assert list(doctor._conflicts(wanted, "metaworld")) == [
+        "mujoco 3.4.0 is installed, but metaworld wants ==3.3.0; they may fail together"
+    ]
+    assert list(doctor._conflicts([Requirement("torch>=2.8")], "this project")) == ["torch is not installed; this project wants torch>=2.8"]
+
+
+def test_our_own_requirements_are_found() -> None:
+    names = {requirement.name for requirement in doctor._own_requirements()}
+    assert {"torch", "ray", "gymnasium", "envpool", "minigrid"} <= names
+
+
+def test_a_foreign_envs_package_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "__init__.py").write_text("def make_suite(): ...")
+    assert levels(list(doctor.check_names())) == ["ok"]
+    monkeypatch.syspath_prepend(tmp_path)
+    (finding,) = doctor.check_names()
+    assert finding.level == "problem" and str(tmp_path) in finding.text
+
+
+def test_a_crash_is_a_sentence() -> None:
+    assert doctor._run_python("import os; os.abort()").fault == "it crashed with signal 6"
+    assert doctor._run_python("raise KeyError('x')").fault == "KeyError: 'x'"
+
+
+def test_a_broken_backend_names_the_one_that_works() -> None:
+    stepped = STEPPED | {(CONFIG.suite.name, "envpool"): Child("", "it crashed with signal 6")}
+    (problem,) = [finding for finding in doctor.check_backends(stepped, CONFIG) if finding.level == "problem"]
+    assert problem.subject == "minigrid on envpool" and problem.text == "it crashed with signal 6; --suite.backend gymnasium works"
+
+
+def test_a_child_that_hangs_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "CHILD_SECONDS", 0.2)
+    child = doctor._run_python("import time; time.sleep(60)")
+    assert child.fault == "it did not finish within 0.2 s"

@@ -1,0 +1,178 @@
+"""The learner on rollouts whose right answer is known."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from helpers import fingerprint, toy_config
+
+from envs import make_suite
+from mtrl.collector import build_collector
+from mtrl.learner import MAX_SKIPPED, Learner, NonFiniteError
+from mtrl.losses import normalize_per_task, step_weights
+from mtrl.models.rows import make_rows
+from mtrl.rollout import Rollout, concatenate
+
+CPU = torch.device("cpu")
+
+
+def collect(config, unrolls=1, version=0):
+    suite = make_suite(config.suite.name)
+    collector = build_collector(config, suite, runner=0)
+    collector.set_weights(version, Learner(config, suite).actor_weights())
+    return [collector.collect().rollout for _ in range(unrolls)]
+
+
+@pytest.mark.parametrize("unroll_length", [4, 10, 11])
+@pytest.mark.parametrize("truncated", [True, False])
+def test_constant_reward_converges_to_its_discounted_sum(unroll_length, truncated):
+    """Reward 1 for ever and γ = 0.9: every value is 10, wherever rollouts end or a time limit cuts. RLlib 2.60 arrives at 5.43."""
+    config = toy_config(
+        "toy/constant", learner__discount=0.9, env_runners__unroll_length=unroll_length, learner__critic={"learning_rate": 0.01}
+    )
+    suite = make_suite(config.suite.name)
+    learner = Learner(config, suite)
+    collector = build_collector(config, suite, runner=0)
+    for _ in range(300):
+        collector.set_weights(learner.version, learner.actor_weights())
+        rollout = collector.collect().rollout
+        if not truncated:
+            # The same stream without a limit: nothing ends, and the reset steps pay like all others.
+            everywhere = np.ones_like(rollout.valid)
+            rollout = rollout._replace(truncated=~everywhere, valid=everywhere, rewards=np.ones_like(rollout.rewards))
+        learner.update(rollout, 0.0)
+    obs = {"vector": rollout.obs["vector"][0]}
+    values = learner.policy(make_rows(obs, rollout.task_ids, 1, CPU)).values
+    assert values.detach().numpy() == pytest.approx(10.0, abs=0.15)
+
+
+def test_learns_the_toy_tasks():
+    config = toy_config(env_runners__slots=24, env_runners__unroll_length=16, learner__entropy_cost=0.003, learner__actor={"learning_rate": 3e-3})
+    suite = make_suite(config.suite.name)
+    learner = Learner(config, suite)
+    collector = build_collector(config, suite, runner=0)
+    episodes = []
+    for _ in range(150):
+        collector.set_weights(learner.version, learner.actor_weights())
+        collected = collector.collect()
+        episodes = (episodes + collected.episodes)[-200:]
+        learner.update(collected.rollout, 0.0)
+    for task in range(suite.num_tasks):
+        returns = [e.episode_return for e in episodes if e.task_id == task]
+        assert suite.score(task, np.mean(returns)) > 0.85, suite.names[task]
+
+
+@pytest.mark.parametrize("suite", ["minigrid/mt3", "minigrid/mt7"])
+@pytest.mark.parametrize("trunks", ["separate", "shared"])
+@pytest.mark.parametrize("heads", ["multi", "single"])
+def test_sharing_repeats_changes_no_number(suite, trunks, heads):
+    """Same outputs and, after one update, the same weights as when every observation is evaluated."""
+    weights = []
+    for share in (True, False):
+        config = toy_config(
+            suite,
+            model__share_repeats=share,
+            model__trunks=trunks,
+            model__heads=heads,
+            env_runners__slots=14,
+            learner__actor={"name": "rmsprop", "epsilon": 1.0},
+            learner__critic={"name": "rmsprop", "epsilon": 1.0},
+        )
+        learner = Learner(config, make_suite(suite))
+        statistics = learner.update(collect(toy_config(suite, env_runners__slots=14, model__trunks=trunks, model__heads=heads))[0], 0.0)
+        assert (statistics["rows"] < 0.9 * 9 * 14) == share
+        weights.append(learner.policy_weights())
+    start = Learner(config, make_suite(suite)).policy_weights()
+    moved = max(np.abs(weights[0][name] - start[name]).max() for name in start)
+    apart = max(np.abs(weights[0][name] - weights[1][name]).max() for name in start)
+    assert moved > 100 * apart
+
+
+def test_behaviour_log_probs_are_those_of_the_weights_that_acted():
+    for suite in ("toy/three", "minigrid/mt3"):
+        config = toy_config(suite)
+        rollout = collect(config)[0]
+        learner = Learner(config, make_suite(suite))
+        statistics = learner.update(rollout, 0.0)
+        assert statistics["vtrace/rho_mean"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_weights_count_tasks_or_frames():
+    valid = torch.tensor([[True, True, True], [True, False, True]])
+    task_ids = torch.tensor([0, 0, 2])
+    tasks = step_weights(valid, task_ids, 3, equal_tasks=True)
+    assert torch.allclose(tasks, torch.tensor([[1 / 6, 1 / 6, 1 / 4], [1 / 6, 0, 1 / 4]]))
+    frames = step_weights(valid, task_ids, 3, equal_tasks=False)
+    assert torch.allclose(frames, valid / 5)
+
+
+def test_advantages_are_normalized_within_each_task():
+    advantages = torch.tensor([[1.0, 100.0, 300.0], [3.0, 500.0, 7.0]])
+    valid = torch.tensor([[True, True, True], [True, False, True]])
+    result = normalize_per_task(advantages, valid, torch.tensor([0, 1, 1]), 2)
+    own = torch.tensor([100.0, 300.0, 7.0])
+    assert torch.allclose(result[:, 0], torch.tensor([-1.0, 1.0]), atol=1e-5)
+    assert torch.allclose(torch.stack([result[0, 1], result[0, 2], result[1, 2]]), (own - own.mean()) / own.std(correction=0), atol=1e-4)
+
+
+def test_a_batch_that_is_not_finite_is_never_applied_and_its_task_is_named():
+    config = toy_config()
+    learner = Learner(config, make_suite(config.suite.name))
+    good = collect(config)[0]
+    rewards = good.rewards.copy()
+    rewards[2, good.task_ids == 1] = np.nan
+    bad = good._replace(rewards=rewards)
+    before = learner.policy_weights()
+    for skipped in range(1, MAX_SKIPPED):
+        learner.update(bad, 0.0)
+        assert learner.skipped == skipped
+    assert all(np.array_equal(before[name], after) for name, after in learner.policy_weights().items())
+    learner.update(good, 0.0)  # a good one begins the count anew
+    for _ in range(MAX_SKIPPED - 1):
+        learner.update(bad, 0.0)
+    with pytest.raises(NonFiniteError, match="constant"):
+        learner.update(bad, 0.0)
+
+
+def test_the_critic_keeps_its_own_pace():
+    config = toy_config(learner__actor_updates=3, learner__critic_updates=1)
+    learner = Learner(config, make_suite(config.suite.name))
+    learner.update(collect(config)[0], 0.0)
+    steps = {name: {int(s["step"]) for s in o.state.values()} for name, o in learner._optimizers.items()}
+    assert steps == {"actor": {3}, "critic": {1}}
+
+
+def test_the_learning_rate_falls_to_zero():
+    config = toy_config(learner__actor={"decay": True}, learner__critic={"decay": True})
+    learner = Learner(config, make_suite(config.suite.name))
+    before = learner.policy_weights()
+    learner.update(collect(config)[0], 1.0)
+    assert all(np.array_equal(before[name], after) for name, after in learner.policy_weights().items())
+
+
+def test_a_restored_learner_goes_on_to_the_same_weights():
+    config = toy_config()
+    suite = make_suite(config.suite.name)
+    rollouts = collect(config, 4)
+    first, second = Learner(config, suite), Learner(config, suite)
+    for rollout in rollouts[:2]:
+        first.update(rollout, 0.0)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))  # torch's optimisers keep the tensors they are given
+    for rollout in rollouts[2:]:
+        first.update(rollout, 0.0)
+        second.update(rollout, 0.0)
+    assert fingerprint(first.state_dict()) == fingerprint(second.state_dict())
+
+
+def test_concatenated_rollouts_are_sorted_by_task_and_keep_every_step():
+    rollouts = collect(toy_config(), 3)
+    whole = concatenate(rollouts)
+    assert (np.diff(whole.task_ids) >= 0).all()
+    assert whole.num_frames == sum(rollout.num_frames for rollout in rollouts)
+    for task in range(3):
+        apart = np.sort(np.concatenate([r.rewards[:, r.task_ids == task].ravel() for r in rollouts]))
+        np.testing.assert_array_equal(np.sort(whole.rewards[:, whole.task_ids == task].ravel()), apart)
+    assert isinstance(whole, Rollout)

@@ -1,0 +1,146 @@
+"""Runs from start to end, as the command line starts them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import fingerprint, toy_config
+
+from mtrl.checkpoint import CheckpointError, load_checkpoint, resolve, steps
+from mtrl.evaluation.runner import evaluate_run
+from mtrl.run import resume, run_training, save
+from mtrl.run_directory import RunDirectory, RunDirectoryError
+from mtrl.training import build_trainer
+
+ROOT = Path(__file__).parent.parent
+
+
+class Silent:
+    """A console that remembers what it was told."""
+
+    def __init__(self):
+        self.messages = []
+
+    def start(self, config, suite, directory):
+        pass
+
+    def update(self, metrics):
+        pass
+
+    def message(self, text):
+        self.messages.append(text)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    config = toy_config(total_frames=4000, report_seconds=0.2, env_runners__slots=12)
+    directory = RunDirectory.create(tmp_path_factory.mktemp("runs") / "run", config)
+    trainer = build_trainer(config)
+    assert run_training(trainer, directory, Silent()) == 0
+    return directory, trainer
+
+
+def test_a_run_leaves_what_is_needed(finished):
+    directory, trainer = finished
+    assert trainer.frames >= 4000
+    assert {"config.yaml", "versions.json", "metrics.jsonl", "checkpoints", "policy"} <= {p.name for p in directory.path.iterdir()}
+    assert list(directory.path.glob("events.out.tfevents.*"))
+    rows = directory.read_metrics()
+    assert rows[-1]["summary/frames"] == trainer.frames
+    assert RunDirectory.open(directory.path).config == trainer.config
+    assert steps(directory.policies) == steps(directory.checkpoints) == [trainer.frames]
+
+
+def test_tensorboard_shows_the_same_numbers(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    directory, trainer = finished
+    events = EventAccumulator(str(directory.path))
+    events.Reload()
+    last = directory.read_metrics()[-1]
+    for name in ("summary/score_mean", "tasks/cue/return"):
+        assert events.Scalars(name)[-1].value == pytest.approx(last[name], rel=1e-5)
+        assert events.Scalars(name)[-1].step == trainer.frames
+    assert "custom_scalars__config__" in str(events.Tags())
+
+
+def test_a_resumed_run_has_every_component(finished):
+    directory, trainer = finished
+    other = build_trainer(trainer.config)
+    assert resume(other, directory, Silent())
+    for component in ("learner", "statistics", "curriculum"):
+        assert fingerprint(other.state_dict()[component]) == fingerprint(trainer.state_dict()[component])
+
+
+def test_other_tasks_are_refused(finished):
+    directory, _ = finished
+    with pytest.raises(CheckpointError, match="trained on corridor, constant, cue, but this experiment has cue, constant"):
+        resume(build_trainer(toy_config("toy/cue,constant")), directory, Silent())
+
+
+def test_evaluation_is_repeatable_and_complete(finished):
+    directory, trainer = finished
+    first, second = (evaluate_run(directory) for _ in range(2))
+    assert first["episodes"] == second["episodes"]
+    assert {name: task["n"] for name, task in first["tasks"].items()} == dict.fromkeys(trainer.suite.names, 5)
+    assert first["tasks"]["constant"]["score"]["value"] == 1.0
+    interval = first["score_mean"]
+    assert interval["low"] <= interval["value"] <= interval["high"]
+    assert first["changed"] == {}
+    assert evaluate_run(directory, episodes=2)["changed"] == {"episodes": 2}
+    written = json.loads((directory.path / "evaluation" / str(trainer.frames) / "results.json").read_text())
+    assert written["protocol"] == "toy-v1"
+
+
+def test_folders_that_are_no_runs(tmp_path):
+    with pytest.raises(RunDirectoryError, match="there is no run directory"):
+        RunDirectory.open(tmp_path / "missing")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirectoryError, match=r"has no config\.yaml"):
+        RunDirectory.open(tmp_path)
+    with pytest.raises(RunDirectoryError, match="--resume"):
+        RunDirectory.create(tmp_path, toy_config())
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_unfinished_line_of_metrics_is_passed_over_and_resumed_frames_are_dropped(tmp_path):
+    directory = RunDirectory.create(tmp_path / "run", toy_config())
+    rows = [{"summary/frames": frames} for frames in (100, 200, 300)]
+    (directory.path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"summary/fra')
+    assert directory.read_metrics() == rows
+    directory.forget_after(200)
+    assert directory.read_metrics() == rows[:2]
+
+
+def test_a_disk_that_refuses_is_a_warning(tmp_path):
+    config = toy_config()
+    directory = RunDirectory.create(tmp_path / "run", config)
+    directory.checkpoints.write_text("a file where the folder should be")
+    console = Silent()
+    save(build_trainer(config), directory, console)
+    assert "cannot save" in console.messages[0]
+    assert "training goes on" in console.messages[0]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_ends(tmp_path, number, code):
+    path = tmp_path / "run"
+    command = [sys.executable, "launch.py", "train", "toy", "--run-dir", str(path), "--total-frames", "100_000_000"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not (path / "metrics.jsonl").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    process.send_signal(number)
+    output = process.communicate(timeout=30)[0]
+    assert process.returncode == code, output
+    assert "Traceback" not in output
+    assert load_checkpoint(resolve(path / "checkpoints", "latest")).manifest.step > 0

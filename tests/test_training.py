@@ -1,0 +1,96 @@
+"""The loop: repeatable, resumable, fair to every task, and without Ray."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import fingerprint, toy_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtrl.config import ConfigError
+from mtrl.curriculum import with_floor
+from mtrl.curriculum.allocation import Allocator
+from mtrl.training import build_trainer
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(("suite", "backend"), [("toy/three", "gymnasium"), ("minigrid/mt3", "gymnasium")])
+def test_a_seed_repeats_bit_for_bit(suite, backend):
+    states = []
+    for seed in (0, 0, 1):
+        trainer = build_trainer(toy_config(suite, suite__backend=backend, seed=seed))
+        for _ in range(4):
+            assert trainer.step()
+        states.append(fingerprint(trainer.state_dict()))
+    assert states[0] == states[1] != states[2]
+
+
+def test_a_restored_trainer_is_where_the_other_was():
+    config = toy_config()
+    trainer = build_trainer(config)
+    for _ in range(5):
+        trainer.step()
+    state = trainer.state_dict()
+    other = build_trainer(config)
+    other.load_state_dict(state)
+    restored = other.state_dict()
+    for component in ("learner", "curriculum", "statistics"):
+        assert fingerprint(restored[component]) == fingerprint(state[component])
+    assert fingerprint(restored["source"]["collector"]) == fingerprint(state["source"]["collector"])
+    assert restored["source"]["restarts"] == state["source"]["restarts"] + 1
+    assert (other.frames, other.updates) == (trainer.frames, trainer.updates)
+    other.step()
+    assert other.frames > trainer.frames
+
+
+def test_metrics_have_the_documented_names_and_add_up():
+    trainer = build_trainer(toy_config())
+    for _ in range(12):
+        trainer.step()
+    metrics = trainer.metrics()
+    assert metrics["summary/frames"] == trainer.frames == sum(metrics[f"tasks/{name}/frames"] for name in trainer.suite.names)
+    assert sum(metrics[f"tasks/{name}/share_trained"] for name in trainer.suite.names) == pytest.approx(1)
+    assert {"summary/score_mean", "learner/policy_loss", "learner/entropy", "vtrace/rho_mean", "throughput/env_steps"} <= set(metrics)
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert metrics["tasks/cue/policy_lag"] == 0
+
+
+def test_ray_is_not_imported_in_process():
+    code = (
+        "import sys; from mtrl.training import build_trainer; from mtrl.config import load_config;"
+        "build_trainer(load_config('configs/toy.yaml')).step(); print('ray' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def test_fewer_slots_than_tasks_is_refused():
+    with pytest.raises(ConfigError, match="2, but toy/three has 3 tasks"):
+        build_trainer(toy_config(env_runners__slots=2))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 60), st.integers(0, 10**6))
+def test_shares_come_true_over_time(num_tasks, slots, seed):
+    rng = np.random.default_rng(seed)
+    shares = rng.dirichlet(np.full(num_tasks, 0.3))
+    allocator = Allocator(num_tasks, slots, rng)
+    total = np.zeros(num_tasks)
+    for unroll in range(1, 201):
+        counts = allocator.allocate(shares)
+        assert counts.sum() == slots
+        assert (counts >= 0).all()
+        total += counts
+        if unroll == 200:
+            assert np.abs(total / (slots * unroll) - shares).max() < 0.02
+
+
+def test_the_floor_keeps_every_task_alive():
+    probabilities = with_floor(np.array([1.0, 0, 0, 0]), 0.2)
+    assert probabilities.sum() == pytest.approx(1)
+    assert probabilities.min() == pytest.approx(0.2 / 4)
