@@ -215,8 +215,9 @@ def test_suites_lists_every_task(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_training_in_this_process_never_imports_ray(tmp_path: Path) -> None:
-    code = f"import sys; from mtrl.cli import main; code = main({['train', 'toy', '--run-dir', 'run', *SHORT]!r}); assert 'ray' not in sys.modules"
-    done = python("-c", code + "; sys.exit(code)", cwd=tmp_path)
+    arguments = ["train", "toy", "--run-dir", "run", *SHORT]
+    code = f"import sys; from mtrl.cli import main; code = main({arguments!r}); assert 'ray' not in sys.modules; sys.exit(code)"
+    done = python("-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "toy: 3 tasks of toy/three, 600 frames, into run"

@@ -69,6 +69,7 @@ class MultiTaskIMPALAConfig(AlgorithmConfig):
         gamma: Any = NotProvided,
         entropy_coeff: Any = NotProvided,
         total_frames: Any = NotProvided,
+        **kwargs: Any,
     ) -> Self:
         """The learner's settings that are searched most; `tune.grid_search` may stand for each.
 
@@ -77,7 +78,9 @@ class MultiTaskIMPALAConfig(AlgorithmConfig):
             gamma: discount.
             entropy_coeff: weight of the entropy.
             total_frames: where a decaying learning rate arrives at 0.
+            kwargs: what RLlib itself passes when Tune rebuilds a configuration from a dictionary; without effect here.
         """
+        super().training(**kwargs)
         given = {"lr": lr, "gamma": gamma, "entropy_coeff": entropy_coeff, "total_frames": total_frames}
         for name, value in given.items():
             if value is not NotProvided:
