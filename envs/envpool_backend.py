@@ -74,7 +74,9 @@ class _Pool:
         try:
             import envpool
         except ImportError as error:
-            raise SuiteError(f"the envpool backend needs the envpool package ({error}); install it or set suite.backend to gymnasium") from None
+            raise SuiteError(
+                f"the envpool backend needs the envpool package ({error}); install it or set suite.backend to gymnasium"
+            ) from None
         self.size = len(seeds)
         self._pool: Any = envpool.make(
             envpool_id, env_type="gymnasium", num_envs=self.size, seed=seeds, num_threads=min(num_threads, self.size)

@@ -27,7 +27,7 @@ ACHIEVABLE_RETURN = {
 }
 
 OBSERVATION_SPACE = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (7, 7, 3), np.uint8)})
-ACTION_SPACE = gymnasium.spaces.Discrete(7)
+ACTION_SPACE: gymnasium.Space = gymnasium.spaces.Discrete(7)
 
 
 def names() -> list[str]:

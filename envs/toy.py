@@ -12,7 +12,7 @@ from envs.task import Task, TaskSuite, UnknownTaskError
 
 SIZE = 8
 OBSERVATION_SPACE = gymnasium.spaces.Dict({"vector": gymnasium.spaces.Box(0.0, 1.0, (SIZE,), np.float32)})
-ACTION_SPACE = gymnasium.spaces.Discrete(3)
+ACTION_SPACE: gymnasium.Space = gymnasium.spaces.Discrete(3)
 
 
 class Corridor(gymnasium.Env[dict[str, np.ndarray], int]):

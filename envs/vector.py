@@ -39,7 +39,6 @@ class Step(NamedTuple):
     episodes: list[Episode]
 
 
-
 class VectorTasks(Protocol):
     """B slots over the tasks of a suite, always all stepped together; rows are sorted by task id.
 
@@ -76,7 +75,6 @@ class VectorTasks(Protocol):
 
     def close(self) -> None:
         """Frees the environments."""
-
 
 
 class Backend(Protocol):
@@ -239,5 +237,7 @@ def check_counts(counts: Sequence[int] | np.ndarray, suite: TaskSuite) -> np.nda
     """
     array = np.asarray(counts, np.int64)
     if array.shape != (suite.num_tasks,) or (array < 0).any() or array.sum() < 1:
-        raise SuiteError(f"{suite.name} has {suite.num_tasks} tasks and needs a number of slots for each, at least one in all; got {counts}")
+        raise SuiteError(
+            f"{suite.name} has {suite.num_tasks} tasks and needs a number of slots for each, at least one in all; got {counts}"
+        )
     return array

@@ -71,7 +71,7 @@ def learner(config: ExperimentConfig) -> None:
 
 
 def peers(config: ExperimentConfig) -> None:
-    """This system and RLlib's IMPALA on the same tasks, in turns, each in a process of its own."""
+    """Frames per second of this system and of RLlib's IMPALA on the same tasks, in turns, each in a process of its own."""
     _describe(config)
     ours: list[float] = []
     theirs: list[float] = []

@@ -124,7 +124,7 @@ def load_checkpoint(path: Path) -> Loaded:
 
 def newest_valid(root: Path) -> tuple[Loaded | None, list[str]]:
     """The newest checkpoint that is whole, and a sentence for each damaged one that was passed over."""
-    problems = []
+    problems: list[str] = []
     for step in reversed(steps(root)):
         try:
             return load_checkpoint(root / str(step)), problems

@@ -30,7 +30,10 @@ FIXED_ON_RESUME = ("model.", "learner.actor.name", "learner.critic.name", "curri
 def main(arguments: Sequence[str]) -> int:
     """Runs one command and returns the exit code: 0, 1 for a failure, 2 for a fault of the user's, 130 and 143 for signals."""
     try:
-        return _dispatch(list(arguments))
+        try:
+            return _dispatch(list(arguments))
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

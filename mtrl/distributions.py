@@ -36,15 +36,19 @@ class Categorical:
         self.num_parameters = num_actions
 
     def sample(self, parameters: Float[Tensor, "N A"], generator: torch.Generator) -> Int[Tensor, " N"]:
+        """One action drawn for each row."""
         return torch.multinomial(parameters.softmax(-1), 1, generator=generator).squeeze(-1)
 
     def mode(self, parameters: Float[Tensor, "*N A"]) -> Int[Tensor, "*N"]:
+        """The action with the largest parameter."""
         return parameters.argmax(-1)
 
     def log_prob(self, parameters: Float[Tensor, "*N A"], actions: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+        """Ln π(a)"""
         return parameters.log_softmax(-1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
     def entropy(self, parameters: Float[Tensor, "*N A"]) -> Float[Tensor, "*N"]:
+        """-Σ π ln π"""
         log_probs = parameters.log_softmax(-1)
         return -(log_probs.exp() * log_probs).sum(-1)
 

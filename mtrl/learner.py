@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from envs import TaskSuite
-from mtrl.config import ExperimentConfig, LearnerConfig, OptimizerConfig
+from mtrl.config import ExperimentConfig, OptimizerConfig
 from mtrl.losses import entropy_loss, normalize_per_task, policy_gradient_loss, step_weights, value_loss
 from mtrl.models.policy import Policy, build_policy
 from mtrl.models.rows import Rows, arrange, make_rows
@@ -125,7 +125,8 @@ class Learner:
     def _step(self, batch: Batch, progress: float, *, actor: bool, critic: bool) -> dict[str, float]:
         losses, statistics = self._losses(batch)
         optimizers = self._optimizers_of(actor=actor, critic=critic)
-        loss = sum(losses.values()) if len(self._optimizers) == 1 else sum(losses[name] for name in optimizers)
+        shared = len(self._optimizers) == 1
+        loss = torch.stack([losses[name] for name in (losses if shared else optimizers)]).sum()
         for optimizer in optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -207,12 +208,14 @@ class Learner:
         """The first task whose steps alone give a loss or gradient that is not finite."""
         parameters = list(self.policy.parameters())
         for task, name in enumerate(self._suite.names):
-            alone = batch._replace(weights=torch.where(batch.task_ids == task, batch.weights, 0.0))
-            # A NaN of another task must not reach the sum through 0 · NaN.
-            for field in ("rewards", "behaviour_log_probs"):
-                tensor = getattr(batch, field)
-                alone = alone._replace(**{field: torch.where(batch.task_ids == task, tensor, 0.0)})
-            loss = sum(self._losses(alone)[0].values())
+            own = batch.task_ids == task
+            # The others' rewards and probabilities are left out, too: 0 · NaN would be NaN.
+            alone = batch._replace(
+                weights=torch.where(own, batch.weights, 0.0),
+                rewards=torch.where(own, batch.rewards, 0.0),
+                behaviour_log_probs=torch.where(own, batch.behaviour_log_probs, 0.0),
+            )
+            loss = torch.stack(list(self._losses(alone)[0].values())).sum()
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             if not torch.isfinite(loss) or not all(torch.isfinite(g).all() for g in gradients if g is not None):
                 return name

@@ -19,7 +19,6 @@ from mtrl.run_directory import RunDirectory, code_commit
 from mtrl.training import Trainer
 
 
-
 class Console(Protocol):
     """Where a person looks."""
 

@@ -41,7 +41,9 @@ class RunDirectory:
         path = path or Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         try:
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                raise RunDirectoryError(f"{path} exists and is not an empty folder; go on with --resume {path}, or choose another --run-dir")
+                raise RunDirectoryError(
+                    f"{path} exists and is not an empty folder; go on with --resume {path}, or choose another --run-dir"
+                )
             path.mkdir(parents=True, exist_ok=True)
             (path / "config.yaml").write_text(dump_yaml(config))
             (path / "versions.json").write_text(json.dumps(versions(), indent=1))

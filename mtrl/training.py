@@ -21,7 +21,6 @@ QUEUE_LIMIT = 2  # batches that may wait for the learner
 POLL_SECONDS = 0.005  # how long one look at the source may block while the learner works
 
 
-
 class RolloutSource(Protocol):
     """Where rollouts come from. Called from one thread only."""
 
@@ -43,17 +42,25 @@ class RolloutSource(Protocol):
         """Stops the runners."""
 
 
-
 class LearnerLike(Protocol):
     """What the loop needs of a learner; `mtrl.learner.Learner` is one."""
 
     version: int
 
-    def update(self, rollout: Rollout, progress: float) -> dict[str, float]: ...
-    def actor_weights(self) -> Arrays: ...
-    def policy_weights(self) -> Arrays: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
+        """Statistics of one batch's optimiser steps."""
+
+    def actor_weights(self) -> Arrays:
+        """What runners act with."""
+
+    def policy_weights(self) -> Arrays:
+        """Actor and critic."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state_dict`."""
 
 
 class InProcessSource:

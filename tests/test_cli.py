@@ -140,6 +140,14 @@ def test_a_path_and_a_bare_name_mean_the_same_file(monkeypatch: pytest.MonkeyPat
     assert options("toy.yaml").seed == 5, "a file that exists goes before ours"
 
 
+def test_an_installed_package_brings_its_experiments_along(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    installed = tmp_path / "site-packages" / "mtrl" / "_configs"
+    installed.mkdir(parents=True)
+    (installed / "mine.yaml").write_text("")
+    monkeypatch.setattr(cli, "__file__", str(installed.parent / "cli.py"))
+    assert cli.find_config("mine") == installed / "mine.yaml"
+
+
 def test_overrides_are_checked_with_the_file_they_change(tmp_path: Path) -> None:
     """The line is read against the default experiment first, whose rules must not decide."""
     path = tmp_path / "shared.yaml"
@@ -197,11 +205,15 @@ def test_an_interrupt_before_training_is_130(monkeypatch: pytest.MonkeyPatch) ->
     assert main(["suites"]) == 130
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
-    done = subprocess.run(
-        f"{sys.executable} launch.py train --help | head -1", shell=True, capture_output=True, text=True, cwd=ROOT, timeout=60
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["suites"]])
+def test_a_reader_that_leaves_is_no_error(arguments: list[str]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "launch.py", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     )
-    assert done.stderr == ""
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.wait(60) in (1, 128 + signal.SIGPIPE)  # rich ends the program itself, with 1
+    assert process.stderr.read() == ""
 
 
 def test_suites_lists_every_task(capsys: pytest.CaptureFixture[str]) -> None:
@@ -338,6 +350,7 @@ def test_the_status_block_fits_and_shows_every_task(num_tasks: int, width: int, 
     assert "1.50 M / 6.00 M frames" in text and "25%" in text and "12,345 frames/s" in text and "6:04 left" in text
     assert "mean score 0.512" in text and "policy lag 1.2 updates" in text
     assert [f"{index / 100:.2f}" for index in range(1, num_tasks)] == sorted(re.findall(r"(?<=  )0\.\d\d(?!\d)", text))
+    assert set(lines[4].split()) <= {"task", "score", "episodes", "share"}, "nothing is cut off"
     assert all(f"{index:02}" in text for index in range(num_tasks)), "the ends of the names tell the tasks apart"
 
 

@@ -177,7 +177,15 @@ def test_toy_values_are_those_of_the_best_actions(task, actions):
 
 def test_scores_follow_the_published_range():
     suite = envs.make_suite("minigrid/mt7")
-    assert suite.names == ("LavaGapS7", "RedBlueDoors-6x6", "MemoryS11", "DoorKey-6x6", "DistShift1", "SimpleCrossingS9N2", "MultiRoom-N2-S4")
+    assert suite.names == (
+        "LavaGapS7",
+        "RedBlueDoors-6x6",
+        "MemoryS11",
+        "DoorKey-6x6",
+        "DistShift1",
+        "SimpleCrossingS9N2",
+        "MultiRoom-N2-S4",
+    )
     # 1 - 0.9 · steps / max_steps of the optimal solutions.
     for task, (steps, limit) in enumerate([(8, 196), (8, 720), (15, 605), (11, 360), (11, 252), (15, 324), (5, 40)]):
         assert suite.score(task, 1 - 0.9 * steps / limit) == pytest.approx(1.0, abs=1e-4)
@@ -186,7 +194,13 @@ def test_scores_follow_the_published_range():
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("minigrid/mt8", "mt"), ("minigird/mt7", "minigrid/mt7"), ("minigrid/DoorKey-6x7", "DoorKey-6x6"), ("toy/corider", "corridor"), ("", "suites are")],
+    [
+        ("minigrid/mt8", "mt"),
+        ("minigird/mt7", "minigrid/mt7"),
+        ("minigrid/DoorKey-6x7", "DoorKey-6x6"),
+        ("toy/corider", "corridor"),
+        ("", "suites are"),
+    ],
 )
 def test_unknown_names_get_the_nearest(name, hint):
     with pytest.raises(envs.SuiteError, match=hint) as error:

@@ -39,9 +39,8 @@ def test_mix_equals_mixing_the_basis_with_gradients():
     x = features(9, 4, 64).requires_grad_()
     weights = torch.randn(9, 4, generator=torch.Generator().manual_seed(1), requires_grad=True)
     target = torch.randn(9, 64, generator=torch.Generator().manual_seed(2))
-    gradients = []
-    for y in (mix(x, weights), (weights[:, None] @ orthogonalize(x))[:, 0]):
-        gradients.append((y, *torch.autograd.grad((y * target).sum(), (x, weights))))
+    both = (mix(x, weights), (weights[:, None] @ orthogonalize(x))[:, 0])
+    gradients = [(y, *torch.autograd.grad((y * target).sum(), (x, weights))) for y in both]
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 

@@ -50,7 +50,9 @@ def test_constant_reward_converges_to_its_discounted_sum(unroll_length, truncate
 
 
 def test_learns_the_toy_tasks():
-    config = toy_config(env_runners__slots=24, env_runners__unroll_length=16, learner__entropy_cost=0.003, learner__actor={"learning_rate": 3e-3})
+    config = toy_config(
+        env_runners__slots=24, env_runners__unroll_length=16, learner__entropy_cost=0.003, learner__actor={"learning_rate": 3e-3}
+    )
     suite = make_suite(config.suite.name)
     learner = Learner(config, suite)
     collector = build_collector(config, suite, runner=0)

@@ -9,7 +9,6 @@ import numpy as np
 from mtrl.stats import TaskStatistics
 
 
-
 class Scheduler(Protocol):
     """Turns what is known of each task into the share of trained frames it should get next."""
 

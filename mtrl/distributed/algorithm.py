@@ -137,6 +137,8 @@ class MultiTaskIMPALAConfig(AlgorithmConfig):
 class MultiTaskIMPALA(Algorithm):
     """Runs `mtrl.training.Trainer` over RLlib's runners and learner."""
 
+    config: Any
+
     trainer: Trainer
 
     @classmethod

@@ -122,7 +122,9 @@ def play(
 def summarize(suite: TaskSuite, rows: list[Episode]) -> dict[str, Any]:
     """Scores and success rates with intervals, per task and over tasks."""
     rng = np.random.default_rng(0)
-    scores = [np.array([float(suite.score(task, row.episode_return)) for row in rows if row.task_id == task]) for task in range(suite.num_tasks)]
+    scores = [
+        np.array([float(suite.score(task, row.episode_return)) for row in rows if row.task_id == task]) for task in range(suite.num_tasks)
+    ]
     tasks = {}
     for task, name in enumerate(suite.names):
         own = [row for row in rows if row.task_id == task]

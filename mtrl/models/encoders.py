@@ -26,16 +26,18 @@ class GridEncoder(nn.Module):
         super().__init__()
         # Separate small convolutions: on a CPU one grouped convolution takes twice their time.
         self.experts = nn.ModuleList(self._expert() for _ in range(num_experts))
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @staticmethod
     def _expert() -> nn.Sequential:
         layers = nn.Sequential(nn.Conv2d(3, 16, 2), nn.ReLU(), nn.Conv2d(16, 32, 2), nn.ReLU(), nn.Conv2d(32, 64, 2))
-        for layer, gain in ((layers[0], "relu"), (layers[2], "relu"), (layers[4], "linear")):
-            initialize(layer, float(nn.init.calculate_gain(gain)))
+        for layer in (layers[0], layers[2]):
+            initialize(layer, nn.init.calculate_gain("relu"))
+        initialize(layers[4], 1.0)
         return layers
 
     def forward(self, obs: dict[str, UInt8[Tensor, "N 7 7 3"]]) -> Float[Tensor, "N K D"]:
+        """The experts' features of N views."""
         image = obs["image"].float().permute(0, 3, 1, 2)
         # Flattened in memory's order (height, width, channel), which costs no copy.
         return torch.stack([expert(image).permute(0, 2, 3, 1).flatten(1) for expert in self.experts], dim=1)
@@ -55,6 +57,7 @@ class VectorEncoder(nn.Module):
         )
 
     def forward(self, obs: dict[str, Num[Tensor, "N size"]]) -> Float[Tensor, "N K D"]:
+        """The experts' features of N vectors."""
         return torch.stack([expert(obs["vector"].float()) for expert in self.experts], dim=1)
 
 

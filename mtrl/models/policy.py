@@ -29,6 +29,7 @@ class Trunk(nn.Module):
         self._mix = mix if model.orthogonal else mix_plain
 
     def forward(self, rows: Rows) -> Float[Tensor, "N D"]:
+        """The feature that heads read."""
         return torch.tanh(self._mix(self.encoder(rows.obs), self.gate(rows.task_ids)))
 
 
@@ -45,6 +46,7 @@ class Actor(nn.Module):
         self.head = _make_head(model, suite, self.trunk.feature_size, self.distribution.num_parameters, output_gain=0.01)
 
     def forward(self, rows: Rows) -> Float[Tensor, "N P"]:
+        """Parameters of the action distribution."""
         return self.head(self.trunk(rows), rows.counts)
 
 
@@ -58,6 +60,7 @@ class Critic(nn.Module):
         self.head = _make_head(model, suite, feature_size, 1, output_gain=1.0)
 
     def forward(self, rows: Rows, shared_features: Float[Tensor, "N D"] | None) -> Float[Tensor, " N"]:
+        """Values, from the shared trunk's features where there is one."""
         features = self.trunk(rows) if self.trunk is not None else shared_features
         return self.head(features, rows.counts).squeeze(-1)
 

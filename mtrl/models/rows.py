@@ -7,6 +7,7 @@ same numbers for a fraction of the work.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -57,7 +58,7 @@ def can_share(obs: Arrays) -> bool:
 def row_keys(obs: Arrays) -> list[bytes]:
     """The bytes of each row of `[N, ...]` arrays: equal exactly where the observations are."""
     keys = [_bytes_per_row(obs[name]) for name in sorted(obs)]
-    return keys[0] if len(keys) == 1 else [b"".join(parts) for parts in zip(*keys, strict=True)]
+    return [b"".join(parts) for parts in zip(*keys, strict=True)] if len(keys) > 1 else keys[0]
 
 
 def first_occurrences(keys: list[bytes], task_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +66,7 @@ def first_occurrences(keys: list[bytes], task_ids: np.ndarray) -> tuple[np.ndarr
     first: list[int] = []
     inverse = np.empty(len(keys), np.int64)
     starts = np.flatnonzero(np.diff(task_ids, prepend=-1, append=-1)).tolist()
-    for start, stop in zip(starts[:-1], starts[1:], strict=True):
+    for start, stop in itertools.pairwise(starts):
         seen: dict[bytes, int] = {}
         base = len(first)
         positions = [seen.setdefault(key, len(seen)) for key in keys[start:stop]]
@@ -77,7 +78,8 @@ def first_occurrences(keys: list[bytes], task_ids: np.ndarray) -> tuple[np.ndarr
 
 def _bytes_per_row(array: np.ndarray) -> list[bytes]:
     flat = np.ascontiguousarray(array).reshape(len(array), -1)
-    return flat.view(np.dtype((np.void, flat.shape[1] * flat.itemsize))).ravel().tolist()
+    rows: list[bytes] = flat.view(np.dtype((np.void, flat.shape[1] * flat.itemsize))).ravel().tolist()  # type: ignore[assignment]
+    return rows
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
