@@ -178,14 +178,10 @@ def build_collector(config: ExperimentConfig, suite: TaskSuite, runner: int, res
     """The collector of runner number `runner`; runners and restarts never share a stream of random numbers.
 
     Raises:
-        ConfigError: fewer slots than tasks.
+        ConfigError: the suite cannot be collected as the experiment says.
     """
+    check_fit(config, suite)
     runners = config.env_runners
-    if runners.slots < suite.num_tasks:
-        raise ConfigError(
-            f"env_runners.slots is {runners.slots}, but {suite.name} has {suite.num_tasks} tasks and each needs a slot: "
-            f"set it to {suite.num_tasks} or more"
-        )
     tasks = suite.make(
         runners.slots,
         backend=config.suite.backend,
@@ -198,6 +194,22 @@ def build_collector(config: ExperimentConfig, suite: TaskSuite, runner: int, res
     rng = np.random.default_rng([config.seed, runner, restart_count])
     actor = build_policy(config.model, suite, config.seed).actor
     return Collector(tasks, actor, runners.unroll_length, rng, runner=runner, device=device)
+
+
+def check_fit(config: ExperimentConfig, suite: TaskSuite) -> None:
+    """What can be known before any environment is made.
+
+    Raises:
+        ConfigError: fewer slots than tasks, or a backend that lacks a task.
+    """
+    slots, backend = config.env_runners.slots, config.suite.backend
+    if slots < suite.num_tasks:
+        raise ConfigError(
+            f"env_runners.slots is {slots}, but {suite.name} has {suite.num_tasks} tasks and each needs a slot: "
+            f"set it to {suite.num_tasks} or more"
+        )
+    if backend != "auto" and backend not in suite.backends:
+        raise ConfigError(f"suite.backend is {backend}, but {suite.name} can only run on {' or '.join(suite.backends)}")
 
 
 def _write(obs: Arrays, t: int, values: Arrays) -> None:

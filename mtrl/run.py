@@ -44,20 +44,21 @@ def run_training(trainer: Trainer, directory: RunDirectory, console: Console) ->
     config = trainer.config
     console.start(config, trainer.suite, directory.path)
     reported = saved = time.monotonic()
-    code = 0
+    code, reported_frames = 0, -1
     try:
         with _signals() as received:
             while trainer.frames < config.total_frames and not received:
                 trainer.step()
                 now = time.monotonic()
                 if now - reported >= config.report_seconds:
-                    reported = now
+                    reported, reported_frames = now, trainer.frames
                     _report(trainer, directory, console)
                 if now - saved >= config.checkpoints.every_seconds:
                     saved = now
                     save(trainer, directory, console)
             code = 128 + received[0] if received else 0
-            _report(trainer, directory, console)
+            if trainer.frames > reported_frames:
+                _report(trainer, directory, console)
             save(trainer, directory, console)
     except NonFiniteError as error:
         console.message(f"error: {error}")

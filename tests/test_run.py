@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 from helpers import fingerprint, toy_config
 
-from mtrl.checkpoint import CheckpointError, load_checkpoint, resolve, steps
+from mtrl.checkpoint import CheckpointError, steps
 from mtrl.evaluation.runner import evaluate_run
 from mtrl.run import resume, run_training, save
 from mtrl.run_directory import RunDirectory, RunDirectoryError
 from mtrl.training import build_trainer
-
-ROOT = Path(__file__).parent.parent
 
 
 class Silent:
@@ -129,18 +122,3 @@ def test_a_disk_that_refuses_is_a_warning(tmp_path):
     save(build_trainer(config), directory, console)
     assert "cannot save" in console.messages[0]
     assert "training goes on" in console.messages[0]
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_ends(tmp_path, number, code):
-    path = tmp_path / "run"
-    command = [sys.executable, "launch.py", "train", "toy", "--run-dir", str(path), "--total-frames", "100_000_000"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while not (path / "metrics.jsonl").exists():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.1)
-    process.send_signal(number)
-    output = process.communicate(timeout=30)[0]
-    assert process.returncode == code, output
-    assert "Traceback" not in output
-    assert load_checkpoint(resolve(path / "checkpoints", "latest")).manifest.step > 0

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from envs import make_suite
+from mtrl.collector import check_fit
 from mtrl.config import ConfigError, ExperimentConfig
+from mtrl.models.policy import build_policy
 
 if TYPE_CHECKING:
     from mtrl.distributed.algorithm import MultiTaskIMPALA
@@ -47,6 +50,9 @@ def build_ray_trainer(config: ExperimentConfig) -> tuple[MultiTaskIMPALA, Traine
         # thread, since actors made by another one never hear of each other, and RLlib has to wait for it, since it registers itself.)
         for module in ("mtrl.training", "torch._dynamo", "minigrid", "envpool"):
             thread.submit(importlib.import_module, module)
+        suite = make_suite(config.suite.name)
+        check_fit(config, suite)
+        build_policy(config.model, suite, config.seed)  # says whether the model fits the suite, before Ray is asked for anything
         start_ray()
         check_resources(config)
         from mtrl.distributed.algorithm import MultiTaskIMPALAConfig
