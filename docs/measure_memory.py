@@ -1,0 +1,46 @@
+"""Memory of a training run, all its processes: `python docs/measure_memory.py minigrid_mt7_fast 5000000`.
+
+Prints a line per 250 000 frames: frames, GiB. Memory that processes share is divided among them (proportional set size).
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from mtrl.run_directory import RunDirectory
+
+
+def measure(config: str, frames: int) -> None:
+    """Trains `config` to `frames` frames and prints its memory on the way."""
+    path = Path(tempfile.mkdtemp()) / "run"
+    command = [sys.executable, "launch.py", "train", config, "--run-dir", str(path), "--total-frames", str(frames), "--report-seconds", "5"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    printed = 0
+    while process.poll() is None:
+        time.sleep(5)
+        rows = RunDirectory.open(path).read_metrics() if (path / "metrics.jsonl").exists() else []
+        trained = int(rows[-1]["summary/frames"]) if rows else 0
+        if trained - printed >= 250_000:
+            printed = trained
+            print(f"{trained:>10,} frames  {_memory(process.pid) / 2**30:.3f} GiB", flush=True)
+
+
+def _memory(pid: int) -> float:
+    """Bytes of the process and all that it started. Ray's daemons leave its tree, but not its process group's session."""
+    session = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[3]
+    total = 0.0
+    for entry in Path("/proc").iterdir():
+        try:
+            own = entry.name.isdigit() and (entry / "stat").read_text().rsplit(")", 1)[1].split()[3] == session
+            if own or (entry.name.isdigit() and b"ray" in (entry / "cmdline").read_bytes()):
+                lines = (entry / "smaps_rollup").read_text().splitlines()
+                total += 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        except OSError:
+            continue
+    return total
+
+
+if __name__ == "__main__":
+    measure(sys.argv[1], int(sys.argv[2]))
