@@ -76,7 +76,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
         (["train", "toy", "--suite.name", "tyo/three"], "there is no suite 'tyo/three'; did you mean toy/three?"),
         (["train", "toy", "--suite.name", "toy/thre"], "did you mean three?"),
         (["train", "toy", "--suite.name", "toy/coridor,cue"], "toy has no task 'coridor'; did you mean corridor?"),
-        (["train", "toy", "--suite.backend", "envpool"], "toy/three cannot run on envpool"),
+        (["train", "toy", "--suite.backend", "envpool"], "suite.backend is envpool, but toy/three can only run on gymnasium"),
         (["train", "toy", "--env-runners.slots", "2"], "env_runners.slots is 2, but toy/three has 3 tasks"),
         (["train", "toy", "--model.experts", "900"], "model.experts is 900, but the experts' features have"),
         (["train", "toy", "--curriculum.scheduler", "unifrom"], "curriculum.scheduler: no scheduler 'unifrom'; known are uniform"),
