@@ -59,18 +59,30 @@ class VectorTasks(Protocol):
         """The task of each slot, [B] int64, ascending."""
 
     def reset(self) -> Arrays:
-        """Starts every slot and gives its first observation. To be called once, before anything else."""
+        """Starts every slot and gives its first observation. To be called once, before the first step.
+
+        Raises:
+            RuntimeError: the slots have started already; they reset themselves after each episode.
+        """
 
     def observe(self) -> Arrays:
         """The current observation of every slot, `[B, ...]`."""
 
     def step(self, actions: np.ndarray) -> Step:
-        """One action in each slot, [B, ...]."""
+        """One action in each slot, [B, ...].
+
+        Raises:
+            RuntimeError: `reset` has not been called.
+            ValueError: there is not one action for each slot.
+        """
 
     def set_allocation(self, counts: Sequence[int] | np.ndarray) -> None:
         """Slots of each task from now on, [num_tasks] summing to B.
 
         A slot that leaves a task is paused and resumes where it was, in the middle of its episode, when the task gets it back.
+
+        Raises:
+            SuiteError: not one whole number for each task, or their sum is not B.
         """
 
     def close(self) -> None:
@@ -103,7 +115,7 @@ class SlotTable:
         self._backend = backend
         self._counts = counts
         self._tables = [_TaskTable() for _ in range(suite.num_tasks)]
-        self._active = _Active(np.empty(0, np.int64), {}, *np.zeros((3, 0)))
+        self._active = _Active(_task_ids(counts), {}, *np.zeros((3, 0)))  # no observation: not started
 
     @property
     def num_slots(self) -> int:
@@ -117,6 +129,8 @@ class SlotTable:
 
     def reset(self) -> Arrays:
         """Starts every slot and gives its first observation."""
+        if self._active.obs:
+            raise RuntimeError("reset() was called twice; slots reset themselves in the step after an episode's end")
         self._load()
         return self.observe()
 
@@ -127,6 +141,10 @@ class SlotTable:
     def step(self, actions: np.ndarray) -> Step:
         """One action in each slot."""
         active = self._active
+        if not active.obs:
+            raise RuntimeError("call reset() before step()")
+        if len(actions) != len(active.task_ids):
+            raise ValueError(f"{len(active.task_ids)} slots need one action each; got {len(actions)}")
         obs, rewards, terminated, truncated, success = self._backend.step(self._counts, actions)
         valid = ~active.ended.astype(bool)
         rewards = np.where(valid, rewards, np.float32(0))
@@ -136,7 +154,7 @@ class SlotTable:
         active.lengths *= valid
         active.lengths += valid
         ended = terminated | truncated
-        active.obs, active.ended = obs, ended
+        active.obs, active.ended = {name: array.copy() for name, array in obs.items()}, ended  # the caller may write into its own
         episodes = [
             Episode(
                 task_id=int(active.task_ids[slot]),
@@ -156,11 +174,12 @@ class SlotTable:
         wanted = check_counts(counts, self.suite)
         if int(wanted.sum()) != self.num_slots:
             raise SuiteError(f"an allocation of {wanted.tolist()} needs {int(wanted.sum())} slots, but there are {self.num_slots}")
-        if np.array_equal(wanted, self._counts):
-            return
-        self._store()
-        self._counts = wanted
-        self._load()
+        if not self._active.obs:
+            self._counts, self._active.task_ids = wanted, _task_ids(wanted)
+        elif not np.array_equal(wanted, self._counts):
+            self._store()
+            self._counts = wanted
+            self._load()
 
     def close(self) -> None:
         """Frees the environments."""
@@ -181,7 +200,7 @@ class SlotTable:
                 table.append(self._backend.grow(task, count - table.size))
         parts = [(table, count) for table, count in zip(self._tables, self._counts.tolist(), strict=True) if count]
         self._active = _Active(
-            task_ids=np.repeat(np.arange(self.suite.num_tasks), self._counts),
+            task_ids=_task_ids(self._counts),
             obs={name: np.concatenate([table.obs[name][:count] for table, count in parts]) for name in parts[0][0].obs},
             ended=np.concatenate([table.ended[:count] for table, count in parts]),
             returns=np.concatenate([table.returns[:count] for table, count in parts]),
@@ -233,11 +252,15 @@ def check_counts(counts: Sequence[int] | np.ndarray, suite: TaskSuite) -> np.nda
     """`counts` as an array [num_tasks] int64.
 
     Raises:
-        SuiteError: not one count for each task, a negative one, or no slot at all.
+        SuiteError: not one whole number for each task, a negative one, or no slot at all.
     """
-    array = np.asarray(counts, np.int64)
-    if array.shape != (suite.num_tasks,) or (array < 0).any() or array.sum() < 1:
+    array = np.asarray(counts)
+    if array.shape != (suite.num_tasks,) or array.dtype.kind not in "iu" or (array < 0).any() or array.sum() < 1:
         raise SuiteError(
             f"{suite.name} has {suite.num_tasks} tasks and needs a number of slots for each, at least one in all; got {counts}"
         )
-    return array
+    return array.astype(np.int64)  # a copy: the caller may reuse its own
+
+
+def _task_ids(counts: np.ndarray) -> np.ndarray:
+    return np.repeat(np.arange(len(counts)), counts)
