@@ -65,6 +65,19 @@ class ModelConfig(Section):
     """Experts of the mixture (K)."""
     orthogonal: bool = True
     """Make the experts' features orthonormal before they are mixed (MOORE); false is a plain mixture."""
+    gate: str = "linear"
+    """How much of each expert a task takes; one of `mtrl.models.gates.GATES`. `linear` is MOORE's; `own` shares nothing; `equal` with one
+    expert is a shared trunk."""
+    gate_experts: int = Field(2, ge=1)
+    """Experts that one task uses under the gates `topk` and `dselect_k` (k)."""
+    width: float = Field(1.0, gt=0)
+    """Units of the experts' layers, as a multiple of the usual number; the square root of K makes one expert as large as K."""
+    memory: bool = False
+    """An LSTM between mixture and heads, which also reads the last action and reward."""
+    memory_size: int = Field(128, ge=1)
+    """Units of the LSTM."""
+    popart: bool = False
+    """Learn each task's values at unit scale (PopArt), for tasks whose rewards differ in size."""
     trunks: Literal["separate", "shared"] = "separate"
     """Whether actor and critic have experts of their own."""
     heads: Literal["multi", "single"] = "multi"
@@ -111,10 +124,25 @@ class LearnerConfig(Section):
     """`tasks`: each task's mean loss counts the same. `frames`: each frame counts the same."""
     rollouts_per_update: int = Field(1, ge=1)
     """Rollouts that make one batch."""
-    actor_updates: int = Field(1, ge=1)
-    """Steps of the actor's optimiser per batch."""
+    surrogate: Literal["vtrace", "clipped"] = "vtrace"
+    """The actor's objective: V-trace's policy gradient, or PPO's clipped ratio with the same advantages, which bears more passes."""
+    clip: float = Field(0.2, gt=0, lt=1)
+    """How far a ratio may move before the clipped objective stops paying for it."""
+    epochs: int = Field(1, ge=1)
+    """Passes of the actor over a batch."""
+    minibatches: int = Field(1, ge=1)
+    """Parts that a pass is cut into; the actor's optimiser makes a step for each."""
+    minibatch_of: Literal["observations", "steps", "traces"] = "observations"
+    """What is drawn into a minibatch. `traces`: all steps of some slots, with V-trace recomputed by the current weights. `steps`: single
+    steps, with targets computed once for the batch. `observations`: the same, keeping steps that saw the same observation together, which
+    costs least."""
+    actor_updates: int | None = Field(None, ge=1)
+    """Steps of the actor's optimiser per batch; null is one for each minibatch of each pass."""
     critic_updates: int = Field(1, ge=1)
-    """Steps of the critic's optimiser per batch. Its pace decides whether sparse tasks are found at all."""
+    """Steps of a separate critic's optimiser per batch, each over all of it. Its pace decides whether sparse tasks are found at all. A
+    shared trunk's critic steps with the actor."""
+    popart_rate: float = Field(0.001, gt=0, le=1)
+    """How fast PopArt's statistics follow the value targets, per batch."""
     actor: OptimizerConfig = OptimizerConfig()
     """The actor's optimiser; also the only one of a shared trunk."""
     critic: OptimizerConfig = OptimizerConfig()
@@ -165,11 +193,10 @@ class ExperimentConfig(Section):
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> ExperimentConfig:
         learner = self.learner
-        if self.model.trunks == "shared" and learner.actor_updates != learner.critic_updates:
-            raise ValueError(
-                f"learner.critic_updates is {learner.critic_updates} and learner.actor_updates {learner.actor_updates}, but with "
-                "model.trunks 'shared' one optimiser steps both: make them equal, or use separate trunks"
-            )
+        if learner.actor_updates is not None and learner.epochs > 1:
+            raise ValueError(f"learner.actor_updates {learner.actor_updates} and learner.epochs {learner.epochs} both say how often")
+        if self.model.memory and learner.minibatches > 1 and learner.minibatch_of != "traces":
+            raise ValueError(f"learner.minibatch_of is {learner.minibatch_of!r}, but a memory needs whole traces: set it to 'traces'")
         if learner.c_bar > learner.rho_bar:
             raise ValueError(f"learner.c_bar is {learner.c_bar}, above learner.rho_bar {learner.rho_bar}: V-trace needs rho_bar >= c_bar")
         return self

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from envs import TaskSuite
+from mtrl.batch import Batch, make_batch, select_slots, select_steps, split_observations, split_slots, split_steps
 from mtrl.config import ExperimentConfig, OptimizerConfig
-from mtrl.losses import entropy_loss, normalize_per_task, policy_gradient_loss, step_weights, value_loss
+from mtrl.losses import (
+    Moments,
+    clipped_surrogate_loss,
+    entropy_loss,
+    normalize_per_task,
+    policy_gradient_loss,
+    task_moments,
+    value_loss,
+)
 from mtrl.models.policy import Policy, build_policy
-from mtrl.models.rows import Rows, arrange, make_rows
 from mtrl.rollout import Arrays, Rollout
-from mtrl.vtrace import VTrace, vtrace
+from mtrl.vtrace import td_errors, vtrace
 
 MAX_SKIPPED = 20  # updates in a row that may be skipped for a non-finite loss or gradient
 
@@ -23,19 +32,23 @@ class NonFiniteError(RuntimeError):
     """The loss or its gradient was not finite in too many updates in a row. The message names the task."""
 
 
-class Batch(NamedTuple):
-    """A rollout as tensors on the learner's device."""
+class Targets(NamedTuple):
+    """What a batch's actions and values should have been, [T, B]; without gradient."""
 
-    rows: Rows  # the N inputs the networks look at
-    inverse: Tensor  # [T + 1, B] int64, the row of each observation
-    actions: Tensor  # [T, B, ...]
-    behaviour_log_probs: Tensor  # [T, B]
-    rewards: Tensor  # [T, B]
-    discounts: Tensor  # [T, B], γ (1 - terminated)
-    continues: Tensor  # [T, B], whether the next row is the same episode
-    valid: Tensor  # [T, B] bool
-    task_ids: Tensor  # [B] int64
-    weights: Tensor  # [T, B], how much each step counts
+    vs: Tensor
+    advantages: Tensor  # as the surrogate wants them: weighted by min(ρ̄, ρ) for V-trace's, unweighted for the clipped one
+    moments: Moments | None  # of the whole batch's advantages, where they are to be normalised
+
+
+class Part(NamedTuple):
+    """What one step of the optimisers looks at."""
+
+    batch: Batch
+    targets: Targets | None  # None: computed from the current weights
+    values: Tensor | None  # [T + 1, B], what targets are computed from; None: from the critic as it is
+    moments: Moments | None
+    actor: bool  # whose optimiser steps
+    critic: bool
 
 
 class Learner:
@@ -43,9 +56,10 @@ class Learner:
 
     def __init__(self, config: ExperimentConfig, suite: TaskSuite):
         self.version = 0  # updates made so far
-        self.skipped = 0  # updates not applied since their loss or gradient was not finite
+        self.skipped = 0  # optimiser steps not made since the loss or gradient was not finite
         self._config = config.learner
         self._suite = suite
+        self._shared = config.model.trunks == "shared"
         self._share_repeats = config.model.share_repeats
         self.device = torch.device(_pick_device(config.learner.device))
         self._precision = _pick_precision(config.learner.precision, self.device)
@@ -53,6 +67,7 @@ class Learner:
             torch.set_num_threads(config.learner.threads)
         self.policy: Policy = build_policy(config.model, suite, config.seed).to(self.device)
         self._optimizers = _make_optimizers(self.policy, config)
+        self._generator = torch.Generator().manual_seed(config.seed)  # of minibatches
         self._skipped_in_a_row = 0
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
@@ -63,17 +78,29 @@ class Learner:
             progress: share of the training already done, 0 to 1; the learning rate's decay follows it.
 
         Returns:
-            means over the batch, named as the metrics of the run are, and the number of distinct `rows`.
+            means over the batch's steps, named as the metrics of the run are, and the number of distinct `rows`.
 
         Raises:
-            NonFiniteError: the twentieth update in a row had to be skipped.
+            NonFiniteError: the twentieth step in a row had to be skipped.
         """
-        batch = self._to_batch(rollout)
-        statistics: dict[str, float] = {}
-        for step in range(max(self._config.actor_updates, self._config.critic_updates)):
-            statistics = self._step(batch, progress, actor=step < self._config.actor_updates, critic=step < self._config.critic_updates)
+        config = self._config
+        batch = make_batch(
+            rollout,
+            self._suite.num_tasks,
+            discount=config.discount,
+            equal_tasks=config.task_weighting == "tasks",
+            share_repeats=self._share_repeats,
+            device=self.device,
+        )
+        statistics = _Means()
+        critic_part: tuple[Batch, Targets] | None = None
+        for part in self._parts(batch):
+            targets = self._step(part, progress, statistics)
+            if part.critic and targets is not None:
+                critic_part = part.batch, targets
+        self._rescale_values(critic_part)
         self.version += 1
-        return statistics | {"rows": len(batch.rows.task_ids), "skipped": self.skipped}
+        return statistics.means() | {"rows": float(len(batch.seen.rows.task_ids)), "skipped": float(self.skipped)}
 
     def actor_weights(self) -> Arrays:
         """The actor's weights as copied arrays: what runners act with."""
@@ -84,10 +111,11 @@ class Learner:
         return _to_arrays(self.policy)
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimisers and counters."""
+        """Weights, optimisers, counters and randomness."""
         return {
             "policy": self.policy.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
+            "generator": self._generator.get_state(),
             "version": self.version,
             "skipped": self.skipped,
             "skipped_in_a_row": self._skipped_in_a_row,
@@ -98,95 +126,145 @@ class Learner:
         self.policy.load_state_dict(state["policy"])
         for name, optimizer in self._optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+        self._generator.set_state(state["generator"])
         self.version, self.skipped = state["version"], state["skipped"]
         self._skipped_in_a_row = state["skipped_in_a_row"]
 
-    def _to_batch(self, rollout: Rollout) -> Batch:
-        def move(array: np.ndarray, dtype: torch.dtype | None = None) -> Tensor:
-            tensor = torch.from_numpy(array if array.flags.writeable else array.copy()).to(dtype)
-            return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+    def _parts(self, batch: Batch) -> Iterator[Part]:
+        """What the batch's optimiser steps look at, in order. Each is drawn up when the one before it has been made."""
+        config = self._config
+        steps = config.actor_updates or config.epochs * config.minibatches
+        if config.minibatches == 1:
+            # A separate critic that steps more often than the actor, or less, goes on alone, or stands still.
+            critic_steps = steps if self._shared else config.critic_updates
+            for step in range(max(steps, critic_steps)):
+                yield Part(batch, None, None, None, actor=step < steps, critic=step < critic_steps)
+            return
+        values, targets = self._look_at(batch)
+        if not self._shared:
+            for _ in range(config.critic_updates):
+                yield Part(batch, targets, None, None, actor=False, critic=True)
+        for selection in self._selections(batch, steps):
+            if config.minibatch_of == "traces":
+                known = None if self._shared else values[:, selection]
+                yield Part(select_slots(batch, selection), None, known, targets.moments, actor=True, critic=self._shared)
+            else:
+                own = targets._replace(vs=_at(targets.vs, selection), advantages=_at(targets.advantages, selection))
+                yield Part(select_steps(batch, selection), own, None, None, actor=True, critic=self._shared)
 
-        obs, row_tasks, inverse = arrange(rollout.obs, rollout.task_ids, share_repeats=self._share_repeats)
-        valid, task_ids = move(rollout.valid), move(rollout.task_ids)
-        terminated = move(rollout.terminated)
-        return Batch(
-            rows=make_rows(obs, row_tasks, self._suite.num_tasks, self.device),
-            inverse=move(np.ascontiguousarray(inverse)),
-            actions=move(rollout.actions),
-            behaviour_log_probs=move(rollout.behaviour_log_probs),
-            rewards=move(rollout.rewards),
-            discounts=self._config.discount * (~terminated).float(),
-            continues=(valid & ~terminated & ~move(rollout.truncated)).float(),
-            valid=valid,
-            task_ids=task_ids,
-            weights=step_weights(valid, task_ids, self._suite.num_tasks, equal_tasks=self._config.task_weighting == "tasks"),
-        )
+    def _selections(self, batch: Batch, steps: int) -> Iterator[Tensor]:
+        """Slots or steps of `steps` minibatches; the batch is divided anew for each pass."""
+        split = {"traces": split_slots, "steps": split_steps, "observations": split_observations}[self._config.minibatch_of]
+        made = 0
+        while made < steps:
+            for selection in split(batch, self._config.minibatches, self._generator):
+                if made == steps:
+                    return
+                yield selection
+                made += 1
 
-    def _step(self, batch: Batch, progress: float, *, actor: bool, critic: bool) -> dict[str, float]:
-        losses, statistics = self._losses(batch)
-        optimizers = self._optimizers_of(actor=actor, critic=critic)
-        shared = len(self._optimizers) == 1
-        loss = torch.stack([losses[name] for name in (losses if shared else optimizers)]).sum()
+    @torch.no_grad()
+    def _look_at(self, batch: Batch) -> tuple[Tensor, Targets]:
+        """Values and targets of a whole batch by the current weights."""
+        with self._autocast():
+            acted, valued = self.policy(batch.seen)
+        log_probs = self.policy.actor.distribution.log_prob(acted.parameters[:-1], batch.actions)
+        return valued.values, self._targets(batch, log_probs - batch.behaviour_log_probs, valued.values, None)
+
+    def _step(self, part: Part, progress: float, statistics: _Means) -> Targets | None:
+        """One step of the optimisers concerned, and its targets; None if it was skipped."""
+        losses, numbers, targets = self._losses(part)
+        optimizers = {name: optimizer for name, optimizer in self._optimizers.items() if getattr(part, name)}
+        loss = torch.stack(list(losses.values())).sum()
         for optimizer in optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norms = {name: nn.utils.get_total_norm([p.grad for p in _parameters(o) if p.grad is not None]) for name, o in optimizers.items()}
         total_norm = torch.stack(list(norms.values())).square().sum().sqrt()
         if not torch.isfinite(loss + total_norm):
-            self._skip(batch)
-            return statistics
+            self._skip(part)
+            return None
         self._skipped_in_a_row = 0
         for name, optimizer in optimizers.items():
             self._apply(optimizer, getattr(self._config, name), norms[name], progress)
-        return statistics | {"learner/grad_norm": float(total_norm)}
+        statistics.add(numbers | {"learner/grad_norm": float(total_norm)})
+        return targets
 
-    def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """The objectives of actor and critic, and what to report of them."""
-        config = self._config
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == torch.bfloat16):
-            output = self.policy(batch.rows)
-        parameters = output.parameters[batch.inverse[:-1]]
-        values = output.values[batch.inverse]
+    def _rescale_values(self, seen: tuple[Batch, Targets] | None) -> None:
+        """PopArt: after the batch's steps, its statistics follow what the critic was last shown."""
+        popart = self.policy.critic.popart
+        if popart is not None and seen is not None:
+            batch, targets = seen
+            head: Any = self.policy.critic.head
+            popart.update(targets.vs, batch.valid, batch.seen.task_ids, head, self._config.popart_rate)
+
+    def _losses(self, part: Part) -> tuple[dict[str, Tensor], dict[str, float], Targets]:
+        """The objectives of those who step, what to report of them, and the targets."""
+        batch, seen = part.batch, part.batch.seen
         distribution = self.policy.actor.distribution
-        log_probs = distribution.log_prob(parameters, batch.actions)
-        log_rhos = (log_probs - batch.behaviour_log_probs).detach()
-        corrected = self._vtrace(batch, log_rhos, values.detach())
+        with self._autocast():
+            with torch.set_grad_enabled(part.actor or self._shared):
+                acted = self.policy.act(seen)
+            valued: Any = None
+            if part.critic or (part.targets is None and part.values is None):
+                with torch.set_grad_enabled(part.critic):
+                    valued = self.policy.value(seen, acted)
+        steps = len(batch.actions)
+        log_probs = distribution.log_prob(acted.parameters[:steps], batch.actions)
+        targets = part.targets
+        if targets is None:
+            values = valued.values.detach() if part.values is None else part.values
+            targets = self._targets(batch, (log_probs - batch.behaviour_log_probs).detach(), values, part.moments)
 
-        advantages = corrected.advantages
-        if config.normalize_advantages:
-            advantages = normalize_per_task(advantages, batch.valid, batch.task_ids, self._suite.num_tasks)
-        policy_loss = policy_gradient_loss(log_probs, advantages, batch.weights)
-        negative_entropy = entropy_loss(distribution.entropy(parameters), batch.weights)
-        critic_loss = value_loss(values[:-1], corrected.vs, batch.weights)
-        losses = {"actor": policy_loss + config.entropy_cost * negative_entropy, "critic": config.value_cost * critic_loss}
-        rhos = log_rhos.exp()
-        statistics = torch.stack(
-            [
-                policy_loss.detach(),
-                critic_loss.detach(),
-                -negative_entropy.detach(),
-                (batch.weights * rhos).sum(),
-                (batch.weights * (rhos > config.rho_bar)).sum(),
-            ]
-        ).tolist()
-        return losses, dict(zip(_STATISTICS, statistics, strict=True))
+        losses: dict[str, Tensor] = {}
+        numbers: dict[str, Tensor] = {}
+        if part.actor:
+            losses["actor"], numbers = self._actor_loss(batch, targets, log_probs, distribution.entropy(acted.parameters[:steps]))
+        if part.critic:
+            losses["critic"], numbers["learner/value_loss"] = self._critic_loss(batch, targets, valued.normalized[:steps])
+        read = torch.stack([number.detach() for number in numbers.values()]).tolist()
+        return losses, dict(zip(numbers, read, strict=True)), targets
 
-    def _vtrace(self, batch: Batch, log_rhos: Tensor, values: Tensor) -> VTrace:
-        return vtrace(
-            log_rhos,
-            batch.rewards,
-            batch.discounts,
-            batch.continues,
-            values[:-1],
-            values[1:],
-            rho_bar=self._config.rho_bar,
-            c_bar=self._config.c_bar,
-            lambda_=self._config.lambda_,
-        )
+    def _actor_loss(self, batch: Batch, targets: Targets, log_probs: Tensor, entropies: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        config, weights = self._config, batch.weights
+        advantages = targets.advantages
+        if targets.moments is not None:
+            advantages = normalize_per_task(advantages, batch.seen.task_ids, targets.moments)
+        log_ratios = log_probs - batch.behaviour_log_probs
+        if config.surrogate == "clipped":
+            policy_loss = clipped_surrogate_loss(log_ratios, advantages, weights, config.clip)
+        else:
+            policy_loss = policy_gradient_loss(log_probs, advantages, weights)
+        negative_entropy = entropy_loss(entropies, weights)
+        rhos, total = log_ratios.detach().exp(), weights.sum()
+        return policy_loss + config.entropy_cost * negative_entropy, {
+            "learner/policy_loss": policy_loss,
+            "learner/entropy": -negative_entropy,
+            "vtrace/rho_mean": (weights * rhos).sum() / total,
+            "vtrace/rho_clipped_fraction": (weights * (rhos > config.rho_bar)).sum() / total,
+        }
 
-    def _optimizers_of(self, *, actor: bool, critic: bool) -> dict[str, torch.optim.Optimizer]:
-        wanted = {"actor": actor, "critic": critic}
-        return {name: optimizer for name, optimizer in self._optimizers.items() if wanted[name]}
+    def _critic_loss(self, batch: Batch, targets: Targets, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        popart, task_ids = self.policy.critic.popart, batch.seen.task_ids
+        wanted = targets.vs if popart is None else popart.normalize(targets.vs, task_ids.expand_as(targets.vs))
+        loss = value_loss(outputs, wanted, batch.weights)
+        return self._config.value_cost * loss, loss
+
+    def _targets(self, batch: Batch, log_rhos: Tensor, values: Tensor, moments: Moments | None) -> Targets:
+        config = self._config
+        known = (batch.rewards, batch.discounts, batch.continues, values[:-1], values[1:])
+        corrected = vtrace(log_rhos, *known, rho_bar=config.rho_bar, c_bar=config.c_bar, lambda_=config.lambda_)
+        # The clipped surrogate has the ratio in itself.
+        advantages = td_errors(corrected.vs, *known) if config.surrogate == "clipped" else corrected.advantages
+        popart = self.policy.critic.popart
+        if popart is not None:
+            advantages = advantages / popart.scale[batch.seen.task_ids]
+        if config.normalize_advantages and moments is None:
+            moments = task_moments(advantages, batch.valid, batch.seen.task_ids, self._suite.num_tasks)
+        return Targets(corrected.vs, advantages, moments)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == torch.bfloat16)
 
     def _apply(self, optimizer: torch.optim.Optimizer, settings: OptimizerConfig, norm: Tensor, progress: float) -> None:
         if settings.max_grad_norm is not None:
@@ -195,34 +273,59 @@ class Learner:
             group["lr"] = settings.learning_rate * (max(0.0, 1.0 - progress) if settings.decay else 1.0)
         optimizer.step()
 
-    def _skip(self, batch: Batch) -> None:
+    def _skip(self, part: Part) -> None:
         self.skipped += 1
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= MAX_SKIPPED:
             raise NonFiniteError(
                 f"the loss or its gradient was not finite in {MAX_SKIPPED} updates in a row; "
-                f"the task at fault is {self._task_at_fault(batch) or 'unknown'}"
+                f"the task at fault is {self._task_at_fault(part) or 'unknown'}"
             )
 
-    def _task_at_fault(self, batch: Batch) -> str | None:
+    def _task_at_fault(self, part: Part) -> str | None:
         """The first task whose steps alone give a loss or gradient that is not finite."""
         parameters = list(self.policy.parameters())
+        batch = part.batch
         for task, name in enumerate(self._suite.names):
-            own = batch.task_ids == task
+            own = batch.seen.task_ids == task
             # The others' rewards and probabilities are left out, too: 0 · NaN would be NaN.
             alone = batch._replace(
                 weights=torch.where(own, batch.weights, 0.0),
                 rewards=torch.where(own, batch.rewards, 0.0),
                 behaviour_log_probs=torch.where(own, batch.behaviour_log_probs, 0.0),
             )
-            loss = torch.stack(list(self._losses(alone)[0].values())).sum()
+            targets = part.targets
+            if targets is not None:
+                targets = targets._replace(vs=torch.where(own, targets.vs, 0.0), advantages=torch.where(own, targets.advantages, 0.0))
+                if targets.moments is not None:
+                    only = torch.arange(self._suite.num_tasks, device=own.device) == task
+                    targets = targets._replace(moments=Moments(*(torch.where(only, m, 0.0) for m in targets.moments)))
+            loss = torch.stack(list(self._losses(part._replace(batch=alone, targets=targets))[0].values())).sum()
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             if not torch.isfinite(loss) or not all(torch.isfinite(g).all() for g in gradients if g is not None):
                 return name
         return None
 
 
-_STATISTICS = ("learner/policy_loss", "learner/value_loss", "learner/entropy", "vtrace/rho_mean", "vtrace/rho_clipped_fraction")
+class _Means:
+    """Means of numbers that come up different numbers of times."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, int] = defaultdict(int)
+
+    def add(self, numbers: dict[str, float]) -> None:
+        for name, number in numbers.items():
+            self._sums[name] += number
+            self._counts[name] += 1
+
+    def means(self) -> dict[str, float]:
+        return {name: total / self._counts[name] for name, total in self._sums.items()}
+
+
+def _at(x: Tensor, steps: Tensor) -> Tensor:
+    """The given positions of the flattened [T, B], as [1, S]."""
+    return x.flatten()[steps].unsqueeze(0)
 
 
 def has_bfloat16(device: torch.device) -> bool:

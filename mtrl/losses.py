@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -12,6 +14,14 @@ def policy_gradient_loss(
 ) -> Float[Tensor, ""]:
     """-Σ w_t adv_t log π(a_t|x_t)"""
     return -(weights * advantages * log_probs).sum()
+
+
+def clipped_surrogate_loss(
+    log_ratios: Float[Tensor, "T B"], advantages: Float[Tensor, "T B"], weights: Float[Tensor, "T B"], clip: float
+) -> Float[Tensor, ""]:
+    """-Σ w_t min(ρ_t adv_t, clamp(ρ_t, 1 - clip, 1 + clip) adv_t) with ρ_t = π(a_t|x_t) / μ(a_t|x_t) (PPO, Schulman et al. 2017)."""
+    ratios = log_ratios.exp()
+    return -(weights * torch.minimum(ratios * advantages, ratios.clamp(1 - clip, 1 + clip) * advantages)).sum()
 
 
 def value_loss(values: Float[Tensor, "T B"], targets: Float[Tensor, "T B"], weights: Float[Tensor, "T B"]) -> Float[Tensor, ""]:
@@ -36,16 +46,23 @@ def step_weights(valid: Bool[Tensor, "T B"], task_ids: Int[Tensor, " B"], num_ta
     return valid / (frames.clamp(min=1) * present)[task_ids]
 
 
-def normalize_per_task(
-    advantages: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"], task_ids: Int[Tensor, " B"], num_tasks: int
-) -> Float[Tensor, "T B"]:
-    """Advantages with mean 0 and deviation 1 over the valid steps of each task. A task whose advantages are all equal gets zeros."""
+class Moments(NamedTuple):
+    """Mean and deviation of each task's advantages."""
+
+    mean: Float[Tensor, " tasks"]
+    deviation: Float[Tensor, " tasks"]
+
+
+def task_moments(advantages: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"], task_ids: Int[Tensor, " B"], num_tasks: int) -> Moments:
+    """Over the valid steps of each task; 0 for tasks without any."""
     mask = valid.float()
+    zeros = torch.zeros(num_tasks, device=valid.device)
+    counts = zeros.index_add(0, task_ids, mask.sum(0)).clamp(min=1)
+    mean = zeros.index_add(0, task_ids, (advantages * mask).sum(0)) / counts
+    squares = zeros.index_add(0, task_ids, ((advantages - mean[task_ids]).square() * mask).sum(0))
+    return Moments(mean, (squares / counts).sqrt())
 
-    def task_mean(x: Float[Tensor, "T B"]) -> Float[Tensor, " B"]:
-        sums = torch.zeros(num_tasks, device=x.device).index_add_(0, task_ids, (x * mask).sum(0))
-        counts = torch.zeros(num_tasks, device=x.device).index_add_(0, task_ids, mask.sum(0))
-        return (sums / counts.clamp(min=1))[task_ids]
 
-    centred = advantages - task_mean(advantages)
-    return centred / (task_mean(centred.square()).sqrt() + 1e-8)
+def normalize_per_task(advantages: Float[Tensor, "T B"], task_ids: Int[Tensor, " B"], moments: Moments) -> Float[Tensor, "T B"]:
+    """Advantages with each task's mean taken off, in units of its deviation. A task whose advantages are all equal gets zeros."""
+    return (advantages - moments.mean[task_ids]) / (moments.deviation[task_ids] + 1e-8)

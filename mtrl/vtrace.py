@@ -69,6 +69,18 @@ def vtrace(
     for t in range(len(deltas) - 1, -1, -1):
         error = torch.addcmul(deltas[t], carry[t], error, out=errors[t])
 
-    next_errors = torch.cat([errors[1:], torch.zeros_like(errors[:1])])
-    next_vs = next_values + continues * next_errors
-    return VTrace(vs=values + errors, advantages=clipped_rhos * (rewards + discounts * next_vs - values))
+    vs = values + errors
+    return VTrace(vs, clipped_rhos * td_errors(vs, rewards, discounts, continues, values, next_values))
+
+
+def td_errors(
+    vs: Float[Tensor, "T B"],
+    rewards: Float[Tensor, "T B"],
+    discounts: Float[Tensor, "T B"],
+    continues: Float[Tensor, "T B"],
+    values: Float[Tensor, "T B"],
+    next_values: Float[Tensor, "T B"],
+) -> Float[Tensor, "T B"]:
+    """r_t + γ_t v_{t+1} - V(x_t), with V(x_{t+1}) for v_{t+1} where the trace stops: the advantages before their importance weights."""
+    corrections = torch.cat([(vs - values)[1:], torch.zeros_like(vs[:1])])
+    return rewards + discounts * (next_values + continues * corrections) - values

@@ -151,7 +151,7 @@ def test_an_installed_package_brings_its_experiments_along(monkeypatch: pytest.M
 def test_overrides_are_checked_with_the_file_they_change(tmp_path: Path) -> None:
     """The line is read against the default experiment first, whose rules must not decide."""
     path = tmp_path / "shared.yaml"
-    path.write_text("model: {trunks: shared}\nlearner: {actor_updates: 4, critic_updates: 4}")
+    path.write_text("model: {trunks: shared}\nlearner: {actor_updates: 4}")
     assert options(str(path), "--learner.rho-bar", "2").learner.actor_updates == 4
     with pytest.raises(UserError, match="make them equal"):
         options(str(path), "--learner.actor-updates", "2")

@@ -95,9 +95,9 @@ def test_every_fault_is_named() -> None:
     ]
 
 
-def test_one_optimiser_cannot_step_actor_and_critic_differently() -> None:
-    changes = {"model.trunks": "shared", "learner.critic_updates": 2, "learner.actor_updates": 1}
-    assert "learner.critic_updates is 2 and learner.actor_updates 1" in fault(changes)
+def test_the_number_of_actor_steps_is_said_once() -> None:
+    changes = {"learner.epochs": 2, "learner.actor_updates": 3}
+    assert "learner.actor_updates 3 and learner.epochs 2 both say how often" in fault(changes)
 
 
 @pytest.mark.parametrize(

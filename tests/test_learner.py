@@ -12,8 +12,8 @@ from helpers import fingerprint, toy_config
 from envs import make_suite
 from mtrl.collector import build_collector
 from mtrl.learner import MAX_SKIPPED, Learner, NonFiniteError
-from mtrl.losses import normalize_per_task, step_weights
-from mtrl.models.rows import make_rows
+from mtrl.losses import normalize_per_task, step_weights, task_moments
+from mtrl.models.rows import each_alone, make_rows
 from mtrl.rollout import Rollout, concatenate
 
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ def test_constant_reward_converges_to_its_discounted_sum(unroll_length, truncate
             rollout = rollout._replace(truncated=~everywhere, valid=everywhere, rewards=np.ones_like(rollout.rewards))
         learner.update(rollout, 0.0)
     obs = {"vector": rollout.obs["vector"][0]}
-    values = learner.policy(make_rows(obs, rollout.task_ids, 1, CPU)).values
+    values = learner.policy(each_alone(make_rows(obs, rollout.task_ids, 1, CPU)))[1].values
     assert values.detach().numpy() == pytest.approx(10.0, abs=0.15)
 
 
@@ -114,7 +114,8 @@ def test_weights_count_tasks_or_frames():
 def test_advantages_are_normalized_within_each_task():
     advantages = torch.tensor([[1.0, 100.0, 300.0], [3.0, 500.0, 7.0]])
     valid = torch.tensor([[True, True, True], [True, False, True]])
-    result = normalize_per_task(advantages, valid, torch.tensor([0, 1, 1]), 2)
+    task_ids = torch.tensor([0, 1, 1])
+    result = normalize_per_task(advantages, task_ids, task_moments(advantages, valid, task_ids, 2))
     own = torch.tensor([100.0, 300.0, 7.0])
     assert torch.allclose(result[:, 0], torch.tensor([-1.0, 1.0]), atol=1e-5)
     assert torch.allclose(torch.stack([result[0, 1], result[0, 2], result[1, 2]]), (own - own.mean()) / own.std(correction=0), atol=1e-4)

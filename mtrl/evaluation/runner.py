@@ -108,6 +108,7 @@ def play(
         for _ in range(EPISODE_STEPS):
             actions, _ = inference.act(obs)
             step = tasks.step(actions)
+            inference.follow(step)
             obs = step.obs
             for episode in step.episodes:
                 finished.setdefault(episode.slot, episode)

@@ -18,19 +18,19 @@ from mtrl.config import ConfigError
 
 
 class GridEncoder(nn.Module):
-    """Three 2x2 convolutions over MiniGrid's 7x7x3 view, as MOORE has them; no activation after the last (D = 1024)."""
+    """Three 2x2 convolutions over MiniGrid's 7x7x3 view, as MOORE has them; no activation after the last (D = 1024 at width 1)."""
 
-    feature_size = 4 * 4 * 64
-
-    def __init__(self, space: gymnasium.spaces.Dict, num_experts: int):
+    def __init__(self, space: gymnasium.spaces.Dict, num_experts: int, width: float = 1.0):
         super().__init__()
+        self._channels = (3, *(max(1, round(width * channels)) for channels in (16, 32, 64)))
+        self.feature_size = 4 * 4 * self._channels[-1]
         # Separate small convolutions: on a CPU one grouped convolution takes twice their time.
         self.experts = nn.ModuleList(self._expert() for _ in range(num_experts))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    @staticmethod
-    def _expert() -> nn.Sequential:
-        layers = nn.Sequential(nn.Conv2d(3, 16, 2), nn.ReLU(), nn.Conv2d(16, 32, 2), nn.ReLU(), nn.Conv2d(32, 64, 2))
+    def _expert(self) -> nn.Sequential:
+        a, b, c, d = self._channels
+        layers = nn.Sequential(nn.Conv2d(a, b, 2), nn.ReLU(), nn.Conv2d(b, c, 2), nn.ReLU(), nn.Conv2d(c, d, 2))
         for layer in (layers[0], layers[2]):
             initialize(layer, nn.init.calculate_gain("relu"))
         initialize(layers[4], 1.0)
@@ -44,15 +44,14 @@ class GridEncoder(nn.Module):
 
 
 class VectorEncoder(nn.Module):
-    """Two hidden layers of 64 tanh units over a vector of floats; the features are the outputs of a third linear layer (D = 64)."""
+    """Two hidden layers of tanh units over a vector of floats; the features are the outputs of a third linear layer (D = 64 at width 1)."""
 
-    feature_size = 64
-
-    def __init__(self, space: gymnasium.spaces.Dict, num_experts: int):
+    def __init__(self, space: gymnasium.spaces.Dict, num_experts: int, width: float = 1.0):
         super().__init__()
         size = int(space["vector"].shape[0])  # type: ignore[index]
+        self.feature_size = hidden = max(1, round(64 * width))
         self.experts = nn.ModuleList(
-            nn.Sequential(nn.Linear(size, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, self.feature_size))
+            nn.Sequential(nn.Linear(size, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, hidden))
             for _ in range(num_experts)
         )
 
@@ -65,7 +64,7 @@ class EncoderKind(NamedTuple):
     """An encoder and the observation spaces that it reads."""
 
     fits: Callable[[gymnasium.spaces.Dict], bool]
-    build: Callable[[gymnasium.spaces.Dict, int], nn.Module]
+    build: Callable[[gymnasium.spaces.Dict, int, float], nn.Module]
 
 
 ENCODERS: dict[str, EncoderKind] = {
@@ -74,8 +73,8 @@ ENCODERS: dict[str, EncoderKind] = {
 }
 
 
-def make_encoder(space: gymnasium.spaces.Dict, num_experts: int) -> nn.Module:
-    """The encoder for observations of `space`, with `num_experts` experts.
+def make_encoder(space: gymnasium.spaces.Dict, num_experts: int, width: float = 1.0) -> nn.Module:
+    """The encoder for observations of `space`, with `num_experts` experts whose layers have `width` times their usual units.
 
     Raises:
         ValueError: no encoder reads this space.
@@ -83,7 +82,7 @@ def make_encoder(space: gymnasium.spaces.Dict, num_experts: int) -> nn.Module:
     """
     for kind in ENCODERS.values():
         if kind.fits(space):
-            encoder = kind.build(space, num_experts)
+            encoder = kind.build(space, num_experts, width)
             if num_experts > int(encoder.feature_size):  # type: ignore[arg-type]
                 raise ConfigError(
                     f"model.experts is {num_experts}, but the experts' features have {encoder.feature_size} dimensions and no more "

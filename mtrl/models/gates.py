@@ -1,10 +1,15 @@
-"""Gates: how much of each expert a task takes."""
+"""Gates: how much of each expert a task takes. A gate is a module from task ids [N] to weights [N, K], and a line in `GATES`."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
+
+from mtrl.config import ConfigError, ModelConfig
 
 
 class LinearGate(nn.Module):
@@ -18,4 +23,145 @@ class LinearGate(nn.Module):
 
     def forward(self, task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K"]:
         """Weights of the experts for rows of the given tasks."""
-        return self.weight[task_ids]
+        return self.table()[task_ids]
+
+    def table(self) -> Float[Tensor, "tasks K"]:
+        """The weights of every task."""
+        return self.weight
+
+
+class SoftmaxGate(LinearGate):
+    """Positive weights that sum to 1."""
+
+    def table(self) -> Float[Tensor, "tasks K"]:
+        """The weights of every task."""
+        return self.weight.softmax(-1)
+
+
+class TopKGate(LinearGate):
+    """A softmax over each task's k largest entries; the other experts get 0 and no gradient from the task."""
+
+    def __init__(self, num_tasks: int, num_experts: int, k: int):
+        super().__init__(num_tasks, num_experts)
+        if k > num_experts:
+            raise ConfigError(f"model.gate_experts is {k}, but there are {num_experts} experts to choose from")
+        self._k = k
+
+    def table(self) -> Float[Tensor, "tasks K"]:
+        """The weights of every task."""
+        largest = self.weight.topk(self._k, dim=-1)
+        return torch.zeros_like(self.weight).scatter(-1, largest.indices, largest.values.softmax(-1))
+
+
+class DSelectKGate(nn.Module):
+    """DSelect-k (Hazimeh et al. 2021): k selectors, each a product of smoothed binary digits that name an expert, mixed by a softmax.
+
+    Digits saturate at exactly 0 and 1, so that a trained gate is sparse and yet was differentiable on the way.
+    """
+
+    WIDTH = 1.0  # γ of the smooth step
+
+    def __init__(self, num_tasks: int, num_experts: int, k: int):
+        super().__init__()
+        digits = max(1, (num_experts - 1).bit_length())
+        self.digits = nn.Parameter(torch.empty(num_tasks, k, digits).uniform_(-self.WIDTH / 100, self.WIDTH / 100))
+        self.mixture = nn.Parameter(torch.zeros(num_tasks, k))
+        self.codes: Tensor
+        codes = (torch.arange(num_experts)[:, None] >> torch.arange(digits)) & 1
+        self.register_buffer("codes", codes.bool(), persistent=False)
+
+    def forward(self, task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K"]:
+        """Weights of the experts for rows of the given tasks."""
+        return self.table()[task_ids]
+
+    def table(self) -> Float[Tensor, "tasks K"]:
+        """The weights of every task."""
+        steps = smooth_step(self.digits, self.WIDTH).unsqueeze(-2)  # [tasks, k, 1, digits]
+        selectors = torch.where(self.codes, steps, 1 - steps).prod(-1)  # [tasks, k, K]
+        # Codes that name no expert (K not a power of 2) take their share with them; what is left is made to sum to 1.
+        selectors = selectors / selectors.sum(-1, keepdim=True).clamp(min=1e-6)
+        return torch.einsum("ts,tsk->tk", self.mixture.softmax(-1), selectors)
+
+
+def smooth_step(x: Tensor, width: float) -> Tensor:
+    """0 below -width/2, 1 above width/2, and the cubic between them that is smooth at both ends."""
+    x = x.clamp(-width / 2, width / 2)
+    return -2 * x**3 / width**3 + 1.5 * x / width + 0.5
+
+
+class SkillsGate(LinearGate):
+    """Polytropon's task-skill matrix (Ponti et al. 2022): each task uses a soft subset of the experts in equal parts.
+
+    Membership is a relaxed Bernoulli variable while learning and its mean otherwise; rows are normalised by the number of members.
+    """
+
+    TEMPERATURE = 1.0
+
+    def table(self) -> Float[Tensor, "tasks K"]:
+        """The weights of every task."""
+        logits: Tensor = self.weight
+        if self.training and torch.is_grad_enabled():
+            # Logistic noise makes the sigmoid a relaxed coin with the right probability of heads.
+            uniform = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
+            logits = (logits + uniform.logit()) / self.TEMPERATURE
+        members = logits.sigmoid()
+        return members / members.sum(-1, keepdim=True).clamp(min=1e-6)
+
+
+class OwnGate(nn.Module):
+    """One expert for each task, and nothing shared."""
+
+    def __init__(self, num_tasks: int, num_experts: int):
+        super().__init__()
+        if num_experts != num_tasks:
+            raise ConfigError(f"model.gate 'own' gives each task an expert: set model.experts to {num_tasks}, not {num_experts}")
+        self.num_tasks = num_tasks
+        self.one: Tensor
+        self.register_buffer("one", torch.eye(num_tasks), persistent=False)
+
+    def forward(self, task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K"]:
+        """Weights of the experts for rows of the given tasks."""
+        return functional.one_hot(task_ids, self.num_tasks).to(self.one.dtype)
+
+    def table(self) -> Float[Tensor, "tasks K"]:
+        """The weights of every task."""
+        return self.one
+
+
+class EqualGate(nn.Module):
+    """Every task takes the same of every expert; with one expert, a shared trunk."""
+
+    def __init__(self, num_tasks: int, num_experts: int):
+        super().__init__()
+        self.weights: Tensor
+        self.register_buffer("weights", torch.full((num_tasks, num_experts), 1 / num_experts), persistent=False)
+
+    def forward(self, task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K"]:
+        """Weights of the experts for rows of the given tasks."""
+        return self.weights[task_ids]
+
+    def table(self) -> Float[Tensor, "tasks K"]:
+        """The weights of every task."""
+        return self.weights
+
+
+GATES: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
+    "linear": lambda num_tasks, model: LinearGate(num_tasks, model.experts),
+    "softmax": lambda num_tasks, model: SoftmaxGate(num_tasks, model.experts),
+    "topk": lambda num_tasks, model: TopKGate(num_tasks, model.experts, model.gate_experts),
+    "dselect_k": lambda num_tasks, model: DSelectKGate(num_tasks, model.experts, model.gate_experts),
+    "skills": lambda num_tasks, model: SkillsGate(num_tasks, model.experts),
+    "own": lambda num_tasks, model: OwnGate(num_tasks, model.experts),
+    "equal": lambda num_tasks, model: EqualGate(num_tasks, model.experts),
+}
+
+
+def make_gate(model: ModelConfig, num_tasks: int) -> nn.Module:
+    """The gate that the experiment names.
+
+    Raises:
+        ConfigError: there is none of that name, or it does not go with the number of experts.
+    """
+    if model.gate not in GATES:
+        raise ConfigError(f"model.gate: no gate {model.gate!r}; known are {', '.join(GATES)}")
+    return GATES[model.gate](num_tasks, model)

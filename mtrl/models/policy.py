@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from envs import TaskSuite
-from mtrl.config import ModelConfig
+from mtrl.config import ConfigError, ModelConfig
 from mtrl.distributions import Distribution, make_distribution
 from mtrl.models.encoders import make_encoder
 from mtrl.models.experts import mix, mix_plain
-from mtrl.models.gates import LinearGate
+from mtrl.models.gates import make_gate
 from mtrl.models.heads import MultiHead, SingleHead
-from mtrl.models.rows import Rows
+from mtrl.models.memory import Memory
+from mtrl.models.popart import PopArt
+from mtrl.models.rows import Rows, Sequences
 
 
 class Trunk(nn.Module):
@@ -23,8 +25,8 @@ class Trunk(nn.Module):
 
     def __init__(self, model: ModelConfig, suite: TaskSuite):
         super().__init__()
-        self.encoder = make_encoder(suite.observation_space, model.experts)
-        self.gate = LinearGate(suite.num_tasks, model.experts)
+        self.encoder = make_encoder(suite.observation_space, model.experts, model.width)
+        self.gate = make_gate(model, suite.num_tasks)
         self.feature_size = int(self.encoder.feature_size)  # type: ignore[arg-type]
         self._mix = mix if model.orthogonal else mix_plain
 
@@ -33,8 +35,16 @@ class Trunk(nn.Module):
         return torch.tanh(self._mix(self.encoder(rows.obs), self.gate(rows.task_ids)))
 
 
+class Recalled(NamedTuple):
+    """One step of an actor with a memory."""
+
+    parameters: Float[Tensor, "B P"]
+    hidden: Float[Tensor, "B H"]
+    cell: Float[Tensor, "B H"]
+
+
 class Actor(nn.Module):
-    """Maps rows to the parameters of the action distribution. All that a runner needs."""
+    """Maps observations to the parameters of the action distribution. All that a runner needs."""
 
     def __init__(self, model: ModelConfig, suite: TaskSuite):
         super().__init__()
@@ -42,34 +52,54 @@ class Actor(nn.Module):
         self.share_repeats = model.share_repeats
         self.distribution: Distribution = make_distribution(suite.action_space)
         self.trunk = Trunk(model, suite)
+        self.memory = Memory(self.trunk.feature_size, model.memory_size, suite.action_space) if model.memory else None
+        inputs = self.memory.hidden_size if self.memory is not None else self.trunk.feature_size
         # Near-uniform actions at the start.
-        self.head = _make_head(model, suite, self.trunk.feature_size, self.distribution.num_parameters, output_gain=0.01)
+        self.head = _make_head(model, suite, inputs, self.distribution.num_parameters, output_gain=0.01)
 
-    def forward(self, rows: Rows) -> Float[Tensor, "N P"]:
-        """Parameters of the action distribution."""
-        return self.head(self.trunk(rows), rows.counts)
+    def forward(self, rows: Rows) -> Float[Tensor, "N E"]:
+        """What can be said of each observation alone: the distribution's parameters, or with a memory what the memory reads of it."""
+        features = self.trunk(rows)
+        return self.memory.project(features) if self.memory is not None else self.head(features, rows.counts)
+
+    def remember(self, evaluated: Float[Tensor, "B E"], memory: dict[str, Tensor], counts: tuple[int, ...]) -> Recalled:
+        """With a memory: one step of slots whose memory is `memory`, `counts[task]` slots of each task."""
+        assert self.memory is not None
+        hidden, cell = self.memory.step(evaluated, memory)
+        return Recalled(self.head(hidden, counts), hidden, cell)
 
 
 class Critic(nn.Module):
-    """Maps rows to values, through a trunk of its own unless it is given the features of another."""
+    """Maps observations to values, through a trunk of its own or, where it has none, from the actor's features.
 
-    def __init__(self, model: ModelConfig, suite: TaskSuite, shared: Trunk | None):
+    A critic beside a memory reads the actor's: nobody carries one of the critic's from unroll to unroll, since actors hold no critic.
+    """
+
+    def __init__(self, model: ModelConfig, suite: TaskSuite, actor: Actor):
         super().__init__()
-        self.trunk = Trunk(model, suite) if shared is None else None
-        feature_size = self.trunk.feature_size if shared is None else shared.feature_size  # type: ignore[union-attr]
-        self.head = _make_head(model, suite, feature_size, 1, output_gain=1.0)
+        shared = model.trunks == "shared"
+        self.trunk = None if shared else Trunk(model, suite)
+        size = actor.trunk.feature_size
+        self.project = nn.Linear(size, model.memory_size) if model.memory and not shared else None
+        self.head = _make_head(model, suite, model.memory_size if model.memory else size, 1, output_gain=1.0)
+        if model.popart and not isinstance(self.head, MultiHead):
+            raise ConfigError("model.popart scales each task's own output: it needs model.heads 'multi'")
+        self.popart = PopArt(suite.num_tasks) if model.popart else None
 
-    def forward(self, rows: Rows, shared_features: Float[Tensor, "N D"] | None) -> Float[Tensor, " N"]:
-        """Values, from the shared trunk's features where there is one."""
-        features = self.trunk(rows) if self.trunk is not None else shared_features
-        return self.head(features, rows.counts).squeeze(-1)
+
+class Acted(NamedTuple):
+    """The actor's side of a batch of observations."""
+
+    parameters: Float[Tensor, "T1 B P"]  # of the action distribution
+    features: Float[Tensor, "N D"]  # of each row
+    hidden: Float[Tensor, "T1 B H"] | None  # of the memory
 
 
-class PolicyOutput(NamedTuple):
-    """What the learner reads off N rows."""
+class Valued(NamedTuple):
+    """The critic's side."""
 
-    parameters: Float[Tensor, "N P"]  # of the action distribution
-    values: Float[Tensor, " N"]
+    values: Float[Tensor, "T1 B"]
+    normalized: Float[Tensor, "T1 B"]  # as the head gives them; the same without PopArt
 
 
 class Policy(nn.Module):
@@ -78,13 +108,39 @@ class Policy(nn.Module):
     def __init__(self, model: ModelConfig, suite: TaskSuite):
         super().__init__()
         self.actor = Actor(model, suite)
-        self.critic = Critic(model, suite, shared=self.actor.trunk if model.trunks == "shared" else None)
+        self.critic = Critic(model, suite, self.actor)
 
-    def forward(self, rows: Rows) -> PolicyOutput:
-        """Both outputs; a shared trunk is traversed once."""
-        features = self.actor.trunk(rows)
-        parameters = self.actor.head(features, rows.counts)
-        return PolicyOutput(parameters=parameters.float(), values=self.critic(rows, features).float())
+    def forward(self, seen: Sequences) -> tuple[Acted, Valued]:
+        """Both sides; a shared trunk is traversed once."""
+        acted = self.act(seen)
+        return acted, self.value(seen, acted)
+
+    def act(self, seen: Sequences) -> Acted:
+        """The actor's side."""
+        actor = self.actor
+        features = actor.trunk(seen.rows)
+        if actor.memory is None:
+            return Acted(actor.head(features, seen.rows.counts).float()[seen.inverse], features, None)
+        assert seen.recurrence is not None
+        hidden = actor.memory.unroll(actor.memory.project(features)[seen.inverse], seen.recurrence)
+        return Acted(_per_slot(actor.head, hidden, seen.task_ids).float(), features, hidden)
+
+    def value(self, seen: Sequences, acted: Acted) -> Valued:
+        """The critic's side, which with a shared trunk or a memory builds on the actor's."""
+        critic = self.critic
+        features = acted.features if critic.trunk is None else critic.trunk(seen.rows)
+        if acted.hidden is None:
+            outputs = critic.head(features, seen.rows.counts)[seen.inverse]
+        elif critic.project is None:
+            outputs = _per_slot(critic.head, acted.hidden, seen.task_ids)
+        else:
+            # What the observation says is computed once for each row, as wherever possible.
+            read = torch.tanh(critic.project(features)[seen.inverse] + acted.hidden.detach())
+            outputs = _per_slot(critic.head, read, seen.task_ids)
+        normalized = outputs.squeeze(-1).float()
+        if critic.popart is None:
+            return Valued(normalized, normalized)
+        return Valued(critic.popart.denormalize(normalized, seen.task_ids.expand_as(normalized)), normalized)
 
 
 def build_policy(model: ModelConfig, suite: TaskSuite, seed: int) -> Policy:
@@ -101,3 +157,10 @@ def build_policy(model: ModelConfig, suite: TaskSuite, seed: int) -> Policy:
 def _make_head(model: ModelConfig, suite: TaskSuite, inputs: int, outputs: int, *, output_gain: float) -> nn.Module:
     kind = MultiHead if model.heads == "multi" else SingleHead
     return kind(suite.num_tasks, inputs, model.head_width, outputs, output_gain=output_gain)
+
+
+def _per_slot(head: nn.Module, features: Float[Tensor, "T1 B H"], task_ids: Int[Tensor, " B"]) -> Float[Tensor, "T1 B O"]:
+    """A head's outputs for slots over time; heads want rows sorted by task, which slots are."""
+    steps, slots = features.shape[:2]
+    counts = tuple(steps * n for n in task_ids.bincount().tolist())
+    return head(features.transpose(0, 1).reshape(slots * steps, -1), counts).unflatten(0, (slots, steps)).transpose(0, 1)

@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
+from mtrl.models.memory import Recurrence
 from mtrl.rollout import Arrays
 
 
@@ -23,6 +25,20 @@ class Rows(NamedTuple):
     obs: dict[str, Tensor]  # name -> [N, ...]
     task_ids: Tensor  # [N] int64, ascending
     counts: tuple[int, ...]  # rows of each task
+
+
+class Sequences(NamedTuple):
+    """Observations of B slots over time, as places among rows. T1 is T + 1 where the last one is bootstrapped from."""
+
+    rows: Rows
+    inverse: Int[Tensor, "T1 B"]  # the row of each observation
+    task_ids: Int[Tensor, " B"]  # of each slot; ascending where there is a memory
+    recurrence: Recurrence | None  # what a memory reads besides
+
+
+def each_alone(rows: Rows) -> Sequences:
+    """Every row as one step of a slot of its own, [1, N]; for networks without a memory."""
+    return Sequences(rows, torch.arange(len(rows.task_ids), device=rows.task_ids.device).unsqueeze(0), rows.task_ids, None)
 
 
 def make_rows(obs: Arrays, task_ids: np.ndarray, num_tasks: int, device: torch.device) -> Rows:

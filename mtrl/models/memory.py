@@ -1,0 +1,109 @@
+"""Memory: an LSTM between the mixed feature and the heads, as in IMPALA, that also reads the last action and the last reward.
+
+Its largest product, the input weights times the feature, depends on the observation alone and is computed once for each distinct one;
+only the recurrent part runs step by step.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mtrl.rollout import Arrays
+
+
+class Recurrence(NamedTuple):
+    """What a memory reads of T + 1 observations besides the observations. At an episode's first one nothing has happened yet."""
+
+    last_actions: Tensor  # [T + 1, B, ...]
+    last_rewards: Float[Tensor, "T1 B"]
+    starts: Bool[Tensor, "T1 B"]  # the observation is the first of its episode
+    hidden: Float[Tensor, "B H"]  # before the first observation
+    cell: Float[Tensor, "B H"]
+
+    def select(self, slots: Tensor) -> Recurrence:
+        """That of some slots."""
+        return Recurrence(
+            self.last_actions[:, slots], self.last_rewards[:, slots], self.starts[:, slots], self.hidden[slots], self.cell[slots]
+        )
+
+
+def recurrence_of(initial: dict[str, Tensor], actions: Tensor, rewards: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"]) -> Recurrence:
+    """From a rollout's `initial_memory` and steps. The step that is not valid is the reset, so what follows it begins an episode."""
+    return Recurrence(
+        last_actions=torch.cat([initial["last_action"].unsqueeze(0), actions]),
+        last_rewards=torch.cat([initial["last_reward"].unsqueeze(0), rewards]),
+        starts=torch.cat([initial["start"].unsqueeze(0), ~valid]),
+        hidden=initial["hidden"],
+        cell=initial["cell"],
+    )
+
+
+class Memory(nn.Module):
+    """An LSTM cell in two parts: `project` for observations, `step` for time."""
+
+    def __init__(self, feature_size: int, hidden_size: int, action_space: gymnasium.Space):
+        super().__init__()
+        self.hidden_size = hidden_size
+        self._num_actions = int(action_space.n) if isinstance(action_space, gymnasium.spaces.Discrete) else None
+        self._action_shape = () if self._num_actions else tuple(action_space.shape or ())
+        self._action_dtype = action_space.dtype
+        action_size = self._num_actions or int(np.prod(self._action_shape))
+        self.feature_weight = nn.Parameter(torch.empty(4 * hidden_size, feature_size))
+        self.event_weight = nn.Parameter(torch.empty(4 * hidden_size, action_size + 1))
+        self.hidden_weight = nn.Parameter(torch.empty(4 * hidden_size, hidden_size))
+        # Gates in the order input, forget, cell, output; the forget gate begins open, so that gradients reach back in time.
+        self.bias = nn.Parameter(torch.zeros(4 * hidden_size))
+        nn.init.xavier_uniform_(self.feature_weight)
+        nn.init.xavier_uniform_(self.event_weight)
+        for gate in range(4):
+            nn.init.orthogonal_(self.hidden_weight.data[gate * hidden_size : (gate + 1) * hidden_size])
+        nn.init.ones_(self.bias.data[hidden_size : 2 * hidden_size])
+
+    def initial(self, slots: int) -> Arrays:
+        """The memory of slots whose episode begins: a rollout's `initial_memory`."""
+        return {
+            "hidden": np.zeros((slots, self.hidden_size), np.float32),
+            "cell": np.zeros((slots, self.hidden_size), np.float32),
+            "last_action": np.zeros((slots, *self._action_shape), np.int64 if self._num_actions else self._action_dtype),
+            "last_reward": np.zeros(slots, np.float32),
+            "start": np.ones(slots, bool),
+        }
+
+    def project(self, features: Float[Tensor, "N D"]) -> Float[Tensor, "N G"]:
+        """What the observations contribute to the four gates."""
+        return functional.linear(features, self.feature_weight, self.bias).float()
+
+    def unroll(self, projected: Float[Tensor, "T1 B G"], recurrence: Recurrence) -> Float[Tensor, "T1 B H"]:
+        """What the memory holds after each observation."""
+        inputs = projected + self._events(recurrence.last_actions, recurrence.last_rewards, recurrence.starts)
+        keep = (~recurrence.starts).float().unsqueeze(-1)
+        hidden, cell = recurrence.hidden, recurrence.cell
+        outputs = []
+        for t in range(len(inputs)):
+            hidden, cell = self._cell(inputs[t], hidden * keep[t], cell * keep[t])
+            outputs.append(hidden)
+        return torch.stack(outputs)
+
+    def step(self, projected: Float[Tensor, "B G"], memory: dict[str, Tensor]) -> tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]:
+        """One observation: the new hidden and cell state of slots whose `memory` is laid out as by `initial`."""
+        inputs = projected + self._events(memory["last_action"], memory["last_reward"], memory["start"])
+        keep = (~memory["start"]).float().unsqueeze(-1)
+        return self._cell(inputs, memory["hidden"] * keep, memory["cell"] * keep)
+
+    def _events(self, actions: Tensor, rewards: Tensor, starts: Tensor) -> Tensor:
+        encoded = functional.one_hot(actions.long(), self._num_actions).float() if self._num_actions else actions.float()
+        events = torch.cat([encoded, rewards.unsqueeze(-1)], dim=-1) * (~starts).float().unsqueeze(-1)
+        return functional.linear(events, self.event_weight).float()
+
+    def _cell(self, inputs: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        gates = inputs + functional.linear(hidden, self.hidden_weight).float()
+        take, forget, new, show = gates.chunk(4, dim=-1)
+        cell = torch.sigmoid(forget) * cell + torch.sigmoid(take) * torch.tanh(new)
+        return torch.sigmoid(show) * torch.tanh(cell), cell

@@ -1,0 +1,65 @@
+"""PopArt: each task's values learned at unit scale, whatever the scale of its rewards (van Hasselt et al. 2016, Hessel et al. 2018)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mtrl.models.heads import MultiHead
+
+MIN_SCALE, MAX_SCALE = 1e-4, 1e6
+
+
+class PopArt(nn.Module):
+    """Running mean μ and deviation σ of each task's value targets. The critic's head learns n(x), and the value is V(x) = σ n(x) + μ."""
+
+    def __init__(self, num_tasks: int):
+        super().__init__()
+        self.mean: Tensor
+        self.mean_square: Tensor
+        self.updates: Tensor
+        self.register_buffer("mean", torch.zeros(num_tasks))
+        self.register_buffer("mean_square", torch.ones(num_tasks))
+        self.register_buffer("updates", torch.zeros(num_tasks))
+
+    @property
+    def scale(self) -> Float[Tensor, " tasks"]:
+        """σ"""
+        return (self.mean_square - self.mean.square()).clamp(MIN_SCALE**2, MAX_SCALE**2).sqrt()
+
+    def denormalize(self, outputs: Float[Tensor, "*N"], task_ids: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+        """V = σ n + μ"""
+        return self.scale[task_ids] * outputs + self.mean[task_ids]
+
+    def normalize(self, values: Float[Tensor, "*N"], task_ids: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+        """N = (V - μ) / σ"""
+        return (values - self.mean[task_ids]) / self.scale[task_ids]
+
+    @torch.no_grad()
+    def update(self, targets: Float[Tensor, "T B"], valid: Tensor, task_ids: Int[Tensor, " B"], head: MultiHead, rate: float) -> None:
+        """Moves μ and σ towards the batch's targets, and rescales the head's last layer so that no value changes.
+
+        Args:
+            targets: v_t of each step.
+            valid: which of them count, [T, B] bool.
+            task_ids: each slot's task.
+            head: whose outputs are n(x); its rows for task k are scaled by σ / σ'.
+            rate: step of the moving average (β). The first steps are larger, so that the start does not linger: the n-th is at least 1/n.
+        """
+        mask = valid.float()
+        zeros = torch.zeros_like(self.mean)
+        counts = zeros.index_add(0, task_ids, mask.sum(0))
+        seen = counts > 0
+        # A target that is not finite belongs to an update that is skipped; it must not stay in the averages.
+        sums = zeros.index_add(0, task_ids, (targets * mask).sum(0))
+        squares = zeros.index_add(0, task_ids, (targets.square() * mask).sum(0))
+        seen &= sums.isfinite() & squares.isfinite()
+        self.updates += seen
+        step = torch.where(seen, self.updates.clamp(min=1).reciprocal().clamp(min=rate), zeros)
+        old_mean, old_scale = self.mean.clone(), self.scale
+        self.mean += step * (torch.where(seen, sums / counts.clamp(min=1), self.mean) - self.mean)
+        self.mean_square += step * (torch.where(seen, squares / counts.clamp(min=1), self.mean_square) - self.mean_square)
+        ratio = old_scale / self.scale
+        head.output_weight.mul_(ratio[:, None, None])
+        head.output_bias.copy_((ratio[:, None] * head.output_bias) + ((old_mean - self.mean) / self.scale)[:, None])
