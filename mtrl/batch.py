@@ -20,7 +20,8 @@ class Batch(NamedTuple):
 
     seen: Sequences  # T + 1 observations of each slot; T where nothing is bootstrapped
     actions: Tensor  # [T, B, ...]
-    behaviour_log_probs: Float[Tensor, "T B"]
+    behaviour_log_probs: Float[Tensor, "T B"]  # of the weights that acted
+    anchor_log_probs: Float[Tensor, "T B"]  # of the weights that the clipped surrogate's ratio starts from: 1 before the first step
     rewards: Float[Tensor, "T B"]
     discounts: Float[Tensor, "T B"]  # γ (1 - terminated)
     continues: Float[Tensor, "T B"]  # whether the next row is the same episode
@@ -48,6 +49,7 @@ def make_batch(rollout: Rollout, num_tasks: int, *, discount: float, equal_tasks
         ),
         actions=actions,
         behaviour_log_probs=move(rollout.behaviour_log_probs),
+        anchor_log_probs=move(rollout.behaviour_log_probs),
         rewards=rewards,
         discounts=discount * (~terminated).float(),
         continues=(valid & ~terminated & ~move(rollout.truncated)).float(),
@@ -64,6 +66,7 @@ def select_slots(batch: Batch, slots: Int[Tensor, " S"]) -> Batch:
         seen=Sequences(*_rows_of(seen.rows, seen.inverse[:, slots]), seen.task_ids[slots], recurrence),
         actions=batch.actions[:, slots],
         behaviour_log_probs=batch.behaviour_log_probs[:, slots],
+        anchor_log_probs=batch.anchor_log_probs[:, slots],
         rewards=batch.rewards[:, slots],
         discounts=batch.discounts[:, slots],
         continues=batch.continues[:, slots],
@@ -84,6 +87,7 @@ def select_steps(batch: Batch, steps: Int[Tensor, " S"]) -> Batch:
         seen=Sequences(*_rows_of(batch.seen.rows, pick(batch.seen.inverse[:-1])), task_ids, None),
         actions=pick(batch.actions),
         behaviour_log_probs=pick(batch.behaviour_log_probs),
+        anchor_log_probs=pick(batch.anchor_log_probs),
         rewards=pick(batch.rewards),
         discounts=pick(batch.discounts),
         continues=pick(batch.continues),

@@ -36,8 +36,16 @@ class Targets(NamedTuple):
     """What a batch's actions and values should have been, [T, B]; without gradient."""
 
     vs: Tensor
-    advantages: Tensor  # as the surrogate wants them: weighted by min(ρ̄, ρ) for V-trace's, unweighted for the clipped one
+    advantages: Tensor  # weighted by min(ρ̄, ρ)
     moments: Moments | None  # of the whole batch's advantages, where they are to be normalised
+
+
+class Look(NamedTuple):
+    """A batch before its first step."""
+
+    log_probs: Tensor  # [T, B], of the actions
+    values: Tensor  # [T + 1, B]
+    targets: Targets
 
 
 class Part(NamedTuple):
@@ -134,13 +142,17 @@ class Learner:
         """What the batch's optimiser steps look at, in order. Each is drawn up when the one before it has been made."""
         config = self._config
         steps = config.actor_updates or config.epochs * config.minibatches
-        if config.minibatches == 1:
+        looked = None
+        if config.surrogate == "clipped" or config.minibatches > 1:
+            looked = self._look_at(batch)
+            batch = batch._replace(anchor_log_probs=looked.log_probs)
+        if looked is None or config.minibatches == 1:
             # A separate critic that steps more often than the actor, or less, goes on alone, or stands still.
             critic_steps = steps if self._shared else config.critic_updates
             for step in range(max(steps, critic_steps)):
                 yield Part(batch, None, None, None, actor=step < steps, critic=step < critic_steps)
             return
-        values, targets = self._look_at(batch)
+        values, targets = looked.values, looked.targets
         if not self._shared:
             for _ in range(config.critic_updates):
                 yield Part(batch, targets, None, None, actor=False, critic=True)
@@ -164,12 +176,13 @@ class Learner:
                 made += 1
 
     @torch.no_grad()
-    def _look_at(self, batch: Batch) -> tuple[Tensor, Targets]:
-        """Values and targets of a whole batch by the current weights."""
+    def _look_at(self, batch: Batch) -> Look:
+        """A whole batch by the current weights."""
         with self._autocast():
             acted, valued = self.policy(batch.seen)
         log_probs = self.policy.actor.distribution.log_prob(acted.parameters[:-1], batch.actions)
-        return valued.values, self._targets(batch, log_probs - batch.behaviour_log_probs, valued.values, None)
+        batch = batch._replace(anchor_log_probs=log_probs)
+        return Look(log_probs, valued.values, self._targets(batch, log_probs - batch.behaviour_log_probs, valued.values, None))
 
     def _step(self, part: Part, progress: float, statistics: _Means) -> Targets | None:
         """One step of the optimisers concerned, and its targets; None if it was skipped."""
@@ -230,13 +243,12 @@ class Learner:
         advantages = targets.advantages
         if targets.moments is not None:
             advantages = normalize_per_task(advantages, batch.seen.task_ids, targets.moments)
-        log_ratios = log_probs - batch.behaviour_log_probs
         if config.surrogate == "clipped":
-            policy_loss = clipped_surrogate_loss(log_ratios, advantages, weights, config.clip)
+            policy_loss = clipped_surrogate_loss(log_probs - batch.anchor_log_probs, advantages, weights, config.clip)
         else:
             policy_loss = policy_gradient_loss(log_probs, advantages, weights)
         negative_entropy = entropy_loss(entropies, weights)
-        rhos, total = log_ratios.detach().exp(), weights.sum()
+        rhos, total = (log_probs.detach() - batch.behaviour_log_probs).exp(), weights.sum()
         return policy_loss + config.entropy_cost * negative_entropy, {
             "learner/policy_loss": policy_loss,
             "learner/entropy": -negative_entropy,
@@ -254,8 +266,11 @@ class Learner:
         config = self._config
         known = (batch.rewards, batch.discounts, batch.continues, values[:-1], values[1:])
         corrected = vtrace(log_rhos, *known, rho_bar=config.rho_bar, c_bar=config.c_bar, lambda_=config.lambda_)
-        # The clipped surrogate has the ratio in itself.
-        advantages = td_errors(corrected.vs, *known) if config.surrogate == "clipped" else corrected.advantages
+        advantages = corrected.advantages
+        if config.surrogate == "clipped":
+            # Its ratio leads from the anchor to the current weights; what leads from the weights that acted to the anchor is V-trace's.
+            anchor_rhos = (batch.anchor_log_probs - batch.behaviour_log_probs).exp().clamp(max=config.rho_bar)
+            advantages = anchor_rhos * td_errors(corrected.vs, *known)
         popart = self.policy.critic.popart
         if popart is not None:
             advantages = advantages / popart.scale[batch.seen.task_ids]

@@ -17,7 +17,6 @@ from mtrl.learner import Learner
 from mtrl.rollout import Arrays, Rollout, concatenate
 from mtrl.stats import TaskStatistics, interquartile_mean
 
-QUEUE_LIMIT = 2  # batches that may wait for the learner
 POLL_SECONDS = 0.005  # how long one look at the source may block while the learner works
 
 
@@ -207,7 +206,7 @@ class Trainer:
 
     def _receive_during(self, update: Future[dict[str, float]]) -> dict[str, float]:
         while not update.done():
-            if len(self._arrived) < QUEUE_LIMIT * self.config.learner.rollouts_per_update:
+            if len(self._arrived) < self.config.learner.queue * self.config.learner.rollouts_per_update:
                 self._receive(POLL_SECONDS)
             else:
                 # Back-pressure: what has arrived is enough, and runners with two rollouts on their way stop by themselves.
