@@ -91,22 +91,11 @@ class Learner:
         Raises:
             NonFiniteError: the twentieth step in a row had to be skipped.
         """
-        config = self._config
-        batch = make_batch(
-            rollout,
-            self._suite.num_tasks,
-            discount=config.discount,
-            equal_tasks=config.task_weighting == "tasks",
-            share_repeats=self._share_repeats,
-            device=self.device,
-        )
+        batch = self._batch(rollout)
         statistics = _Means()
-        critic_part: tuple[Batch, Targets] | None = None
+        self._rescale_values(batch)
         for part in self._parts(batch):
-            targets = self._step(part, progress, statistics)
-            if part.critic and targets is not None:
-                critic_part = part.batch, targets
-        self._rescale_values(critic_part)
+            self._step(part, progress, statistics)
         self.version += 1
         return statistics.means() | {"rows": float(len(batch.seen.rows.task_ids)), "skipped": float(self.skipped)}
 
@@ -137,6 +126,16 @@ class Learner:
         self._generator.set_state(state["generator"])
         self.version, self.skipped = state["version"], state["skipped"]
         self._skipped_in_a_row = state["skipped_in_a_row"]
+
+    def _batch(self, rollout: Rollout) -> Batch:
+        return make_batch(
+            rollout,
+            self._suite.num_tasks,
+            discount=self._config.discount,
+            equal_tasks=self._config.task_weighting == "tasks",
+            share_repeats=self._share_repeats,
+            device=self.device,
+        )
 
     def _parts(self, batch: Batch) -> Iterator[Part]:
         """What the batch's optimiser steps look at, in order. Each is drawn up when the one before it has been made."""
@@ -184,9 +183,9 @@ class Learner:
         batch = batch._replace(anchor_log_probs=log_probs)
         return Look(log_probs, valued.values, self._targets(batch, log_probs - batch.behaviour_log_probs, valued.values, None))
 
-    def _step(self, part: Part, progress: float, statistics: _Means) -> Targets | None:
-        """One step of the optimisers concerned, and its targets; None if it was skipped."""
-        losses, numbers, targets = self._losses(part)
+    def _step(self, part: Part, progress: float, statistics: _Means) -> None:
+        """One step of the optimisers concerned, unless it has to be skipped."""
+        losses, numbers = self._losses(part)
         optimizers = {name: optimizer for name, optimizer in self._optimizers.items() if getattr(part, name)}
         loss = torch.stack(list(losses.values())).sum()
         for optimizer in optimizers.values():
@@ -196,23 +195,24 @@ class Learner:
         total_norm = torch.stack(list(norms.values())).square().sum().sqrt()
         if not torch.isfinite(loss + total_norm):
             self._skip(part)
-            return None
+            return
         self._skipped_in_a_row = 0
         for name, optimizer in optimizers.items():
             self._apply(optimizer, getattr(self._config, name), norms[name], progress)
         statistics.add(numbers | {"learner/grad_norm": float(total_norm)})
-        return targets
 
-    def _rescale_values(self, seen: tuple[Batch, Targets] | None) -> None:
-        """PopArt: after the batch's steps, its statistics follow what the critic was last shown."""
+    def _rescale_values(self, batch: Batch) -> None:
+        """PopArt's statistics follow the batch before anything is learned from it.
+
+        Afterwards would be too late for the first batch: an error in the task's own scale stays in Adam's second moments for 1000 steps.
+        """
         popart = self.policy.critic.popart
-        if popart is not None and seen is not None:
-            batch, targets = seen
+        if popart is not None:
             head: Any = self.policy.critic.head
-            popart.update(targets.vs, batch.valid, batch.seen.task_ids, head, self._config.popart_rate)
+            popart.update(self._look_at(batch).targets.vs, batch.valid, batch.seen.task_ids, head, self._config.popart_rate)
 
-    def _losses(self, part: Part) -> tuple[dict[str, Tensor], dict[str, float], Targets]:
-        """The objectives of those who step, what to report of them, and the targets."""
+    def _losses(self, part: Part) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """The objectives of those who step, and what to report of them."""
         batch, seen = part.batch, part.batch.seen
         distribution = self.policy.actor.distribution
         with self._autocast():
@@ -236,7 +236,7 @@ class Learner:
         if part.critic:
             losses["critic"], numbers["learner/value_loss"] = self._critic_loss(batch, targets, valued.normalized[:steps])
         read = torch.stack([number.detach() for number in numbers.values()]).tolist()
-        return losses, dict(zip(numbers, read, strict=True)), targets
+        return losses, dict(zip(numbers, read, strict=True))
 
     def _actor_loss(self, batch: Batch, targets: Targets, log_probs: Tensor, entropies: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         config, weights = self._config, batch.weights

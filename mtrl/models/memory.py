@@ -76,7 +76,7 @@ class Memory(nn.Module):
             "start": np.ones(slots, bool),
         }
 
-    def project(self, features: Float[Tensor, "N D"]) -> Float[Tensor, "N G"]:
+    def project(self, features: Float[Tensor, "*N D"]) -> Float[Tensor, "*N G"]:
         """What the observations contribute to the four gates."""
         return functional.linear(features, self.feature_weight, self.bias).float()
 

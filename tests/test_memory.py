@@ -1,0 +1,159 @@
+"""The LSTM: the same numbers however it is run, and tasks that need it."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from helpers import toy_config
+
+from envs import make_suite
+from envs.task import Task, TaskSuite
+from envs.toy import ACTION_SPACE, OBSERVATION_SPACE
+from mtrl.collector import build_collector
+from mtrl.config import ConfigError, override
+from mtrl.learner import Learner
+from mtrl.models.memory import Memory, Recurrence, recurrence_of
+from mtrl.rollout import concatenate
+
+
+class Recall(gymnasium.Env):
+    """The first observation shows which of two actions will pay in the fourth step; the others show nothing."""
+
+    observation_space, action_space = OBSERVATION_SPACE, ACTION_SPACE
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._cue, self._steps = int(self.np_random.integers(2)), 0
+        return self._show(self._cue), {}
+
+    def step(self, action):
+        self._steps += 1
+        over = self._steps == 4
+        return self._show(7), float(over and action == self._cue), over, False, {}
+
+    @staticmethod
+    def _show(index):
+        vector = np.zeros(8, np.float32)
+        vector[index] = 1
+        return {"vector": vector}
+
+
+RECALL = TaskSuite("test/recall", (Task("recall", Recall),), OBSERVATION_SPACE, ACTION_SPACE, lambda obs: obs, "test")
+WITH_MEMORY = {"model__memory": True, "model__memory_size": 16}
+
+
+def memory_and_inputs(steps=9, slots=4, seed=0):
+    torch.manual_seed(seed)
+    memory = Memory(10, 6, gymnasium.spaces.Discrete(3))
+    initial = {name: torch.from_numpy(array) for name, array in memory.initial(slots).items()}
+    initial |= {"hidden": torch.randn(slots, 6), "cell": torch.randn(slots, 6), "start": torch.zeros(slots, dtype=torch.bool)}
+    valid = torch.rand(steps, slots) > 0.3
+    recurrence = recurrence_of(initial, torch.randint(0, 3, (steps, slots)), torch.randn(steps, slots), valid)
+    return memory, torch.randn(steps + 1, slots, 10), recurrence
+
+
+def test_unrolling_equals_torchs_lstm_cell_with_the_state_cleared_at_starts():
+    memory, features, recurrence = memory_and_inputs()
+    cell = torch.nn.LSTMCell(10 + 3 + 1, 6)
+    with torch.no_grad():
+        cell.weight_ih.copy_(torch.cat([memory.feature_weight, memory.event_weight], dim=1))
+        cell.weight_hh.copy_(memory.hidden_weight)
+        cell.bias_ih.copy_(memory.bias)
+        cell.bias_hh.zero_()
+    hidden, state = recurrence.hidden, recurrence.cell
+    outputs = []
+    for t in range(len(features)):
+        began = recurrence.starts[t].unsqueeze(-1)
+        events = torch.cat([torch.eye(3)[recurrence.last_actions[t]], recurrence.last_rewards[t].unsqueeze(-1)], dim=-1)
+        inputs = torch.cat([features[t], torch.where(began, 0.0, events)], dim=-1)
+        hidden, state = cell(inputs, (torch.where(began, 0.0, hidden), torch.where(began, 0.0, state)))
+        outputs.append(hidden)
+    assert recurrence.starts.any()
+    torch.testing.assert_close(memory.unroll(memory.project(features), recurrence), torch.stack(outputs))
+
+
+def test_nothing_before_an_episodes_start_matters():
+    memory, features, recurrence = memory_and_inputs()
+    starts = torch.zeros_like(recurrence.starts)
+    starts[5] = True
+    recurrence = recurrence._replace(starts=starts)
+    changed = Recurrence(recurrence.last_actions, recurrence.last_rewards + 1, starts, recurrence.hidden * 3, recurrence.cell - 1)
+    other = features.clone()
+    other[:5] += 1
+    after = [memory.unroll(memory.project(x), r) for x, r in ((features, recurrence), (other, changed))]
+    assert not torch.allclose(after[0][4], after[1][4])
+    # Rewards after the start do matter, so they are compared at the start alone.
+    torch.testing.assert_close(after[0][5], after[1][5])
+
+
+@pytest.mark.parametrize("suite", ["toy/three", "minigrid/mt3"])
+@pytest.mark.parametrize("trunks", ["separate", "shared"])
+def test_the_learner_recalls_what_the_runner_did(suite, trunks):
+    """Behaviour log-probabilities equal the learner's over several unrolls: state, last action, last reward and resets all agree."""
+    config = toy_config(suite, env_runners__unroll_length=40, model__trunks=trunks, **WITH_MEMORY)
+    learner = Learner(config, make_suite(suite))
+    with torch.no_grad():
+        learner.policy.actor.head.output_weight.mul_(100)  # far from uniform, so that a difference shows
+    collector = build_collector(config, make_suite(suite), runner=0)
+    collector.set_weights(0, learner.actor_weights())
+    rollouts = [collector.collect().rollout for _ in range(3)]
+    assert not rollouts[0].valid.all() or suite != "toy/three"
+    for rollout in (rollouts[2], concatenate(rollouts)):
+        log_rhos = learner._look_at(learner._batch(rollout)).log_probs.numpy() - rollout.behaviour_log_probs
+        np.testing.assert_allclose(log_rhos, 0, atol=1e-4)
+        assert np.std(rollout.behaviour_log_probs) > 0.1
+
+
+def test_a_paused_slot_finds_its_memory_again():
+    config = toy_config("toy/corridor,cue", env_runners__slots=4, env_runners__unroll_length=3, **WITH_MEMORY)
+    suite = make_suite(config.suite.name)
+    collector = build_collector(config, suite, runner=0)
+    collector.set_weights(0, Learner(config, suite).actor_weights())
+    collector.set_shares(np.array([0.5, 0.5]))
+    before = collector.collect()
+    kept = {name: array.copy() for name, array in collector._inference.memory.items()}
+    assert before.rollout.task_ids.tolist() == [0, 0, 1, 1]
+    collector._allocator.owed[:] = 0
+    collector.set_shares(np.array([1.0, 0.0]))
+    assert collector.collect().rollout.task_ids.tolist() == [0, 0, 0, 0]
+    collector._allocator.owed[:] = 0
+    collector.set_shares(np.array([0.5, 0.5]))
+    back = collector.collect().rollout.initial_memory
+    for name, array in kept.items():
+        np.testing.assert_array_equal(back[name][2:], array[2:], err_msg=name)
+
+
+def test_learns_what_only_a_memory_can():
+    def success(memory):
+        config = override(
+            toy_config("toy/three", env_runners__slots=32, env_runners__unroll_length=15, learner__actor={"learning_rate": 5e-3}),
+            {"model.memory": memory, "model.memory_size": 16, "model.experts": 1, "learner.lambda_": 0.95},
+        )
+        learner, collector = Learner(config, RECALL), build_collector(config, RECALL, runner=0)
+        returns: list[float] = []
+        for _ in range(120):
+            collector.set_weights(learner.version, learner.actor_weights())
+            collected = collector.collect()
+            returns = (returns + [e.episode_return for e in collected.episodes])[-400:]
+            learner.update(collected.rollout, 0.0)
+        return np.mean(returns)
+
+    assert success(memory=True) > 0.9
+    assert success(memory=False) < 0.6
+
+
+def test_minibatches_of_a_memory_are_traces():
+    changes = {"model__memory": True, "learner__minibatches": 2}
+    with pytest.raises(ConfigError, match="traces"):
+        toy_config(**changes)
+    config = toy_config(
+        **changes, learner__minibatch_of="traces", learner__epochs=2, learner__surrogate="clipped", env_runners__unroll_length=12
+    )
+    suite = make_suite(config.suite.name)
+    learner, collector = Learner(config, suite), build_collector(config, suite, runner=0)
+    collector.set_weights(0, learner.actor_weights())
+    before = learner.actor_weights()
+    learner.update(collector.collect().rollout, 0.0)
+    assert all(not np.array_equal(before[name], after) for name, after in learner.actor_weights().items() if "hidden_weight" in name)

@@ -1,0 +1,167 @@
+"""Several passes over a batch: how it is cut up, and what each part is told."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from helpers import toy_config
+
+from envs import make_suite
+from mtrl.batch import make_batch, select_slots, select_steps, split_observations, split_slots, split_steps
+from mtrl.collector import build_collector
+from mtrl.learner import Learner
+from mtrl.losses import clipped_surrogate_loss
+
+CPU = torch.device("cpu")
+
+
+def collect(config, unrolls=1):
+    suite = make_suite(config.suite.name)
+    collector = build_collector(config, suite, runner=0)
+    collector.set_weights(0, Learner(config, suite).actor_weights())
+    return [collector.collect().rollout for _ in range(unrolls)][-1]
+
+
+def batch_of(config):
+    rollout = collect(config)
+    return make_batch(
+        rollout, int(rollout.task_ids.max()) + 1, discount=0.99, equal_tasks=True, share_repeats=config.model.share_repeats, device=CPU
+    )
+
+
+CONFIG = toy_config("minigrid/mt3", env_runners__slots=12, env_runners__unroll_length=20)
+
+
+@pytest.mark.parametrize("split", [split_steps, split_observations])
+@pytest.mark.parametrize("parts", [1, 3, 7])
+def test_minibatches_of_steps_hold_every_valid_step_once(split, parts):
+    batch = batch_of(toy_config(env_runners__unroll_length=30))
+    drawn = torch.cat(split(batch, parts, torch.Generator().manual_seed(0)))
+    assert sorted(drawn.tolist()) == batch.valid.flatten().nonzero().squeeze(-1).tolist()
+    assert not batch.valid.all()
+
+
+def test_minibatches_of_observations_evaluate_each_observation_once():
+    batch = batch_of(CONFIG)
+    generator = torch.Generator().manual_seed(0)
+    rows = [len(select_steps(batch, part).seen.rows.task_ids) for part in split_observations(batch, 4, generator)]
+    used = batch.seen.inverse[:-1][batch.valid].unique()
+    assert sum(rows) == len(used)
+    assert sum(len(select_steps(batch, part).seen.rows.task_ids) for part in split_steps(batch, 4, generator)) > len(used)
+
+
+def test_traces_hold_every_slot_once_in_ascending_order():
+    batch = batch_of(CONFIG)
+    parts = split_slots(batch, 5, torch.Generator().manual_seed(0))
+    assert sorted(torch.cat(parts).tolist()) == list(range(12))
+    assert all((part.diff() > 0).all() for part in parts)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_part_is_the_whole_seen_through_a_window(share):
+    """Parameters, values and targets of the selected slots and steps are those of the whole batch."""
+    config = toy_config("minigrid/mt3", env_runners__slots=12, env_runners__unroll_length=20, model__share_repeats=share)
+    batch = batch_of(config)
+    learner = Learner(config, make_suite("minigrid/mt3"))
+    whole = learner._look_at(batch)
+    slots = torch.tensor([1, 4, 5, 10])
+    part = learner._look_at(select_slots(batch, slots))
+    for name in ("log_probs", "values"):
+        torch.testing.assert_close(getattr(part, name), getattr(whole, name)[:, slots], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(part.targets.vs, whole.targets.vs[:, slots], atol=1e-5, rtol=1e-4)
+    steps = torch.tensor([200, 3, 77, 78, 150])
+    acted = learner.policy.act(select_steps(batch, steps).seen)
+    everything = learner.policy.act(batch.seen).parameters[:-1].flatten(0, 1)
+    torch.testing.assert_close(acted.parameters[0], everything[steps], atol=1e-5, rtol=1e-4)
+
+
+def test_the_loss_of_equal_parts_averages_to_the_whole_loss():
+    batch = batch_of(toy_config("toy/constant", env_runners__slots=8, env_runners__unroll_length=8))
+    numbers = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    whole = (batch.weights * numbers).sum()
+    parts = [torch.arange(start, 64, 4) for start in range(4)]
+    losses = [(select_steps(batch, part).weights * numbers.flatten()[part]).sum() for part in parts]
+    torch.testing.assert_close(torch.stack(losses).mean(), whole)
+
+
+def test_the_clipped_surrogate_by_hand():
+    weights = torch.full((1, 4), 0.25)
+    advantages = torch.tensor([[1.0, 1.0, -1.0, -1.0]])
+    ratios = torch.tensor([[1.5, 0.5, 0.5, 1.5]]).log().requires_grad_()
+    loss = clipped_surrogate_loss(ratios, advantages, weights, 0.2)
+    assert loss.item() == pytest.approx(-0.25 * (1.2 + 0.5 - 0.8 - 1.5))
+    (gradient,) = torch.autograd.grad(loss, ratios)
+    # What would go further in the wanted direction gets none; what has moved the wrong way is drawn back.
+    np.testing.assert_allclose(gradient, [[0.0, -0.25 * 0.5, 0.0, 0.25 * 1.5]], atol=1e-6)
+
+
+def test_both_surrogates_have_the_same_first_gradient():
+    """At the anchor the ratio is 1 and its gradient that of the log-probability, however far behind the weights were that acted."""
+    config = toy_config("minigrid/mt3", env_runners__slots=6, env_runners__unroll_length=16)
+    rollout = collect(config)
+    shift = np.random.default_rng(0).normal(0, 0.5, rollout.behaviour_log_probs.shape).astype(np.float32)
+    rollout = rollout._replace(behaviour_log_probs=rollout.behaviour_log_probs + shift)
+    gradients = []
+    for surrogate in ("vtrace", "clipped"):
+        learner = Learner(toy_config("minigrid/mt3", learner__surrogate=surrogate), make_suite("minigrid/mt3"))
+        learner.update(rollout, 0.0)
+        gradients.append([parameter.grad for parameter in learner.policy.actor.parameters()])
+    for left, right in zip(*gradients, strict=True):
+        torch.testing.assert_close(left, right, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["observations", "steps", "traces"])
+@pytest.mark.parametrize("trunks", ["separate", "shared"])
+def test_each_optimiser_makes_its_number_of_steps(kind, trunks):
+    config = toy_config(
+        learner__surrogate="clipped",
+        learner__epochs=3,
+        learner__minibatches=2,
+        learner__minibatch_of=kind,
+        learner__critic_updates=2,
+        model__trunks=trunks,
+    )
+    learner = Learner(config, make_suite(config.suite.name))
+    statistics = learner.update(collect(config), 0.0)
+    steps = {name: {int(s["step"]) for s in o.state.values()} for name, o in learner._optimizers.items()}
+    assert steps == ({"actor": {6}, "critic": {2}} if trunks == "separate" else {"actor": {6}})
+    assert {"learner/policy_loss", "learner/value_loss"} <= set(statistics)
+
+
+def test_fewer_actor_steps_than_a_pass_has():
+    config = toy_config(learner__actor_updates=3, learner__minibatches=2)
+    learner = Learner(config, make_suite(config.suite.name))
+    learner.update(collect(config), 0.0)
+    assert {int(s["step"]) for s in learner._optimizers["actor"].state.values()} == {3}
+
+
+@pytest.mark.parametrize("kind", ["observations", "steps", "traces"])
+def test_reuse_learns_more_from_the_same_frames(kind):
+    def score(**changes):
+        config = toy_config(env_runners__slots=12, env_runners__unroll_length=32, learner__lambda_=0.95, **changes)
+        suite = make_suite(config.suite.name)
+        learner, collector = Learner(config, suite), build_collector(config, suite, runner=0)
+        episodes = []
+        for _ in range(25):
+            collector.set_weights(learner.version, learner.actor_weights())
+            collected = collector.collect()
+            episodes = collected.episodes
+            learner.update(collected.rollout, 0.0)
+        return np.mean([suite.score(e.task_id, e.episode_return) for e in episodes if suite.names[e.task_id] != "constant"])
+
+    reused = score(learner__surrogate="clipped", learner__epochs=8, learner__minibatches=4, learner__minibatch_of=kind)
+    assert reused > 0.8 > score()
+
+
+def test_a_restored_learner_draws_the_same_minibatches():
+    config = toy_config(learner__surrogate="clipped", learner__epochs=2, learner__minibatches=3)
+    suite, rollout = make_suite(config.suite.name), collect(config)
+    first, second = Learner(config, suite), Learner(config, suite)
+    first.update(rollout, 0.0)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    first.update(rollout, 0.0)
+    second.update(rollout, 0.0)
+    assert all(np.array_equal(array, second.policy_weights()[name]) for name, array in first.policy_weights().items())
