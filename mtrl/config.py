@@ -116,6 +116,8 @@ class LearnerConfig(Section):
     """Decay of the trace."""
     entropy_cost: float = Field(0.01, ge=0)
     """Weight of the entropy bonus."""
+    entropy_decay: bool = False
+    """Let the bonus fall linearly to 0 at `total_frames`: explore first, be exact at the end."""
     value_cost: float = Field(0.5, ge=0)
     """Weight of the value loss; matters for shared trunks only, since separate ones have separate optimisers under Adam."""
     normalize_advantages: bool = True
@@ -161,6 +163,8 @@ class CurriculumConfig(Section):
 
     scheduler: str = "uniform"
     """Who decides each task's share of the next unroll; one of `mtrl.curriculum.SCHEDULERS`."""
+    options: dict[str, Any] = {}
+    """The scheduler's own settings; docs/curriculum.md lists them."""
     floor: float = Field(0.1, ge=0, le=1)
     """Every task keeps at least this part of its uniform share."""
 
@@ -273,17 +277,17 @@ _Loader.add_implicit_resolver(
 )
 
 
-def explain(error: pydantic.ValidationError) -> str:
-    """One line per fault of a validation: the field's path, the value, what is allowed, and the nearest name for unknown fields."""
-    return "\n".join(_explain_fault(fault) for fault in error.errors())
+def explain(error: pydantic.ValidationError, model: type[Section] = ExperimentConfig) -> str:
+    """One line per fault in values for `model`: the field's path, the value, what is allowed, and the nearest name for unknown fields."""
+    return "\n".join(_explain_fault(fault, model) for fault in error.errors())
 
 
-def _explain_fault(fault: Any) -> str:
+def _explain_fault(fault: Any, model: type[Section]) -> str:
     path = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        known = _field_names(fault["loc"][:-1])
+        known = _field_names(fault["loc"][:-1], model)
         near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else "known are " + ", ".join(known)
+        hint = f"did you mean {near[0]}?" if near else ("known are " + ", ".join(known) if known else "there are none")
         return f"{path}: unknown field; {hint}"
     message = fault["msg"].removeprefix("Value error, ")
     if not path:
@@ -295,8 +299,8 @@ def _explain_fault(fault: Any) -> str:
     return f"{path}: {message[0].lower() + message[1:]}, got {fault['input']!r}"
 
 
-def _field_names(location: tuple[Any, ...]) -> list[str]:
-    section: Any = ExperimentConfig
+def _field_names(location: tuple[Any, ...], model: type[Section]) -> list[str]:
+    section: Any = model
     for part in location:
         section = section.model_fields[part].annotation
     return list(section.model_fields)

@@ -77,13 +77,15 @@ class Learner:
         self._optimizers = _make_optimizers(self.policy, config)
         self._generator = torch.Generator().manual_seed(config.seed)  # of minibatches
         self._skipped_in_a_row = 0
+        self._value_errors: dict[str, float] = {}  # of the batch's first look, by metric
+        self._entropy_cost = config.learner.entropy_cost
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """One batch's optimiser steps.
 
         Args:
             rollout: T steps of B slots.
-            progress: share of the training already done, 0 to 1; the learning rate's decay follows it.
+            progress: share of the training already done, 0 to 1; what decays follows it.
 
         Returns:
             means over the batch's steps, named as the metrics of the run are, and the number of distinct `rows`.
@@ -93,11 +95,13 @@ class Learner:
         """
         batch = self._batch(rollout)
         statistics = _Means()
+        self._entropy_cost = self._config.entropy_cost * ((1.0 - progress) if self._config.entropy_decay else 1.0)
+        self._value_errors = {}
         self._rescale_values(batch)
         for part in self._parts(batch):
             self._step(part, progress, statistics)
         self.version += 1
-        return statistics.means() | {"rows": float(len(batch.seen.rows.task_ids)), "skipped": float(self.skipped)}
+        return statistics.means() | self._value_errors | {"rows": float(len(batch.seen.rows.task_ids)), "skipped": float(self.skipped)}
 
     def actor_weights(self) -> Arrays:
         """The actor's weights as copied arrays: what runners act with."""
@@ -249,7 +253,7 @@ class Learner:
             policy_loss = policy_gradient_loss(log_probs, advantages, weights)
         negative_entropy = entropy_loss(entropies, weights)
         rhos, total = (log_probs.detach() - batch.behaviour_log_probs).exp(), weights.sum()
-        return policy_loss + config.entropy_cost * negative_entropy, {
+        return policy_loss + self._entropy_cost * negative_entropy, {
             "learner/policy_loss": policy_loss,
             "learner/entropy": -negative_entropy,
             "vtrace/rho_mean": (weights * rhos).sum() / total,
@@ -274,6 +278,11 @@ class Learner:
         popart = self.policy.critic.popart
         if popart is not None:
             advantages = advantages / popart.scale[batch.seen.task_ids]
+        if not self._value_errors:
+            moments_of_size = task_moments(advantages.abs(), batch.valid, batch.seen.task_ids, self._suite.num_tasks)
+            present = batch.seen.task_ids.unique().tolist()
+            sizes = moments_of_size.mean.tolist()
+            self._value_errors = {f"tasks/{self._suite.names[task]}/value_error": sizes[task] for task in present}
         if config.normalize_advantages and moments is None:
             moments = task_moments(advantages, batch.valid, batch.seen.task_ids, self._suite.num_tasks)
         return Targets(corrected.vs, advantages, moments)

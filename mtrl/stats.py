@@ -10,6 +10,7 @@ import numpy as np
 from envs import Episode, TaskSuite
 
 WINDOW = 100  # episodes of a task that its current figures are averaged over
+VALUE_ERROR_RATE = 0.1  # step of the running mean of value errors, per update
 
 
 class TaskStatistics:
@@ -20,6 +21,9 @@ class TaskStatistics:
         n = suite.num_tasks
         self.episodes = np.zeros(n, np.int64)  # finished so far
         self.frames = np.zeros(n, np.int64)  # trained on so far
+        self.success_sums = np.zeros(n)  # successful episodes so far
+        self.value_errors = np.full(n, np.nan)  # running mean of |r + γ v' - V|, NaN before the first update
+        self._last_episode = np.zeros(n, np.int64)  # all trained frames when a task's last episode came
         self._returns = np.full((n, WINDOW), np.nan)
         self._lengths = np.full((n, WINDOW), np.nan)
         self._successes = np.full((n, WINDOW), np.nan)
@@ -32,6 +36,19 @@ class TaskStatistics:
             self._lengths[task, place] = episode.length
             self._successes[task, place] = episode.success
             self.episodes[task] += 1
+            self.success_sums[task] += episode.success
+            self._last_episode[task] = self.frames.sum()
+
+    def add_value_errors(self, errors: np.ndarray) -> None:
+        """Takes in one update's mean size of the advantages, [num_tasks]; NaN for tasks that had no frame."""
+        known = ~np.isnan(errors)
+        before = np.where(np.isnan(self.value_errors), errors, self.value_errors)
+        self.value_errors = np.where(known, before + VALUE_ERROR_RATE * (errors - before), self.value_errors)
+
+    @property
+    def frames_since_episode(self) -> np.ndarray:
+        """Frames trained on, over all tasks, since each task's last episode ended."""
+        return self.frames.sum() - self._last_episode
 
     def add_frames(self, frames: np.ndarray) -> None:
         """Counts trained frames per task, [num_tasks]."""
@@ -75,7 +92,7 @@ def interquartile_mean(values: np.ndarray) -> float:
     return float(ordered[cut : len(ordered) - cut].mean())
 
 
-_STATE = ("episodes", "frames", "_returns", "_lengths", "_successes")
+_STATE = ("episodes", "frames", "success_sums", "value_errors", "_last_episode", "_returns", "_lengths", "_successes")
 
 
 def _window_mean(values: np.ndarray) -> np.ndarray:

@@ -110,7 +110,7 @@ class Trainer:
         self.suite = suite
         self.learner: LearnerLike = learner if learner is not None else Learner(config, suite)
         self.statistics = TaskStatistics(suite)
-        self.scheduler = make_scheduler(config.curriculum, suite.num_tasks)
+        self.scheduler = make_scheduler(config.curriculum, suite.names)
         self._source = source
         self._arrived: list[Collected] = []
         self._thread = ThreadPoolExecutor(1, "learner") if source.asynchronous else None
@@ -200,8 +200,10 @@ class Trainer:
             statistics = self.learner.update(rollout, progress)
         else:
             statistics = self._receive_during(self._thread.submit(self.learner.update, rollout, progress))
+        errors = [statistics.pop(f"tasks/{name}/value_error", np.nan) for name in self.suite.names]
         self._interval.add_update(statistics, rollout, frames, version, time.perf_counter() - before)
         self.statistics.add_frames(frames)
+        self.statistics.add_value_errors(np.array(errors))
         self._publish()
 
     def _receive_during(self, update: Future[dict[str, float]]) -> dict[str, float]:
@@ -239,6 +241,7 @@ class Trainer:
             "episode_length": self.statistics.episode_lengths,
             "episodes": self.statistics.episodes,
             "frames": self.statistics.frames,
+            "value_error": self.statistics.value_errors,
             "share_wanted": self._shares,
         }
         tasks = {f"tasks/{name}/{key}": values[task] for task, name in enumerate(self.suite.names) for key, values in columns.items()}

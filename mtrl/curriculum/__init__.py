@@ -2,25 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
-from mtrl.config import ConfigError, CurriculumConfig
-from mtrl.curriculum.scheduler import Scheduler, with_floor
+import pydantic
+
+from mtrl.config import ConfigError, CurriculumConfig, explain
+from mtrl.curriculum.ducb import DUCB
+from mtrl.curriculum.exp3s import Exp3S
+from mtrl.curriculum.fixed import Fixed
+from mtrl.curriculum.learnability import Learnability
+from mtrl.curriculum.learning_progress import LearningProgress
+from mtrl.curriculum.mastering_rate import MasteringRate
+from mtrl.curriculum.plr import PLR
+from mtrl.curriculum.scheduler import RatedScheduler, Scheduler, with_floor
+from mtrl.curriculum.smt import SMT
+from mtrl.curriculum.success_gap import SuccessGap
+from mtrl.curriculum.t3s import T3S
+from mtrl.curriculum.teacher_student import TeacherStudent
 from mtrl.curriculum.uniform import Uniform
 
-SCHEDULERS: dict[str, Callable[[int], Scheduler]] = {
+SCHEDULERS: dict[str, type[RatedScheduler]] = {
     "uniform": Uniform,
+    "fixed": Fixed,
+    "success_gap": SuccessGap,
+    "t3s": T3S,
+    "learning_progress": LearningProgress,
+    "learnability": Learnability,
+    "teacher_student": TeacherStudent,
+    "mastering_rate": MasteringRate,
+    "exp3s": Exp3S,
+    "ducb": DUCB,
+    "plr": PLR,
+    "smt": SMT,
 }
 
-__all__ = ["SCHEDULERS", "Scheduler", "make_scheduler", "with_floor"]
+__all__ = ["SCHEDULERS", "RatedScheduler", "Scheduler", "make_scheduler", "with_floor"]
 
 
-def make_scheduler(config: CurriculumConfig, num_tasks: int) -> Scheduler:
-    """The scheduler that the experiment names.
+def make_scheduler(config: CurriculumConfig, names: Sequence[str]) -> Scheduler:
+    """The scheduler that the experiment names, for tasks of these names.
 
     Raises:
-        ConfigError: nobody registered that name.
+        ConfigError: nobody registered that name, or its options are at fault.
     """
     if config.scheduler not in SCHEDULERS:
         raise ConfigError(f"curriculum.scheduler: no scheduler {config.scheduler!r}; known are {', '.join(SCHEDULERS)}")
-    return SCHEDULERS[config.scheduler](num_tasks)
+    kind = SCHEDULERS[config.scheduler]
+    try:
+        options: Any = kind.Options.model_validate(config.options)
+    except pydantic.ValidationError as error:
+        faults = explain(error, kind.Options).splitlines()
+        raise ConfigError("\n".join(f"curriculum.options.{fault} (scheduler {config.scheduler})" for fault in faults)) from None
+    return kind(names, options)

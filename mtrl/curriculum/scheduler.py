@@ -1,11 +1,13 @@
-"""What a scheduler is."""
+"""What a scheduler is, and what most of them share: looking at each task when it has something new to show."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from mtrl.config import Section
 from mtrl.stats import TaskStatistics
 
 
@@ -20,6 +22,79 @@ class Scheduler(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a `state_dict`."""
+
+
+class NoOptions(Section):
+    """For schedulers that have nothing to set."""
+
+
+class RatedScheduler:
+    """A scheduler that rates tasks by how their episodes go. A subclass says what it makes of a look, and of all looks so far.
+
+    A task is looked at when it has `EPISODES` new ones, so that rare episodes are judged as carefully as frequent ones. Until a task has
+    been looked at it keeps its uniform share: nobody is judged on nothing.
+    """
+
+    EPISODES = 10
+    Options: ClassVar[type[Section]] = NoOptions
+    STATE: ClassVar[tuple[str, ...]] = ()  # arrays of the subclass that the next decision depends on
+
+    def __init__(self, names: Sequence[str], options: Any):
+        self.names = tuple(names)
+        self.options = options
+        n = len(names)
+        self.looks = np.zeros(n, np.int64)
+        self.latest = np.zeros(n)  # success rate at the last look
+        self.previous = np.zeros(n)  # and at the one before
+        self._episodes = np.zeros(n, np.int64)  # counted at the last look
+        self._successes = np.zeros(n)
+
+    def probabilities(self, stats: TaskStatistics) -> np.ndarray:
+        """Wanted shares of all tasks, [num_tasks]."""
+        new = stats.episodes - self._episodes
+        due = new >= self.EPISODES
+        if due.any():
+            rates = (stats.success_sums - self._successes) / np.maximum(new, 1)
+            self.previous = np.where(due, np.where(self.looks > 0, self.latest, rates), self.previous)
+            self.latest = np.where(due, rates, self.latest)
+            self.looks += due
+            self._episodes = np.where(due, stats.episodes, self._episodes)
+            self._successes = np.where(due, stats.success_sums, self._successes)
+            self.look(due, stats)
+        return self._shares(stats)
+
+    def look(self, due: np.ndarray, stats: TaskStatistics) -> None:
+        """Takes in what the tasks of the mask `due` have newly shown."""
+
+    def weigh(self, stats: TaskStatistics) -> np.ndarray:
+        """How much each task is wanted, [num_tasks], none negative; all zero means all the same."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next decision depends on."""
+        return {name: np.array(getattr(self, name)) for name in (*_STATE, *self.STATE)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state_dict`."""
+        for name in (*_STATE, *self.STATE):
+            setattr(self, name, np.array(state[name]))
+
+    def _shares(self, stats: TaskStatistics) -> np.ndarray:
+        n = len(self.names)
+        known = self.looks > 0
+        weights = np.where(known, self.weigh(stats), 0.0) if known.any() else np.zeros(n)
+        total = weights.sum()
+        judged = weights / total if total > 0 else known / max(1, known.sum())
+        return np.where(known, judged * known.mean(), 1.0 / n)
+
+
+_STATE = ("looks", "latest", "previous", "_episodes", "_successes")
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    """Exp(x) scaled to sum to 1."""
+    exponentials = np.exp(x - x.max())
+    return exponentials / exponentials.sum()
 
 
 def with_floor(probabilities: np.ndarray, floor: float) -> np.ndarray:

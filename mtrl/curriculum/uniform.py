@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
+from mtrl.config import Section
+from mtrl.curriculum.scheduler import NoOptions, RatedScheduler
 from mtrl.stats import TaskStatistics
 
 
-class Uniform:
+class Uniform(RatedScheduler):
     """The baseline: no task is preferred."""
 
-    def __init__(self, num_tasks: int):
-        self.num_tasks = num_tasks
+    Options: ClassVar[type[Section]] = NoOptions
 
-    def probabilities(self, stats: TaskStatistics) -> np.ndarray:
-        """1 / num_tasks each, [num_tasks]."""
-        return np.full(self.num_tasks, 1.0 / self.num_tasks)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing to keep."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
+    def weigh(self, stats: TaskStatistics) -> np.ndarray:
+        """All the same."""
+        return np.ones(len(self.names))

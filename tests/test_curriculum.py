@@ -1,0 +1,216 @@
+"""Schedulers: what all of them promise, and each one's rule by hand."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from envs import Episode, make_suite
+from envs.task import Task, TaskSuite
+from envs.toy import ACTION_SPACE, OBSERVATION_SPACE, Corridor
+from mtrl.config import ConfigError, CurriculumConfig
+from mtrl.curriculum import SCHEDULERS, RatedScheduler, make_scheduler, with_floor
+from mtrl.stats import TaskStatistics
+
+OPTIONS = {"fixed": {"weights": {"t1": 3.0}}, "mastering_rate": {"graph": {"t1": ["t0"], "t2": ["t1"]}}}
+
+
+def suite_of(tasks: int) -> TaskSuite:
+    return TaskSuite("test", tuple(Task(f"t{i}", Corridor) for i in range(tasks)), OBSERVATION_SPACE, ACTION_SPACE, lambda obs: obs, "test")
+
+
+def scheduler(name: str, tasks: int = 3, **options) -> RatedScheduler:
+    config = CurriculumConfig(scheduler=name, options=options or OPTIONS.get(name, {}))
+    return make_scheduler(config, suite_of(tasks).names)  # type: ignore[return-value]
+
+
+def play(stats: TaskStatistics, task: int, successes: int, episodes: int = 10, frames: int = 100) -> None:
+    """`episodes` episodes of a task, the first `successes` of them successful."""
+    for i in range(episodes):
+        won = i < successes
+        stats.add_episodes([Episode(task, 0, float(won), 10, won, True, False)])
+    stats.add_frames(frames * np.eye(len(stats.frames), dtype=np.int64)[task])
+
+
+def random_history(stats: TaskStatistics, rng: np.random.Generator, steps: int):
+    n = len(stats.frames)
+    for _ in range(steps):
+        task = int(rng.integers(n))
+        play(stats, task, int(rng.integers(11)), episodes=int(rng.integers(1, 14)), frames=int(rng.integers(1, 10**5)))
+        stats.add_value_errors(np.where(np.arange(n) == task, rng.random(n), np.nan))
+        yield
+
+
+@pytest.mark.parametrize("name", list(SCHEDULERS))
+class TestEveryScheduler:
+    def test_begins_with_what_needs_no_knowledge(self, name):
+        stats = TaskStatistics(suite_of(4))
+        expected = np.array([1, 3, 1, 1]) / 6 if name == "fixed" else np.full(4, 0.25)
+        np.testing.assert_allclose(scheduler(name, 4).probabilities(stats), expected)
+
+    def test_gives_probabilities_whatever_happens(self, name):
+        stats, subject = TaskStatistics(suite_of(5)), scheduler(name, 5)
+        for _ in random_history(stats, np.random.default_rng(0), 150):
+            shares = subject.probabilities(stats)
+            assert shares.shape == (5,)
+            assert shares.sum() == pytest.approx(1)
+            assert (shares >= 0).all()
+            assert (with_floor(shares, 0.2) >= 0.2 / 5 - 1e-12).all()
+
+    def test_does_not_judge_a_task_on_nothing(self, name):
+        stats, subject = TaskStatistics(suite_of(3)), scheduler(name)
+        for _ in range(3):
+            play(stats, 0, 9)
+            play(stats, 1, 2)
+            shares = subject.probabilities(stats)
+        assert shares[2] == pytest.approx(0.2 if name == "fixed" else 1 / 3)
+
+    def test_goes_on_from_its_state(self, name):
+        histories = [TaskStatistics(suite_of(4)) for _ in range(2)]
+        whole, first = scheduler(name, 4), scheduler(name, 4)
+        decisions = []
+        for part, (stats, subject) in enumerate(zip(histories, (whole, first), strict=True)):
+            taken = []
+            for step, _ in enumerate(random_history(stats, np.random.default_rng(1), 80)):
+                if part == 1 and step == 40:
+                    state = subject.state_dict()
+                    subject = scheduler(name, 4)
+                    subject.load_state_dict(state)
+                taken.append(subject.probabilities(stats))
+            decisions.append(np.array(taken))
+        np.testing.assert_array_equal(*decisions)
+
+    def test_fifty_tasks_cost_less_than_two_milliseconds(self, name):
+        stats, subject = TaskStatistics(suite_of(50)), scheduler(name, 50)
+        times = []
+        for _ in random_history(stats, np.random.default_rng(0), 60):
+            before = time.perf_counter()
+            subject.probabilities(stats)
+            times.append(time.perf_counter() - before)
+        assert np.median(times) < 2e-3
+
+    def test_names_an_unknown_option(self, name):
+        with pytest.raises(ConfigError, match=r"curriculum\.options\.temprature"):
+            make_scheduler(CurriculumConfig(scheduler=name, options=OPTIONS.get(name, {}) | {"temprature": 1}), suite_of(3).names)
+
+
+def after(name: str, history: list[tuple[int, int]], tasks: int = 3, **options) -> np.ndarray:
+    """The shares after looks at (task, successes of ten), one after another."""
+    stats, subject = TaskStatistics(suite_of(tasks)), scheduler(name, tasks, **options)
+    for task, successes in history:
+        play(stats, task, successes)
+        shares = subject.probabilities(stats)
+    return shares
+
+
+def test_success_gap_by_hand():
+    np.testing.assert_allclose(after("success_gap", [(0, 10), (1, 5), (2, 0)]), [0, 1 / 3, 2 / 3])
+
+
+def test_learnability_by_hand():
+    np.testing.assert_allclose(after("learnability", [(0, 10), (1, 5), (2, 1)]), [0, 0.25 / 0.34, 0.09 / 0.34])
+
+
+def test_t3s_by_hand():
+    shares = after("t3s", [(0, 2), (1, 2), (0, 8), (1, 2)], tasks=2, temperature=0.5)
+    gap = np.exp(np.array([0.2, 0.8]) / 0.5)
+    speed = np.exp(-np.array([0.6, 0.0]) / 0.5)
+    np.testing.assert_allclose(shares, 0.5 * gap / gap.sum() + 0.5 * speed / speed.sum())
+
+
+def test_learning_progress_prefers_what_moves_and_drops_what_never_succeeds():
+    shares = after("learning_progress", [(0, 5), (1, 1), (2, 0)] + [(0, 5), (1, 6), (2, 0)] * 4)
+    assert shares[1] > shares[0] > 0
+    assert shares[2] == 0
+
+
+def test_learning_progress_stretches_small_rates():
+    subject = scheduler("learning_progress")
+    assert subject.reweigh(np.array([0.0, 0.1, 1.0])).tolist() == pytest.approx([0, 0.5, 1])
+
+
+def test_teacher_student_by_hand():
+    shares = after("teacher_student", [(0, 5), (1, 5), (0, 6), (1, 1)], tasks=2, epsilon=0.2)
+    np.testing.assert_allclose(shares, [0.1, 0.9])  # |Q|: 0.1 · 0.1 against 0.1 · 0.4, forgetting counts
+
+
+def test_mastering_rate_waits_for_prerequisites_and_leaves_what_is_mastered():
+    graph = {"t1": ["t0"], "t2": ["t1"]}
+    untouched = after("mastering_rate", [(0, 3), (1, 0), (2, 0)], graph=graph)
+    assert untouched.argmax() == 0
+    assert untouched[2] < 0.01
+    mastered = after("mastering_rate", [(0, 10), (1, 3), (2, 0)] * 2, graph=graph)
+    assert mastered.argmax() == 1
+    with pytest.raises(ConfigError, match="needs itself"):
+        scheduler("mastering_rate", graph={"t1": ["t0"], "t0": ["t1"]})
+    with pytest.raises(ConfigError, match="no task 't9'"):
+        scheduler("mastering_rate", graph={"t9": []})
+
+
+def test_exp3s_follows_progress():
+    history = [(0, 5), (1, 0), (2, 9)]
+    for step in range(1, 11):
+        history += [(0, 5), (1, step), (2, 9)]
+    shares = after("exp3s", history, rate=1.0)
+    assert shares.argmax() == 1
+
+
+def test_ducb_prefers_gains_and_comes_back_to_what_it_left():
+    gained = after("ducb", [(0, 5), (1, 0), (0, 5), (1, 6)], tasks=2)
+    assert gained[1] > 0.8
+    stats, subject = TaskStatistics(suite_of(2)), scheduler("ducb", 2)
+    for _ in range(3):
+        play(stats, 0, 5)
+        play(stats, 1, 5)
+        subject.probabilities(stats)
+    for _ in range(40):
+        play(stats, 0, 5)
+        shares = subject.probabilities(stats)
+    assert shares[1] > shares[0]
+
+
+def test_plr_by_hand():
+    stats, subject = TaskStatistics(suite_of(3)), scheduler("plr", temperature=1.0, staleness=0.5)
+    stats.add_value_errors(np.array([0.1, 0.9, 0.5]))
+    for task in (0, 1, 2):
+        play(stats, task, 5)
+        shares = subject.probabilities(stats)
+    by_score = np.array([1 / 3, 1, 1 / 2])
+    np.testing.assert_allclose(shares, 0.5 * by_score / by_score.sum() + 0.5 * np.array([2, 1, 0]) / 3)
+
+
+def test_smt_trains_the_worst_until_solved_or_out_of_budget():
+    stats, subject = TaskStatistics(suite_of(4)), scheduler("smt", 4, group=2, frames=10_000)
+    for task, successes in enumerate((8, 0, 1, 5)):
+        play(stats, task, successes, frames=0)
+    np.testing.assert_allclose(subject.probabilities(stats), [0, 0.5, 0.5, 0])
+    for _ in range(3):
+        play(stats, 2, 10, frames=10)
+        shares = subject.probabilities(stats)
+    np.testing.assert_allclose(shares, [0, 0.5, 0, 0.5])  # task 2 is solved; the next worst takes its place
+    play(stats, 1, 0, frames=5000)  # more than κ · 10 000 / 4
+    np.testing.assert_allclose(subject.probabilities(stats), [0.5, 0, 0, 0.5])
+    play(stats, 3, 5, frames=6000)  # the first stage is over
+    np.testing.assert_allclose(subject.probabilities(stats), [0, 1, 0, 0])
+
+
+def test_fixed_names_its_tasks():
+    with pytest.raises(ConfigError, match="no task 'x'; tasks are t0, t1, t2"):
+        scheduler("fixed", weights={"x": 1.0})
+    with pytest.raises(ConfigError, match="not all 0"):
+        scheduler("fixed", weights={"t0": 0.0, "t1": 0.0, "t2": 0.0})
+
+
+def test_statistics_keep_what_schedulers_look_at():
+    stats = TaskStatistics(make_suite("toy/three"))
+    play(stats, 1, 4, frames=50)
+    play(stats, 2, 0, episodes=0, frames=70)
+    assert stats.success_sums.tolist() == [0, 4, 0]
+    assert stats.frames_since_episode.tolist() == [120, 120, 120]
+    play(stats, 0, 1, frames=0)
+    assert stats.frames_since_episode.tolist() == [0, 120, 120]
+    stats.add_value_errors(np.array([np.nan, 1.0, np.nan]))
+    stats.add_value_errors(np.array([2.0, 2.0, np.nan]))
+    np.testing.assert_allclose(stats.value_errors, [2.0, 1.1, np.nan])
