@@ -6,6 +6,7 @@ actions before the first result is waited for, so that their threads work at the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,8 @@ class EnvPoolBackend:
         pools = self._pools[task]
         existing = sum(pool.size for pool in pools)
         spec = self._suite.tasks[task]
-        pool = _Pool(str(spec.envpool_id), [self._seeds.of(spec.name, existing + i) for i in range(count)], self._num_threads)
+        seeds = [self._seeds.of(spec.name, existing + i) for i in range(count)]
+        pool = _Pool(str(spec.envpool_id), seeds, self._num_threads, spec.envpool_options)
         pools.append(pool)
         self._planned = np.empty(0, np.int64)
         return self._suite.adapt(pool.reset())
@@ -70,7 +72,7 @@ class EnvPoolBackend:
 class _Pool:
     """One EnvPool of one task."""
 
-    def __init__(self, envpool_id: str, seeds: list[int], num_threads: int):
+    def __init__(self, envpool_id: str, seeds: list[int], num_threads: int, options: Mapping[str, Any]):
         try:
             import envpool
         except ImportError as error:
@@ -79,7 +81,7 @@ class _Pool:
             ) from None
         self.size = len(seeds)
         self._pool: Any = envpool.make(
-            envpool_id, env_type="gymnasium", num_envs=self.size, seed=seeds, num_threads=min(num_threads, self.size)
+            envpool_id, env_type="gymnasium", num_envs=self.size, seed=seeds, num_threads=min(num_threads, self.size), **options
         )
         self._ids = np.arange(self.size, dtype=np.int32)
 
@@ -95,7 +97,7 @@ class _Pool:
     def receive(self, count: int) -> tuple[object, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """What the step gave, in the order of the environments."""
         obs, rewards, terminated, truncated, info = self._pool.recv(reset=False, return_info=True)
-        success = info["success"] if "success" in info else np.zeros(count, bool)
+        success = info["success"].astype(bool) if "success" in info else np.zeros(count, bool)
         ids = info["env_id"]
         if (ids[1:] > ids[:-1]).all():
             return obs, rewards, terminated, truncated, success

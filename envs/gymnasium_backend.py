@@ -23,7 +23,7 @@ class GymnasiumBackend:
         first = []
         for number in range(len(envs), len(envs) + count):
             env = _Env(self._suite.tasks[task].make_env())
-            observation, _ = env.env.reset(seed=self._seeds.of(self._suite.tasks[task].name, number))
+            observation, _ = env.env.reset(seed=self._seeds.of(self._suite.tasks[task].name, number), options={"number": number})
             envs.append(env)
             first.append(observation)
         return self._stack(first)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium
 import numpy as np
@@ -39,6 +39,10 @@ class Task:
     """An episode that returns more than this has succeeded; None where only the environment can tell."""
     envpool_id: str | None = None
     """EnvPool's id; None where EnvPool does not have the task."""
+    envpool_options: Mapping[str, Any] = field(default_factory=dict)
+    """What EnvPool is told besides."""
+    make_evaluation_env: Callable[[], gymnasium.Env] | None = None
+    """Gymnasium's version as the published protocol evaluates it, where that differs. Its `reset` is told the environment's number."""
 
     def succeeded(self, episode_return: float) -> bool:
         """Whether the return of an episode shows that it succeeded."""
@@ -61,6 +65,8 @@ class TaskSuite:
     """From what an environment or a pool of them observes to arrays of `observation_space`, with or without a leading axis."""
     family: str
     """The suites that are scored by the same rules, such as `minigrid`."""
+    scored_by: Literal["return", "success"] = "return"
+    """Whether an episode's score is its return within the task's range, or 1 for a success and 0 for none."""
     names: tuple[str, ...] = field(init=False)
     """The tasks' names in order."""
 
@@ -91,9 +97,13 @@ class TaskSuite:
             raise UnknownTaskError(f"{self.name} has no task {name!r}; did you mean {near[0]}?")
         return self.names.index(name)
 
-    def score(self, task_id: int, returns: np.ndarray | float) -> np.ndarray:
-        """Returns of one task's episodes mapped to 0 … 1."""
-        return self.tasks[task_id].score(returns)
+    def score(self, task_id: int, returns: np.ndarray | float, successes: np.ndarray | float = np.nan) -> np.ndarray:
+        """What one task's episodes count for, 0 … 1; NaN stays NaN."""
+        return np.asarray(successes, float) if self.scored_by == "success" else self.tasks[task_id].score(returns)
+
+    def for_evaluation(self) -> TaskSuite:
+        """The same tasks as the published protocol evaluates them."""
+        return replace(self, tasks=tuple(replace(task, make_env=task.make_evaluation_env or task.make_env) for task in self.tasks))
 
     def make(
         self,

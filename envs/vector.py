@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import gymnasium
 import numpy as np
 
 from envs.task import SuiteError, TaskSuite
@@ -115,7 +116,7 @@ class SlotTable:
         self._backend = backend
         self._counts = counts
         self._tables = [_TaskTable() for _ in range(suite.num_tasks)]
-        self._active = _Active(_task_ids(counts), {}, *np.zeros((3, 0)))  # no observation: not started
+        self._active = _Active(_task_ids(counts), {}, *np.zeros((4, 0)))  # no observation: not started
 
     @property
     def num_slots(self) -> int:
@@ -145,6 +146,8 @@ class SlotTable:
             raise RuntimeError("call reset() before step()")
         if len(actions) != len(active.task_ids):
             raise ValueError(f"{len(active.task_ids)} slots need one action each; got {len(actions)}")
+        if isinstance(self.suite.action_space, gymnasium.spaces.Box):
+            actions = np.clip(actions, self.suite.action_space.low, self.suite.action_space.high)
         obs, rewards, terminated, truncated, success = self._backend.step(self._counts, actions)
         valid = ~active.ended.astype(bool)
         rewards = np.where(valid, rewards, np.float32(0))
@@ -153,6 +156,8 @@ class SlotTable:
         active.returns += rewards
         active.lengths *= valid
         active.lengths += valid
+        active.succeeded &= valid  # in any step of the episode
+        active.succeeded |= success & valid
         ended = terminated | truncated
         active.obs, active.ended = {name: array.copy() for name, array in obs.items()}, ended  # the caller may write into its own
         episodes = [
@@ -161,7 +166,7 @@ class SlotTable:
                 slot=slot,
                 episode_return=float(active.returns[slot]),
                 length=int(active.lengths[slot]),
-                success=bool(success[slot]) or self.suite.tasks[active.task_ids[slot]].succeeded(float(active.returns[slot])),
+                success=bool(active.succeeded[slot]) or self.suite.tasks[active.task_ids[slot]].succeeded(float(active.returns[slot])),
                 terminated=bool(terminated[slot]),
                 truncated=bool(truncated[slot]),
             )
@@ -205,18 +210,22 @@ class SlotTable:
             ended=np.concatenate([table.ended[:count] for table, count in parts]),
             returns=np.concatenate([table.returns[:count] for table, count in parts]),
             lengths=np.concatenate([table.lengths[:count] for table, count in parts]),
+            succeeded=np.concatenate([table.succeeded[:count] for table, count in parts]),
         )
 
 
 class _Active:
     """Where the active slots stand, by row."""
 
-    def __init__(self, task_ids: np.ndarray, obs: Arrays, ended: np.ndarray, returns: np.ndarray, lengths: np.ndarray):
+    def __init__(
+        self, task_ids: np.ndarray, obs: Arrays, ended: np.ndarray, returns: np.ndarray, lengths: np.ndarray, succeeded: np.ndarray
+    ):
         self.task_ids = task_ids
         self.obs = obs  # the newest observation
         self.ended = ended  # whether the next step is a reset
         self.returns = returns  # of the episode so far
         self.lengths = lengths
+        self.succeeded = succeeded
 
 
 class _TaskTable:
@@ -228,6 +237,7 @@ class _TaskTable:
         self.ended = np.zeros(0, bool)
         self.returns = np.zeros(0)
         self.lengths = np.zeros(0, np.int64)
+        self.succeeded = np.zeros(0, bool)
 
     def append(self, obs: Arrays) -> None:
         """Environments that have just started."""
@@ -236,6 +246,7 @@ class _TaskTable:
         self.ended = np.concatenate([self.ended, np.zeros(count, bool)])
         self.returns = np.concatenate([self.returns, np.zeros(count)])
         self.lengths = np.concatenate([self.lengths, np.zeros(count, np.int64)])
+        self.succeeded = np.concatenate([self.succeeded, np.zeros(count, bool)])
         self.size += count
 
     def write(self, active: _Active, rows: slice) -> None:
@@ -246,6 +257,7 @@ class _TaskTable:
         self.ended[:count] = active.ended[rows]
         self.returns[:count] = active.returns[rows]
         self.lengths[:count] = active.lengths[rows]
+        self.succeeded[:count] = active.succeeded[rows]
 
 
 def check_counts(counts: Sequence[int] | np.ndarray, suite: TaskSuite) -> np.ndarray:

@@ -79,7 +79,7 @@ class Collector:
             before = time.perf_counter()
             action, log_probs[t] = self._inference.act(self._obs)
             between = time.perf_counter()
-            step = tasks.step(action)
+            step = tasks.step(self._inference.to_environment(action))
             after = time.perf_counter()
             inference_seconds += between - before
             env_seconds += after - between
@@ -170,6 +170,10 @@ class Inference:
         if self.memory is not None:
             self.memory["last_action"] = actions.numpy()
         return actions.numpy(), distribution.log_prob(parameters, actions).numpy()
+
+    def to_environment(self, actions: np.ndarray) -> np.ndarray:
+        """What environments are given for actions of `act`."""
+        return self._actor.distribution.to_environment(actions)
 
     def follow(self, step: Step) -> None:
         """What the actions led to; a memory reads it before the next observation."""

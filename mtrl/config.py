@@ -72,6 +72,10 @@ class ModelConfig(Section):
     """Experts that one task uses under the gates `topk` and `dselect_k` (k)."""
     width: float = Field(1.0, gt=0)
     """Units of the experts' layers, as a multiple of the usual number; the square root of K makes one expert as large as K."""
+    normalize_observations: bool = False
+    """Bring vectors to mean 0 and deviation 1 for each task, by statistics that the learner keeps and the policy carries."""
+    squashed_actions: bool = False
+    """Pass continuous actions through tanh instead of clipping them."""
     memory: bool = False
     """An LSTM between mixture and heads, which also reads the last action and reward."""
     memory_size: int = Field(128, ge=1)

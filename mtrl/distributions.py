@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, runtime_checkable
 
 import gymnasium
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 
 @runtime_checkable
@@ -27,6 +30,9 @@ class Distribution(Protocol):
 
     def entropy(self, parameters: Tensor) -> Tensor:
         """Entropy in nats."""
+
+    def to_environment(self, actions: np.ndarray) -> np.ndarray:
+        """What environments are given for actions that were sampled."""
 
 
 class Categorical:
@@ -52,8 +58,80 @@ class Categorical:
         log_probs = parameters.log_softmax(-1)
         return -(log_probs.exp() * log_probs).sum(-1)
 
+    def to_environment(self, actions: np.ndarray) -> np.ndarray:
+        """The same."""
+        return actions
 
-def make_distribution(action_space: gymnasium.Space) -> Distribution:
+
+class Normal:
+    """Independent Gaussians; the parameters are means and offsets of the log-scales.
+
+    Environments clip what they are given to their bounds. The log-probability is that of the action before it was clipped, so the
+    policy's gradient stays unbiased.
+    """
+
+    INITIAL_LOG_SCALE = -0.3
+    LOG_SCALES = (-5.0, 1.0)  # allowed
+
+    def __init__(self, size: int):
+        self.num_parameters = 2 * size
+
+    def sample(self, parameters: Float[Tensor, "N P"], generator: torch.Generator) -> Float[Tensor, "N A"]:
+        """One action drawn for each row."""
+        mean, log_scale = self._split(parameters)
+        return mean + log_scale.exp() * torch.randn(mean.shape, generator=generator)
+
+    def mode(self, parameters: Float[Tensor, "*N P"]) -> Float[Tensor, "*N A"]:
+        """The mean."""
+        return self._split(parameters)[0]
+
+    def log_prob(self, parameters: Float[Tensor, "*N P"], actions: Float[Tensor, "*N A"]) -> Float[Tensor, "*N"]:
+        """Log-density, summed over dimensions."""
+        mean, log_scale = self._split(parameters)
+        standard = (actions - mean) * (-log_scale).exp()
+        return (-0.5 * standard.square() - log_scale - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self, parameters: Float[Tensor, "*N P"]) -> Float[Tensor, "*N"]:
+        """Σ (log σ + ½ log 2πe)"""
+        return (self._split(parameters)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def to_environment(self, actions: np.ndarray) -> np.ndarray:
+        """The same; environments clip."""
+        return actions
+
+    def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        mean, offset = parameters.chunk(2, dim=-1)
+        return mean, (self.INITIAL_LOG_SCALE + offset).clamp(*self.LOG_SCALES)
+
+
+class TanhNormal(Normal):
+    """Gaussians squashed by tanh into (-1, 1). Actions are kept as they were before squashing, which makes the density exact."""
+
+    # Nodes and weights of Gauss-Hermite quadrature, for the part of the entropy that has no closed form.
+    _NODES, _WEIGHTS = (torch.tensor(array, dtype=torch.float32) for array in np.polynomial.hermite_e.hermegauss(9))
+
+    def to_environment(self, actions: np.ndarray) -> np.ndarray:
+        """What the environment is given."""
+        return np.tanh(actions)
+
+    def log_prob(self, parameters: Float[Tensor, "*N P"], actions: Float[Tensor, "*N A"]) -> Float[Tensor, "*N"]:
+        """Log-density of tanh(actions): the Gaussian's, minus Σ log(1 - tanh²)."""
+        return super().log_prob(parameters, actions) - _log_slope(actions).sum(-1)
+
+    def entropy(self, parameters: Float[Tensor, "*N P"]) -> Float[Tensor, "*N"]:
+        """The Gaussian's, plus the mean of Σ log(1 - tanh²)."""
+        mean, log_scale = self._split(parameters)
+        points = mean.unsqueeze(-1) + log_scale.exp().unsqueeze(-1) * self._NODES.to(mean.device)
+        weights = (self._WEIGHTS / self._WEIGHTS.sum()).to(mean.device)
+        return super().entropy(parameters) + (_log_slope(points) * weights).sum(-1).sum(-1)
+
+
+def _log_slope(x: Tensor) -> Tensor:
+    """Log(1 - tanh²(x)) = 2 (log 2 - x - softplus(-2x)), which stays finite where tanh rounds to 1."""
+    return 2.0 * (math.log(2.0) - x - functional.softplus(-2.0 * x))
+
+
+def make_distribution(action_space: gymnasium.Space, *, squashed: bool = False) -> Distribution:
     """The distribution over `action_space`.
 
     Raises:
@@ -61,4 +139,8 @@ def make_distribution(action_space: gymnasium.Space) -> Distribution:
     """
     if isinstance(action_space, gymnasium.spaces.Discrete) and action_space.start == 0:
         return Categorical(int(action_space.n))
-    raise ValueError(f"no action distribution for {action_space}; a Discrete space that starts at 0 is supported")
+    if isinstance(action_space, gymnasium.spaces.Box) and len(action_space.shape) == 1 and np.issubdtype(action_space.dtype, np.floating):
+        if squashed and not (np.all(action_space.low == -1) and np.all(action_space.high == 1)):
+            raise ValueError(f"model.squashed_actions gives actions between -1 and 1, which {action_space} does not ask for")
+        return (TanhNormal if squashed else Normal)(action_space.shape[0])
+    raise ValueError(f"no action distribution for {action_space}; Discrete spaces that start at 0 and vectors of floats are supported")

@@ -100,6 +100,7 @@ class Learner:
         self._rescale_values(batch)
         for part in self._parts(batch):
             self._step(part, progress, statistics)
+        self.policy.observe(batch.seen, batch.weights)
         self.version += 1
         return statistics.means() | self._value_errors | {"rows": float(len(batch.seen.rows.task_ids)), "skipped": float(self.skipped)}
 

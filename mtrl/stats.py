@@ -62,7 +62,7 @@ class TaskStatistics:
     @property
     def scores(self) -> np.ndarray:
         """Mean score of the last episodes, 0 to 1; an episode's score is its return within the task's published range."""
-        scores = np.stack([self._suite.score(task, self._returns[task]) for task in range(self._suite.num_tasks)])
+        scores = np.stack([self._suite.score(task, self._returns[task], self._successes[task]) for task in range(self._suite.num_tasks)])
         return _window_mean(scores)
 
     @property

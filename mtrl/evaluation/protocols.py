@@ -21,6 +21,7 @@ class Protocol:
 
 
 PROTOCOLS = {
+    "metaworld": Protocol("metaworld-50-v1", episodes=50, sampled=False),  # one for each training goal
     "minigrid": Protocol("minigrid-v1", episodes=25, sampled=True),
     "toy": Protocol("toy-v1", episodes=5, sampled=True),
 }

@@ -77,7 +77,7 @@ def evaluate_run(
         "versions": versions(),
         "seconds": time.time() - started,
         **summarize(suite, rows),
-        "episodes": [row._asdict() | {"score": float(suite.score(row.task_id, row.episode_return))} for row in rows],
+        "episodes": [row._asdict() | {"score": float(suite.score(row.task_id, row.episode_return, row.success))} for row in rows],
     }
     path = directory.path / "evaluation" / step / "results.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def play(
 
     Each slot plays one episode and only its first one counts: taking the first ones to finish would favour short episodes.
     """
-    tasks = suite.make(episodes * suite.num_tasks, backend=backend, seed=seed, runner_index=EVALUATION_RUNNER)  # type: ignore[arg-type]
+    tasks = suite.for_evaluation().make(episodes * suite.num_tasks, backend=backend, seed=seed, runner_index=EVALUATION_RUNNER)  # type: ignore[arg-type]
     inference = Inference(actor, torch.Generator().manual_seed(seed), torch.device("cpu"), sampled=sampled)
     finished: dict[int, Episode] = {}
     try:
@@ -107,7 +107,7 @@ def play(
         inference.start(tasks.task_ids)
         for _ in range(EPISODE_STEPS):
             actions, _ = inference.act(obs)
-            step = tasks.step(actions)
+            step = tasks.step(inference.to_environment(actions))
             inference.follow(step)
             obs = step.obs
             for episode in step.episodes:
@@ -124,7 +124,8 @@ def summarize(suite: TaskSuite, rows: list[Episode]) -> dict[str, Any]:
     """Scores and success rates with intervals, per task and over tasks."""
     rng = np.random.default_rng(0)
     scores = [
-        np.array([float(suite.score(task, row.episode_return)) for row in rows if row.task_id == task]) for task in range(suite.num_tasks)
+        np.array([float(suite.score(task, row.episode_return, row.success)) for row in rows if row.task_id == task])
+        for task in range(suite.num_tasks)
     ]
     tasks = {}
     for task, name in enumerate(suite.names):

@@ -1,6 +1,7 @@
 """Encoders: K experts that each turn an observation into a feature vector.
 
-An encoder is a module with `feature_size` (D) whose `forward(obs)` takes the observation's arrays `[N, ...]` and gives `[N, K, D]`.
+An encoder is a module with `feature_size` (D) whose `forward(obs, task_ids)` takes the observation's arrays `[N, ...]` and gives
+`[N, K, D]`.
 `make_encoder` picks one by the observation space; a new kind of observation is a class and a line in `ENCODERS`.
 """
 
@@ -11,17 +12,18 @@ from typing import NamedTuple
 
 import gymnasium
 import torch
-from jaxtyping import Float, Num, UInt8
+from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor, nn
 
-from mtrl.config import ConfigError
+from mtrl.config import ConfigError, ModelConfig
 
 
 class GridEncoder(nn.Module):
     """Three 2x2 convolutions over MiniGrid's 7x7x3 view, as MOORE has them; no activation after the last (D = 1024 at width 1)."""
 
-    def __init__(self, space: gymnasium.spaces.Dict, num_experts: int, width: float = 1.0):
+    def __init__(self, space: gymnasium.spaces.Dict, model: ModelConfig, num_tasks: int):
         super().__init__()
+        num_experts, width = model.experts, model.width
         self._channels = (3, *(max(1, round(width * channels)) for channels in (16, 32, 64)))
         self.feature_size = 4 * 4 * self._channels[-1]
         # Separate small convolutions: on a CPU one grouped convolution takes twice their time.
@@ -36,7 +38,7 @@ class GridEncoder(nn.Module):
         initialize(layers[4], 1.0)
         return layers
 
-    def forward(self, obs: dict[str, UInt8[Tensor, "N 7 7 3"]]) -> Float[Tensor, "N K D"]:
+    def forward(self, obs: dict[str, UInt8[Tensor, "N 7 7 3"]], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K D"]:
         """The experts' features of N views."""
         image = obs["image"].float().permute(0, 3, 1, 2)
         # Flattened in memory's order (height, width, channel), which costs no copy.
@@ -46,25 +48,65 @@ class GridEncoder(nn.Module):
 class VectorEncoder(nn.Module):
     """Two hidden layers of tanh units over a vector of floats; the features are the outputs of a third linear layer (D = 64 at width 1)."""
 
-    def __init__(self, space: gymnasium.spaces.Dict, num_experts: int, width: float = 1.0):
+    def __init__(self, space: gymnasium.spaces.Dict, model: ModelConfig, num_tasks: int):
         super().__init__()
+        num_experts, width = model.experts, model.width
         size = int(space["vector"].shape[0])  # type: ignore[index]
         self.feature_size = hidden = max(1, round(64 * width))
+        self.scale = ObservationScale(num_tasks, size) if model.normalize_observations else None
         self.experts = nn.ModuleList(
             nn.Sequential(nn.Linear(size, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, hidden))
             for _ in range(num_experts)
         )
 
-    def forward(self, obs: dict[str, Num[Tensor, "N size"]]) -> Float[Tensor, "N K D"]:
+    def forward(self, obs: dict[str, Num[Tensor, "N size"]], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K D"]:
         """The experts' features of N vectors."""
-        return torch.stack([expert(obs["vector"].float()) for expert in self.experts], dim=1)
+        vector = obs["vector"].float()
+        if self.scale is not None:
+            vector = self.scale(vector, task_ids)
+        return torch.stack([expert(vector) for expert in self.experts], dim=1)
+
+
+class ObservationScale(nn.Module):
+    """Each task's observations at mean 0 and deviation 1, by running statistics that travel with the weights."""
+
+    LIMIT = 10.0  # deviations; what lies further out is clipped
+
+    def __init__(self, num_tasks: int, size: int):
+        super().__init__()
+        self.count: Tensor
+        self.mean: Tensor
+        self.square: Tensor
+        self.register_buffer("count", torch.zeros(num_tasks, 1, dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(num_tasks, size, dtype=torch.float64))
+        self.register_buffer("square", torch.zeros(num_tasks, size, dtype=torch.float64))  # sum of squared distances from the mean
+
+    def forward(self, vectors: Float[Tensor, "N size"], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N size"]:
+        """Normalised; a dimension that never changes is only centred."""
+        deviation = (self.square / self.count.clamp(min=1)).sqrt()
+        deviation = torch.where((self.count > 1) & (deviation > 1e-6), deviation, 1.0).float()
+        centred = vectors - self.mean.float()[task_ids]
+        return (centred / deviation[task_ids]).clamp(-self.LIMIT, self.LIMIT)
+
+    @torch.no_grad()
+    def update(self, vectors: Num[Tensor, "N size"], task_ids: Int[Tensor, " N"], weights: Float[Tensor, " N"]) -> None:
+        """Takes in vectors that count `weights` times each (Chan et al.: two groups' means and squares give those of both)."""
+        x, w = vectors.double(), weights.double().unsqueeze(-1)
+        count = torch.zeros_like(self.count).index_add(0, task_ids, w)
+        mean = torch.zeros_like(self.mean).index_add(0, task_ids, w * x) / count.clamp(min=1)
+        square = torch.zeros_like(self.square).index_add(0, task_ids, w * (x - mean[task_ids]).square())
+        total = self.count + count
+        shift = mean - self.mean
+        self.mean += torch.where(count > 0, shift * count / total.clamp(min=1), 0.0)
+        self.square += torch.where(count > 0, square + shift.square() * self.count * count / total.clamp(min=1), 0.0)
+        self.count.copy_(total)
 
 
 class EncoderKind(NamedTuple):
     """An encoder and the observation spaces that it reads."""
 
     fits: Callable[[gymnasium.spaces.Dict], bool]
-    build: Callable[[gymnasium.spaces.Dict, int, float], nn.Module]
+    build: Callable[[gymnasium.spaces.Dict, ModelConfig, int], nn.Module]
 
 
 ENCODERS: dict[str, EncoderKind] = {
@@ -73,8 +115,8 @@ ENCODERS: dict[str, EncoderKind] = {
 }
 
 
-def make_encoder(space: gymnasium.spaces.Dict, num_experts: int, width: float = 1.0) -> nn.Module:
-    """The encoder for observations of `space`, with `num_experts` experts whose layers have `width` times their usual units.
+def make_encoder(space: gymnasium.spaces.Dict, model: ModelConfig, num_tasks: int) -> nn.Module:
+    """The encoder for observations of `space`, with `model.experts` experts whose layers have `model.width` times their usual units.
 
     Raises:
         ValueError: no encoder reads this space.
@@ -82,10 +124,10 @@ def make_encoder(space: gymnasium.spaces.Dict, num_experts: int, width: float = 
     """
     for kind in ENCODERS.values():
         if kind.fits(space):
-            encoder = kind.build(space, num_experts, width)
-            if num_experts > int(encoder.feature_size):  # type: ignore[arg-type]
+            encoder = kind.build(space, model, num_tasks)
+            if model.experts > int(encoder.feature_size):  # type: ignore[arg-type]
                 raise ConfigError(
-                    f"model.experts is {num_experts}, but the experts' features have {encoder.feature_size} dimensions and no more "
+                    f"model.experts is {model.experts}, but the experts' features have {encoder.feature_size} dimensions and no more "
                     f"than {encoder.feature_size} vectors can be orthogonal there"
                 )
             return encoder

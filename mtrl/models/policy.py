@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from envs import TaskSuite
 from mtrl.config import ConfigError, ModelConfig
 from mtrl.distributions import Distribution, make_distribution
-from mtrl.models.encoders import make_encoder
+from mtrl.models.encoders import ObservationScale, make_encoder
 from mtrl.models.experts import mix, mix_plain
 from mtrl.models.gates import make_gate
 from mtrl.models.heads import MultiHead, SingleHead
@@ -25,14 +25,14 @@ class Trunk(nn.Module):
 
     def __init__(self, model: ModelConfig, suite: TaskSuite):
         super().__init__()
-        self.encoder = make_encoder(suite.observation_space, model.experts, model.width)
+        self.encoder = make_encoder(suite.observation_space, model, suite.num_tasks)
         self.gate = make_gate(model, suite.num_tasks)
         self.feature_size = int(self.encoder.feature_size)  # type: ignore[arg-type]
         self._mix = mix if model.orthogonal else mix_plain
 
     def forward(self, rows: Rows) -> Float[Tensor, "N D"]:
         """The feature that heads read."""
-        return torch.tanh(self._mix(self.encoder(rows.obs), self.gate(rows.task_ids)))
+        return torch.tanh(self._mix(self.encoder(rows.obs, rows.task_ids), self.gate(rows.task_ids)))
 
 
 class Recalled(NamedTuple):
@@ -50,7 +50,7 @@ class Actor(nn.Module):
         super().__init__()
         self.num_tasks = suite.num_tasks
         self.share_repeats = model.share_repeats
-        self.distribution: Distribution = make_distribution(suite.action_space)
+        self.distribution: Distribution = make_distribution(suite.action_space, squashed=model.squashed_actions)
         self.trunk = Trunk(model, suite)
         self.memory = Memory(self.trunk.feature_size, model.memory_size, suite.action_space) if model.memory else None
         inputs = self.memory.hidden_size if self.memory is not None else self.trunk.feature_size
@@ -124,6 +124,15 @@ class Policy(nn.Module):
         assert seen.recurrence is not None
         hidden = actor.memory.unroll(actor.memory.project(features)[seen.inverse], seen.recurrence)
         return Acted(_per_slot(actor.head, hidden, seen.task_ids).float(), features, hidden)
+
+    def observe(self, seen: Sequences, weights: Float[Tensor, "T B"]) -> None:
+        """Lets encoders that normalise their input take in what was seen; `weights` are 0 where a step does not count."""
+        steps = len(weights)
+        counts = torch.zeros(len(seen.rows.task_ids), device=weights.device)
+        counts.index_add_(0, seen.inverse[:steps].flatten(), (weights > 0).float().flatten())
+        for module in self.modules():
+            if isinstance(module, ObservationScale):
+                module.update(seen.rows.obs["vector"], seen.rows.task_ids, counts)
 
     def value(self, seen: Sequences, acted: Acted) -> Valued:
         """The critic's side, which with a shared trunk or a memory builds on the actor's."""
