@@ -1,0 +1,118 @@
+"""Meta-World through our contract against Meta-World itself: its scripted policies, its goals, and the traps of its package."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+
+from envs import UnknownTaskError, make_suite
+from envs.metaworld import MAX_STEPS, MetaWorldEnv
+
+metaworld = pytest.importorskip("metaworld", reason="the metaworld package is not installed")
+from metaworld.policies import ENV_POLICY_MAP  # noqa: E402
+
+SCRIPTED = ("reach", "drawer-close", "button-press-topdown", "window-open", "door-open", "peg-insert-side")
+
+
+def play_scripted(task: str, backend: str, slots: int = 4):
+    """One whole episode in each slot by Meta-World's own policy for the task."""
+    suite = make_suite(f"metaworld/{task}")
+    tasks, policy = suite.make(slots, backend=backend, seed=3), ENV_POLICY_MAP[f"{task}-v3"]()
+    obs, episodes = tasks.reset(), []
+    for _ in range(MAX_STEPS):
+        actions = np.stack([policy.get_action(row.astype(np.float64)) for row in obs["vector"]])
+        step = tasks.step(actions.astype(np.float32))
+        obs = step.obs
+        episodes += step.episodes
+    tasks.close()
+    return episodes
+
+
+@pytest.mark.parametrize("task", SCRIPTED)
+def test_scripted_policies_do_as_well_on_both_backends(task):
+    results = {backend: play_scripted(task, backend) for backend in ("envpool", "gymnasium")}
+    for episodes in results.values():
+        assert len(episodes) == 4
+        assert all(e.truncated and not e.terminated and e.length == MAX_STEPS for e in episodes)
+        assert sum(e.success for e in episodes) >= 3
+    returns = [np.array([e.episode_return for e in episodes]) for episodes in results.values()]
+    # Goals differ, so the means may by three standard errors; a tenth more is what a wrong reward or frame would go beyond.
+    error = np.sqrt(sum(sample.var(ddof=1) / len(sample) for sample in returns))
+    assert abs(returns[0].mean() - returns[1].mean()) < 3 * error + 0.1 * max(sample.mean() for sample in returns)
+
+
+def test_the_sets_are_the_published_ones():
+    mt10, mt50 = make_suite("metaworld/mt10"), make_suite("metaworld/mt50")
+    assert mt10.names == (
+        *("reach", "push", "pick-place", "door-open", "drawer-open", "drawer-close"),
+        *("button-press-topdown", "peg-insert-side", "window-open", "window-close"),
+    )
+    assert (mt10.num_tasks, make_suite("metaworld/mt25").num_tasks, mt50.num_tasks) == (10, 25, 50)
+    assert make_suite("metaworld/mt1:push").names == ("push",)
+    assert mt10.backends == ("envpool", "gymnasium")
+    assert mt50.backends == ("gymnasium",)  # the reward of button-press-topdown-wall differs in EnvPool
+
+
+@pytest.mark.parametrize("backend", ["envpool", "gymnasium"])
+def test_goals_are_visible_and_new_in_each_episode(backend):
+    tasks = make_suite("metaworld/reach").make(2, backend=backend, seed=0)
+    goals = [tasks.reset()["vector"][:, 36:]]
+    for _ in range(MAX_STEPS + 1):
+        step = tasks.step(np.zeros((2, 4), np.float32))
+    assert not step.valid.any()
+    goals.append(step.obs["vector"][:, 36:])
+    tasks.close()
+    shown = np.concatenate(goals)
+    assert (np.abs(shown).max(axis=1) > 0.1).all()
+    assert len(np.unique(shown.round(6), axis=0)) == 4
+
+
+def test_farama_ignores_the_seed_and_we_do_not():
+    """Its `reset(seed=…)` has no effect on goals; ours repeats them for a seed and for no other."""
+    goals = [MetaWorldEnv("reach").reset(seed=seed)[0][36:] for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(goals[0], goals[1])
+    assert not np.array_equal(goals[0], goals[2])
+
+
+def test_evaluation_takes_each_training_goal_once():
+    suite = make_suite("metaworld/push").for_evaluation()
+    tasks = suite.make(50, backend="gymnasium", seed=5)
+    starts = tasks.reset()["vector"]
+    tasks.close()
+    assert len(np.unique(starts[:, 36:].round(8), axis=0)) == 50
+    again = suite.make(50, backend="gymnasium", seed=9)
+    np.testing.assert_array_equal(again.reset()["vector"], starts)
+    again.close()
+
+
+def test_success_in_any_step_counts_to_the_end():
+    """An arm that reaches its goal and leaves it has succeeded; return and length go on to step 500."""
+    task = "reach"
+    tasks, policy = make_suite(f"metaworld/{task}").make(1, backend="gymnasium", seed=0), ENV_POLICY_MAP[f"{task}-v3"]()
+    obs = tasks.reset()
+    for t in range(MAX_STEPS):
+        action = policy.get_action(obs["vector"][0].astype(np.float64)) if t < 120 else np.array([0.0, -1.0, 1.0, 0.0])
+        step = tasks.step(action[None].astype(np.float32))
+        obs = step.obs
+    tasks.close()
+    (episode,) = step.episodes
+    assert episode.success
+    assert episode.length == MAX_STEPS
+    assert np.linalg.norm(obs["vector"][0, :3] - obs["vector"][0, 36:]) > 0.05
+
+
+def test_actions_outside_the_space_are_clipped():
+    streams = []
+    for scale in (1.0, 50.0):
+        tasks = make_suite("metaworld/reach").make(1, backend="gymnasium", seed=0)
+        tasks.reset()
+        streams.append([tasks.step(np.full((1, 4), scale, np.float32)).obs["vector"] for _ in range(5)])
+        tasks.close()
+    np.testing.assert_array_equal(*streams)
+
+
+def test_an_unknown_task_is_named():
+    with pytest.raises(UnknownTaskError, match="did you mean drawer-open"):
+        make_suite("metaworld/drawer-opem")
+    assert isinstance(make_suite("metaworld/reach").action_space, gymnasium.spaces.Box)
