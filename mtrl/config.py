@@ -130,8 +130,9 @@ class LearnerConfig(Section):
     """`tasks`: each task's mean loss counts the same. `frames`: each frame counts the same."""
     rollouts_per_update: int = Field(1, ge=1)
     """Rollouts that make one batch."""
-    queue: int = Field(2, ge=1)
-    """Batches that may wait for the learner before its runners must; with 1, and one rollout in flight, the policy lags by one update."""
+    queue: int = Field(2, ge=0)
+    """Batches that may wait for the learner before its runners must. With one rollout in flight 1 keeps the policy one update behind, and
+    with 0 runners rest while the learner works and never act with an old policy."""
     surrogate: Literal["vtrace", "clipped"] = "vtrace"
     """The actor's objective: V-trace's policy gradient, or PPO's clipped ratio with the same advantages, which bears more passes."""
     clip: float = Field(0.2, gt=0, lt=1)

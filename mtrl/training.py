@@ -207,6 +207,8 @@ class Trainer:
         self._publish()
 
     def _receive_during(self, update: Future[dict[str, float]]) -> dict[str, float]:
+        if self.config.learner.queue == 0:
+            return update.result()
         while not update.done():
             if len(self._arrived) < self.config.learner.queue * self.config.learner.rollouts_per_update:
                 self._receive(POLL_SECONDS)

@@ -1,0 +1,137 @@
+"""Reading a run's folder without trusting it: what is missing or damaged is said, and the rest is shown.
+
+Nothing here loads tensors or objects; YAML is read by the safe loader and everything else is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+MAX_POINTS = 600  # of one curve in a page
+
+
+@dataclass
+class Run:
+    """One run as far as it could be read."""
+
+    path: Path
+    config: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, float]] = field(default_factory=list)
+    """Lines of metrics, evenly thinned."""
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    """Results, the newest checkpoint last."""
+    problems: list[str] = field(default_factory=list)
+    """What could not be read, a sentence each."""
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks' names, in the order of the metrics."""
+        names: dict[str, None] = {}
+        for row in (self.rows[:1] + self.rows[-1:]) if self.rows else []:
+            names |= {key.split("/")[1]: None for key in row if key.startswith("tasks/") and key.endswith("/frames")}
+        return list(names)
+
+    @property
+    def group(self) -> str:
+        """What runs that differ in nothing but their seed have in common."""
+        return json.dumps({key: value for key, value in self.config.items() if key != "seed"}, sort_keys=True, default=str)
+
+    def column(self, metric: str) -> np.ndarray:
+        """One metric over the rows; NaN where a row lacks it."""
+        return np.array([row.get(metric, math.nan) for row in self.rows], float)
+
+    @property
+    def frames(self) -> np.ndarray:
+        """Trained frames at each row."""
+        return self.column("summary/frames")
+
+    @property
+    def hours(self) -> np.ndarray:
+        """Wall-clock time at each row since the first, without the time between a stop and a resumption that exceeds ten minutes."""
+        steps = np.diff(self.column("time"), prepend=self.rows[0].get("time", math.nan) if self.rows else 0.0)
+        return np.cumsum(np.where(steps > 600, 0.0, steps)) / 3600
+
+
+def read_run(path: Path) -> Run:
+    """Everything of a run that can be read. Never raises for what is in the folder."""
+    run = Run(path)
+    run.config = _mapping(run, "config.yaml", yaml.safe_load)
+    run.versions = _mapping(run, "versions.json", json.loads)
+    run.rows = _metrics(run)
+    results = path / "evaluation"
+    steps = sorted((entry for entry in results.iterdir() if entry.name.isdigit()), key=lambda entry: int(entry.name)) if results.is_dir() else []
+    for step in steps:
+        found = _mapping(run, f"evaluation/{step.name}/results.json", json.loads)
+        if _is_evaluation(found):
+            run.evaluations.append(found)
+        elif found:
+            run.problems.append(f"evaluation/{step.name}/results.json is no evaluation")
+    return run
+
+
+def _mapping(run: Run, file: str, parse: Any) -> dict[str, Any]:
+    try:
+        values = parse((run.path / file).read_text())
+    except FileNotFoundError:
+        run.problems.append(f"{file} is missing")
+        return {}
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        run.problems.append(f"{file} cannot be read ({type(error).__name__})")
+        return {}
+    if not isinstance(values, dict):
+        run.problems.append(f"{file} is not a mapping")
+        return {}
+    return values
+
+
+def _metrics(run: Run) -> list[dict[str, float]]:
+    path = run.path / "metrics.jsonl"
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        run.problems.append("metrics.jsonl is missing")
+        return []
+    # Thinned before it is parsed: a week of training is a gigabyte of JSON, and a curve has a few hundred points.
+    kept = lines if len(lines) <= MAX_POINTS else [lines[i] for i in np.linspace(0, len(lines) - 1, MAX_POINTS).astype(int)]
+    rows, damaged = [], 0
+    for line in kept:
+        row = _row(line)
+        if row is None:
+            damaged += 1
+        else:
+            rows.append(row)
+    if damaged:
+        run.problems.append(f"metrics.jsonl has {damaged} damaged line{'s' if damaged > 1 else ''}")
+    return rows
+
+
+def _row(line: bytes) -> dict[str, float] | None:
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict) or not isinstance(values.get("summary/frames"), int | float):
+        return None
+    return {key: float(value) for key, value in values.items() if isinstance(value, int | float) and abs(value) < 1e300}
+
+
+def _is_evaluation(results: dict[str, Any]) -> bool:
+    try:
+        return all(
+            isinstance(float(task["score"][i]), float) for task in results["tasks"].values() for i in range(3)
+        ) and isinstance(results["protocol"], str)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        return False
