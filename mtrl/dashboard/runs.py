@@ -72,7 +72,11 @@ def read_run(path: Path) -> Run:
     run.versions = _mapping(run, "versions.json", json.loads)
     run.rows = _metrics(run)
     results = path / "evaluation"
-    steps = sorted((entry for entry in results.iterdir() if entry.name.isdigit()), key=lambda entry: int(entry.name)) if results.is_dir() else []
+    steps = (
+        sorted((entry for entry in results.iterdir() if entry.name.isdigit()), key=lambda entry: int(entry.name))
+        if results.is_dir()
+        else []
+    )
     for step in steps:
         found = _mapping(run, f"evaluation/{step.name}/results.json", json.loads)
         if _is_evaluation(found):
@@ -129,9 +133,12 @@ def _row(line: bytes) -> dict[str, float] | None:
 
 
 def _is_evaluation(results: dict[str, Any]) -> bool:
+    """Whether everything that pages show is there, and of its kind."""
     try:
-        return all(
-            isinstance(float(task["score"][i]), float) for task in results["tasks"].values() for i in range(3)
-        ) and isinstance(results["protocol"], str)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        for figures in [results["score_mean"], *(task[kind] for task in results["tasks"].values() for kind in ("score", "success_rate"))]:
+            [float(figures[bound]) for bound in ("value", "low", "high")]
+        for task in results["tasks"].values():
+            [float(task[name]) for name in ("n", "return_mean", "length_mean")]
+        return isinstance(results["protocol"], str) and {"step", "backend", "sampled_actions", "changed"} <= set(results)
+    except (KeyError, TypeError, ValueError, AttributeError):
         return False
