@@ -21,10 +21,12 @@ from mtrl.losses import (
     task_moments,
     value_loss,
 )
+from mtrl.models.experts import health
 from mtrl.models.policy import Policy, build_policy
 from mtrl.rollout import Arrays, Rollout
 from mtrl.vtrace import td_errors, vtrace
 
+HEALTH_ROWS = 64  # whose experts' features are compared in each update
 MAX_SKIPPED = 20  # updates in a row that may be skipped for a non-finite loss or gradient
 
 
@@ -102,7 +104,25 @@ class Learner:
             self._step(part, progress, statistics)
         self.policy.observe(batch.seen, batch.weights)
         self.version += 1
-        return statistics.means() | self._value_errors | {"rows": float(len(batch.seen.rows.task_ids)), "skipped": float(self.skipped)}
+        return (
+            statistics.means()
+            | self._value_errors
+            | self._expert_health(batch)
+            | {"rows": float(len(batch.seen.rows.task_ids)), "skipped": float(self.skipped)}
+        )
+
+    @torch.no_grad()
+    def _expert_health(self, batch: Batch) -> dict[str, float]:
+        """Of the actor's experts, on a few of the batch's rows, and what each task takes of each."""
+        trunk, rows = self.policy.actor.trunk, batch.seen.rows
+        chosen = torch.linspace(0, len(rows.task_ids) - 1, HEALTH_ROWS, device=self.device).long()
+        found = health(trunk.encoder({name: array[chosen] for name, array in rows.obs.items()}, rows.task_ids[chosen]))
+        weights = trunk.gate.table().tolist()  # type: ignore[operator]
+        return {f"experts/{name}": float(value) for name, value in found._asdict().items()} | {
+            f"experts/{name}/weight_{k}": weight
+            for name, row in zip(self._suite.names, weights, strict=True)
+            for k, weight in enumerate(row)
+        }
 
     def actor_weights(self) -> Arrays:
         """The actor's weights as copied arrays: what runners act with."""

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import gram_schmidt
 
-from mtrl.models.experts import mix, orthogonalize
+from mtrl.models.experts import health, mix, orthogonalize
 
 
 def features(samples: int, experts: int, dimensions: int, seed: int = 0) -> torch.Tensor:
@@ -72,3 +72,13 @@ def test_degenerate_experts_stay_finite(case):
 def test_more_experts_than_dimensions_is_an_error():
     with pytest.raises(ValueError, match="5 experts cannot be orthogonal in 4 dimensions"):
         mix(features(2, 5, 4), torch.ones(2, 5))
+
+
+def test_health_knows_equal_and_orthogonal_experts():
+    same = features(6, 1, 16).expand(-1, 4, -1)
+    assert [float(x) for x in health(same)] == pytest.approx([1.0, 1.0], abs=1e-3)
+    apart = orthogonalize(features(6, 4, 16))
+    assert [float(x) for x in health(apart)] == pytest.approx([0.0, 4.0], abs=1e-2)
+    # Two equal pairs: four of the twelve cosines are 1, and two directions are left.
+    pairs = apart[:, [0, 0, 1, 1]]
+    assert [float(x) for x in health(pairs)] == pytest.approx([1 / 3, 2.0], abs=1e-2)

@@ -102,5 +102,6 @@ def _figure(title: str, x: str, y: str) -> go.Figure:
             "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#7a7f87"},
             "legend": {"orientation": "h", "y": -0.25},
             "hovermode": "x unified",
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "rgba(128,128,128,0.5)"},
         }
     )

@@ -7,6 +7,8 @@ only the K numbers w L⁻¹ and never the basis itself, which saves most of the 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -43,6 +45,24 @@ def mix(features: Float[Tensor, "B K D"], weights: Float[Tensor, "B K"]) -> Floa
 def mix_plain(features: Float[Tensor, "B K D"], weights: Float[Tensor, "B K"]) -> Float[Tensor, "B D"]:
     """The weighted sum of the experts' features as they are."""
     return torch.bmm(weights.to(features.dtype).unsqueeze(1), features).squeeze(1)
+
+
+class Health(NamedTuple):
+    """How different the experts are before they are made orthogonal, averaged over samples."""
+
+    gram_offdiagonal: Float[Tensor, ""]  # mean |cosine| between two experts; 0 when all are orthogonal, 1 when all are the same
+    effective_rank: Float[Tensor, ""]  # exp of the entropy of the Gram matrix's normalised eigenvalues, 1 to K
+
+
+@torch.no_grad()
+def health(features: Float[Tensor, "B K D"]) -> Health:
+    """Similarity and effective rank (Roy and Vetterli 2007) of the experts' features."""
+    experts = features.shape[1]
+    unit = features.float() / (features.float().norm(dim=-1, keepdim=True) + _TINY)
+    gram = torch.bmm(unit, unit.mT)
+    others = gram.abs().sum((-1, -2)) - gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+    shares = torch.linalg.eigvalsh(gram).clamp(min=1e-9) / experts
+    return Health((others / max(1, experts * (experts - 1))).mean(), (-(shares * shares.log()).sum(-1)).exp().mean())
 
 
 def _triangle(features: Float[Tensor, "B K D"]) -> tuple[Float[Tensor, "B K K"], Float[Tensor, "B K"]]:
