@@ -73,8 +73,6 @@ class Learner:
         self._share_repeats = config.model.share_repeats
         self.device = torch.device(_pick_device(config.learner.device))
         self._precision = _pick_precision(config.learner.precision, self.device)
-        if config.learner.threads is not None:
-            torch.set_num_threads(config.learner.threads)
         self.policy: Policy = build_policy(config.model, suite, config.seed).to(self.device)
         self._optimizers = _make_optimizers(self.policy, config)
         self._generator = torch.Generator().manual_seed(config.seed)  # of minibatches

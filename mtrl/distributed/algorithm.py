@@ -21,7 +21,7 @@ from mtrl.distributed.learner import PolicyLearner
 from mtrl.distributed.module import PolicyModule
 from mtrl.distributed.source import RaySource
 from mtrl.distributed.state_server import StateServer
-from mtrl.training import Trainer
+from mtrl.training import Trainer, leave_threads_to_learner
 
 
 class MultiTaskIMPALAConfig(AlgorithmConfig):
@@ -148,6 +148,7 @@ class MultiTaskIMPALA(Algorithm):
 
     def setup(self, config: AlgorithmConfig) -> None:
         """Starts the state server, the runners and the learner, and puts the trainer over them."""
+        leave_threads_to_learner()
         self.config = self.config.copy(copy_frozen=False)
         self.config.state_server = f"mtrl-state-{uuid.uuid4().hex}"
         self.config.freeze()

@@ -15,6 +15,7 @@ from envs import make_suite
 from mtrl.collector import check_fit
 from mtrl.config import ConfigError, ExperimentConfig
 from mtrl.models.policy import build_policy
+from mtrl.training import leave_threads_to_learner
 
 if TYPE_CHECKING:
     from mtrl.distributed.algorithm import MultiTaskIMPALA
@@ -45,6 +46,7 @@ def build_ray_trainer(config: ExperimentConfig) -> tuple[MultiTaskIMPALA, Traine
         ResourceError: fewer cores or GPUs than the runners ask for.
         ConfigError: the experiment's parts do not fit each other.
     """
+    leave_threads_to_learner()
     with ThreadPoolExecutor(1) as thread:
         # Ray's processes take seconds to start; meanwhile this one imports what does not touch Ray. (Ray has to start in the main
         # thread, since actors made by another one never hear of each other, and RLlib has to wait for it, since it registers itself.)
