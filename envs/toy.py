@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from typing import Any
 
 import gymnasium
@@ -85,6 +86,39 @@ class Cue(gymnasium.Env[dict[str, np.ndarray], int]):
         return shown, 0.25 * hit, over, False, {"success": over and self._hits == len(self.cues)}
 
 
+class Ladder(gymnasium.Env[dict[str, np.ndarray], int]):
+    """A sequence of answers to be given in order: the first wrong one ends the episode, and only the last right one pays 1.
+
+    Rung k asks for the first 2 k answers, and all rungs ask for the same ones. Guessing finds rung k with probability 9^-k, but whoever
+    has mastered the rung below finds it with 1/9: with a policy that the tasks share, each is learnable as soon as the one before it is.
+    """
+
+    answers = (0, 2, 1, 1, 0, 2, 2, 0, 1, 2, 0, 1, 2, 2, 1, 0, 0, 1, 2, 1)
+    observation_space = gymnasium.spaces.Dict({"vector": gymnasium.spaces.Box(0.0, 1.0, (len(answers) + 1,), np.float32)})
+    action_space = ACTION_SPACE
+
+    def __init__(self, rung: int):
+        self._goal = 2 * rung
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Asks for the first answer."""
+        super().reset(seed=seed)
+        self._given = 0
+        return self._question(), {}
+
+    def step(self, action: int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Takes an answer."""
+        right = int(action) == self.answers[self._given]
+        self._given += 1
+        arrived = right and self._given == self._goal
+        return self._question(), float(arrived), arrived or not right, False, {"success": arrived}
+
+    def _question(self) -> dict[str, np.ndarray]:
+        return {"vector": np.eye(len(self.answers) + 1, dtype=np.float32)[self._given]}
+
+
+LADDER = tuple(Task(f"rung-{rung}", functools.partial(Ladder, rung)) for rung in range(1, len(Ladder.answers) // 2 + 1))
+
 TASKS = {
     "corridor": Task("corridor", Corridor),
     "constant": Task("constant", Constant, high=float(Constant.max_steps)),
@@ -94,19 +128,21 @@ TASKS = {
 
 def names() -> list[str]:
     """The named sets."""
-    return ["three"]
+    return ["three", "ladder"]
 
 
 def make(name: str) -> TaskSuite:
-    """`three` for all tasks, or the names of some, separated by commas.
+    """`three`, the names of some of its tasks, separated by commas, or `ladder`.
 
     Raises:
         UnknownTaskError: there is no such task.
     """
+    if name == "ladder":
+        return TaskSuite("toy/ladder", LADDER, Ladder.observation_space, ACTION_SPACE, _same, "toy")
     chosen = list(TASKS) if name == "three" else [part.strip() for part in name.split(",")]
     for task in chosen:
         if task not in TASKS:
-            near = difflib.get_close_matches(task, [*TASKS, "three"], n=1, cutoff=0.0)
+            near = difflib.get_close_matches(task, [*TASKS, *names()], n=1, cutoff=0.0)
             raise UnknownTaskError(f"toy has no task {task!r}; did you mean {near[0]}?")
     return TaskSuite(f"toy/{name}", tuple(TASKS[task] for task in chosen), OBSERVATION_SPACE, ACTION_SPACE, _same, "toy")
 

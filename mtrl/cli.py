@@ -81,6 +81,8 @@ class TrainOptions:
     """Go on with this run from its newest checkpoint. Its own experiment is used; options below still change it."""
     auto_resume: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False
     """Go on with the run in --run-dir if there is one, else begin it: for jobs that a scheduler starts again."""
+    init_experts: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")] = None
+    """Begin with the experts of that run's newest policy; --model.freeze-experts keeps them as they are."""
 
 
 def train(arguments: list[str], program: str) -> int:
@@ -102,7 +104,7 @@ def train(arguments: list[str], program: str) -> int:
     console = make_console(program.removesuffix(" train"))
     directory = _existing_run(options)
     if directory is None:
-        return _start(config, options.run_dir, console)
+        return _start(config, options.run_dir, console, options.init_experts)
     return _go_on(directory, config, console, repeated=options.auto_resume)
 
 
@@ -171,6 +173,34 @@ def report(arguments: list[str], program: str) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class DashboardOptions:
+    """What `dashboard` reads."""
+
+    runs_dir: Annotated[Path | None, Positional, arg(metavar="[RUNS_DIR]", help_behavior_hint="(default: runs)")] = None
+    """The folder that holds the runs."""
+    port: Annotated[str, arg(metavar="N")] = "8050"
+    """Where to listen."""
+    host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
+    """Which address to listen on; any but this machine's own needs a token."""
+    token: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="(default: made up when --host is not this machine alone)")] = None
+    """What visitors have to show."""
+
+
+def dashboard(arguments: list[str], program: str) -> int:
+    """Serve pages about a folder of runs, live while they train."""
+    options = parse(DashboardOptions(), arguments, program, "Serve pages about a folder of runs, live while they train. Only reads.")
+    root = options.runs_dir or Path("runs")
+    if not root.is_dir():
+        raise UserError(f"there is no folder {root}; name the one that holds the runs: {program} RUNS_DIR")
+    if not (options.port.isdecimal() and 0 < int(options.port) < 65536):
+        raise UserError(f"--port: must be a number from 1 to 65535, got {options.port!r}")
+    from mtrl.dashboard.serve import serve
+
+    serve(root, options.host, int(options.port), options.token)
+    return 0
+
+
 def suites(arguments: list[str], program: str) -> int:
     """List the suites, their tasks and what steps them."""
     parse(NoOptions(), arguments, program, "List the suites, their tasks, what steps them, and their spaces.")
@@ -193,19 +223,30 @@ def doctor(arguments: list[str], program: str) -> int:
 class BenchOptions:
     """What `bench` reads."""
 
-    what: Annotated[str, Positional, arg(metavar="throughput|peers|learner", help_behavior_hint="")] = ""
-    """Frames per second of training, of other libraries on the same tasks, or of the learner alone."""
+    what: Annotated[str, Positional, arg(metavar="throughput|peers|learner|curriculum", help_behavior_hint="")] = ""
+    """Frames per second of training, of other libraries on the same tasks, or of the learner alone; or which scheduler learns fastest."""
     config: Annotated[str | None, Positional, arg(metavar="[CONFIG]", help_behavior_hint=f"(default: {DEFAULT_CONFIG})")] = None
     """The experiment: a YAML file, or the name of one in configs/."""
+    schedulers: Annotated[str, arg(metavar="A,B,C")] = "uniform,t3s,learning_progress"
+    """Of `curriculum`: whom to compare; the first is what the others are measured against."""
+    seeds: Annotated[str, arg(metavar="N")] = "3"
+    """Of `curriculum`: runs of each."""
 
 
 def bench(arguments: list[str], program: str) -> int:
-    """Measure speed: of training, of peers, of the learner alone."""
+    """Measure speed: of training, of peers, of the learner alone; or compare schedulers."""
     options, config = parse_with_experiment(
         BenchOptions(), arguments, program, "Measure speed.", lambda options: load_config(find_config(options.config or DEFAULT_CONFIG))
     )
-    _check_choice("bench", options.what, ("throughput", "peers", "learner"))
+    _check_choice("bench", options.what, ("throughput", "peers", "learner", "curriculum"))
     _check_packages()
+    if options.what == "curriculum":
+        from mtrl.bench_curriculum import compare
+
+        if not (options.seeds.isdecimal() and int(options.seeds)):
+            raise UserError(f"--seeds: must be a whole number of 1 or more, got {options.seeds!r}")
+        compare(config, options.schedulers.split(","), int(options.seeds))
+        return 0
     from mtrl import benchmark
 
     {"throughput": benchmark.throughput, "peers": benchmark.peers, "learner": benchmark.learner}[options.what](config)
@@ -221,6 +262,7 @@ COMMANDS: dict[str, Callable[[list[str], str], int]] = {
     "train": train,
     "evaluate": evaluate,
     "report": report,
+    "dashboard": dashboard,
     "suites": suites,
     "doctor": doctor,
     "bench": bench,
@@ -266,12 +308,20 @@ def _existing_run(options: TrainOptions) -> Path | None:
     return None
 
 
-def _start(config: ExperimentConfig, path: Path | None, console: PlainConsole | TerminalConsole) -> int:
+def _start(config: ExperimentConfig, path: Path | None, console: PlainConsole | TerminalConsole, experts: Path | None) -> int:
+    from mtrl.checkpoint import load_policy, resolve
     from mtrl.run import run_training
     from mtrl.run_directory import RunDirectory
 
+    weights = None
+    if experts is not None:
+        source = RunDirectory.open(experts)
+        tensors, _ = load_policy(source.policies / resolve(source.checkpoints, "latest").name)
+        weights = {name: tensor.numpy() for name, tensor in tensors.items()}
     # The trainer first: an experiment that cannot start leaves no directory behind.
     with _trainer(config) as trainer:
+        if weights is not None:
+            trainer.load_experts(weights)
         return run_training(trainer, RunDirectory.create(path, config), console)
 
 

@@ -72,6 +72,8 @@ class ModelConfig(Section):
     """Experts that one task uses under the gates `topk` and `dselect_k` (k)."""
     width: float = Field(1.0, gt=0)
     """Units of the experts' layers, as a multiple of the usual number; the square root of K makes one expert as large as K."""
+    freeze_experts: bool = False
+    """Keep the experts as they are, usually those of another run (`train --init-experts RUN`), and train gates and heads alone."""
     normalize_observations: bool = False
     """Bring vectors to mean 0 and deviation 1 for each task, by statistics that the learner keeps and the policy carries."""
     squashed_actions: bool = False
@@ -172,6 +174,8 @@ class CurriculumConfig(Section):
     """The scheduler's own settings; docs/curriculum.md lists them."""
     floor: float = Field(0.1, ge=0, le=1)
     """Every task keeps at least this part of its uniform share."""
+    boost_forgotten: float = Field(1.0, ge=1)
+    """Factor on the share of a mastered task that has lost more than 0.1 of its success; 1 only reports it."""
 
 
 class CheckpointsConfig(Section):

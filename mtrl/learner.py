@@ -6,12 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from envs import TaskSuite
 from mtrl.batch import Batch, make_batch, select_slots, select_steps, split_observations, split_slots, split_steps
-from mtrl.config import ExperimentConfig, OptimizerConfig
+from mtrl.config import ConfigError, ExperimentConfig, OptimizerConfig
 from mtrl.losses import (
     Moments,
     clipped_surrogate_loss,
@@ -74,6 +75,9 @@ class Learner:
         self.device = torch.device(_pick_device(config.learner.device))
         self._precision = _pick_precision(config.learner.precision, self.device)
         self.policy: Policy = build_policy(config.model, suite, config.seed).to(self.device)
+        if config.model.freeze_experts:
+            for name, parameter in self.policy.named_parameters():
+                parameter.requires_grad_(".encoder.experts." not in name)
         self._optimizers = _make_optimizers(self.policy, config)
         self._generator = torch.Generator().manual_seed(config.seed)  # of minibatches
         self._skipped_in_a_row = 0
@@ -129,6 +133,22 @@ class Learner:
     def policy_weights(self) -> Arrays:
         """Actor and critic."""
         return _to_arrays(self.policy)
+
+    def load_experts(self, weights: Arrays) -> None:
+        """Takes the experts of another policy, actor's and critic's; gates, heads and everything else stay as they are.
+
+        Raises:
+            ConfigError: they are not of this policy's number or shape.
+        """
+        own = {name: tensor for name, tensor in self.policy.state_dict().items() if ".encoder.experts." in name}
+        given = {name: array for name, array in weights.items() if ".encoder.experts." in name}
+        differing = [name for name in own if name not in given or given[name].shape != tuple(own[name].shape)]
+        if differing or len(given) != len(own):
+            place = differing[0] if differing else next(name for name in given if name not in own)
+            raise ConfigError(
+                f"the experts do not fit: {place} is not of the same shape in both; model.experts, width and trunks must agree"
+            )
+        self.policy.load_state_dict({name: torch.from_numpy(np.array(given[name])) for name in own}, strict=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimisers, counters and randomness."""
@@ -327,7 +347,7 @@ class Learner:
 
     def _task_at_fault(self, part: Part) -> str | None:
         """The first task whose steps alone give a loss or gradient that is not finite."""
-        parameters = list(self.policy.parameters())
+        parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         batch = part.batch
         for task, name in enumerate(self._suite.names):
             own = batch.seen.task_ids == task
@@ -400,9 +420,10 @@ def _make_optimizers(policy: Policy, config: ExperimentConfig) -> dict[str, torc
 
 def _make_optimizer(module: nn.Module, settings: OptimizerConfig) -> torch.optim.Optimizer:
     # One fused call for all parameters instead of several small operations for each.
+    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if settings.name == "adam":
-        return torch.optim.Adam(module.parameters(), lr=settings.learning_rate, eps=settings.epsilon, fused=True)
-    return torch.optim.RMSprop(module.parameters(), lr=settings.learning_rate, eps=settings.epsilon, alpha=0.99, foreach=True)
+        return torch.optim.Adam(learned, lr=settings.learning_rate, eps=settings.epsilon, fused=True)
+    return torch.optim.RMSprop(learned, lr=settings.learning_rate, eps=settings.epsilon, alpha=0.99, foreach=True)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -49,6 +49,8 @@ def run_training(trainer: Trainer, directory: RunDirectory, console: Console) ->
         with _signals() as received:
             while trainer.frames < config.total_frames and not received:
                 trainer.step()
+                for message in trainer.messages():
+                    console.message(f"warning: {message}")
                 now = time.monotonic()
                 if now - reported >= config.report_seconds:
                     reported, reported_frames = now, trainer.frames

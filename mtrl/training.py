@@ -14,6 +14,7 @@ from envs import TaskSuite, make_suite
 from mtrl.collector import Collected, build_collector
 from mtrl.config import ExperimentConfig
 from mtrl.curriculum import make_scheduler, with_floor
+from mtrl.curriculum.forgetting import ForgettingWatch
 from mtrl.learner import Learner
 from mtrl.rollout import Arrays, Rollout, concatenate
 from mtrl.stats import TaskStatistics, interquartile_mean
@@ -65,6 +66,9 @@ class LearnerLike(Protocol):
 
     def policy_weights(self) -> Arrays:
         """Actor and critic."""
+
+    def load_experts(self, weights: Arrays) -> None:
+        """Begins with the experts of another policy."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on."""
@@ -122,6 +126,8 @@ class Trainer:
         self.learner: LearnerLike = learner if learner is not None else Learner(config, suite)
         self.statistics = TaskStatistics(suite)
         self.scheduler = make_scheduler(config.curriculum, suite.names)
+        self._watch = ForgettingWatch(suite.names)
+        self._messages: list[str] = []
         self._source = source
         self._arrived: list[Collected] = []
         threads = config.learner.threads or THREADS
@@ -179,6 +185,20 @@ class Trainer:
         self._interval = _Interval(self.suite)
         return {name: float(value) for name, value in numbers.items() if not np.isnan(value)}
 
+    def messages(self) -> list[str]:
+        """What a person should hear of since the last call: tasks that are being forgotten, and those that are back."""
+        messages, self._messages = self._messages, []
+        return messages
+
+    def load_experts(self, weights: Arrays) -> None:
+        """Begins with the experts of a saved policy.
+
+        Raises:
+            ConfigError: its experts are not of this experiment's number or shape.
+        """
+        self.learner.load_experts(weights)
+        self._publish()
+
     def policy_weights(self) -> Arrays:
         """Actor and critic, to be saved as a policy."""
         return self.learner.policy_weights()
@@ -187,7 +207,7 @@ class Trainer:
         """Everything needed to go on, by component."""
         return {
             "learner": self.learner.state_dict(),
-            "curriculum": self.scheduler.state_dict(),
+            "curriculum": {"scheduler": self.scheduler.state_dict(), "watch": self._watch.state_dict()},
             "statistics": self.statistics.state_dict(),
             "source": self._source.state_dict(),
         }
@@ -195,7 +215,8 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a `state_dict` of the same configuration. Environments start new episodes."""
         self.learner.load_state_dict(state["learner"])
-        self.scheduler.load_state_dict(state["curriculum"])
+        self.scheduler.load_state_dict(state["curriculum"]["scheduler"])
+        self._watch.load_state_dict(state["curriculum"]["watch"])
         self.statistics.load_state_dict(state["statistics"])
         self._source.load_state_dict(state["source"])
         self._arrived.clear()
@@ -220,6 +241,7 @@ class Trainer:
         self._interval.add_update(statistics, rollout, frames, version, time.perf_counter() - before)
         self.statistics.add_frames(frames)
         self.statistics.add_value_errors(np.array(errors))
+        self._messages += self._watch.look(self.statistics)
         self._publish()
 
     def _receive_during(self, update: Future[dict[str, float]]) -> dict[str, float]:
@@ -240,7 +262,9 @@ class Trainer:
             self._arrived.append(collected)
 
     def _publish(self) -> None:
-        self._shares = with_floor(self.scheduler.probabilities(self.statistics), self.config.curriculum.floor)
+        curriculum = self.config.curriculum
+        wanted = self._watch.boosted(self.scheduler.probabilities(self.statistics), curriculum.boost_forgotten)
+        self._shares = with_floor(wanted, curriculum.floor)
         self._source.publish(self.learner.version, self.learner.actor_weights(), self._shares)
 
     def _summary(self) -> dict[str, float]:
@@ -261,6 +285,7 @@ class Trainer:
             "frames": self.statistics.frames,
             "value_error": self.statistics.value_errors,
             "share_wanted": self._shares,
+            "forgotten": self._watch.forgotten,
         }
         tasks = {f"tasks/{name}/{key}": values[task] for task, name in enumerate(self.suite.names) for key, values in columns.items()}
         probabilities = {f"curriculum/{name}/probability": self._shares[task] for task, name in enumerate(self.suite.names)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ import pytest
 from envs import Episode, make_suite
 from envs.task import Task, TaskSuite
 from envs.toy import ACTION_SPACE, OBSERVATION_SPACE, Corridor
-from mtrl.config import ConfigError, CurriculumConfig
+from mtrl.bench_curriculum import compare, train
+from mtrl.config import ConfigError, CurriculumConfig, load_config, override
 from mtrl.curriculum import SCHEDULERS, RatedScheduler, make_scheduler, with_floor
+from mtrl.curriculum.forgetting import ForgettingWatch
 from mtrl.stats import TaskStatistics
 
 OPTIONS = {"fixed": {"weights": {"t1": 3.0}}, "mastering_rate": {"graph": {"t1": ["t0"], "t2": ["t1"]}}}
@@ -214,3 +218,83 @@ def test_statistics_keep_what_schedulers_look_at():
     stats.add_value_errors(np.array([np.nan, 1.0, np.nan]))
     stats.add_value_errors(np.array([2.0, 2.0, np.nan]))
     np.testing.assert_allclose(stats.value_errors, [2.0, 1.1, np.nan])
+
+
+def test_the_example_of_the_page_works():
+    page = (Path(__file__).parents[1] / "docs" / "curriculum.md").read_text()
+    code = re.search(r"(?s)```python\n(.*?)```", page)
+    assert code is not None
+    try:
+        exec(code[1], {})
+        shares = after("hardest", [(0, 5), (1, 2), (2, 9)])
+        assert shares.tolist() == [0, 1, 0]
+    finally:
+        SCHEDULERS.pop("hardest", None)
+
+
+def test_the_page_lists_every_scheduler_and_option():
+    page = (Path(__file__).parents[1] / "docs" / "curriculum.md").read_text()
+    for name, kind in SCHEDULERS.items():
+        assert f"`{name}`" in page
+        for option, field in kind.Options.model_fields.items():
+            assert f"`{option}`" in page, (name, option)
+            if not field.is_required():
+                assert f"`{option}` ({field.default:.10g})" in page, (name, option)
+
+
+def test_the_ladder_is_what_it_says():
+    """The right answers reach the top of each rung, the first wrong one ends, and every rung asks the same questions."""
+    suite = make_suite("toy/ladder")
+    assert suite.num_tasks == 10
+    for rung, task in enumerate(suite.tasks, start=1):
+        env = task.make_env()
+        env.reset(seed=0)
+        for i, answer in enumerate(env.answers[: 2 * rung]):
+            _, reward, terminated, truncated, info = env.step(answer)
+            assert (reward == 1.0) == terminated == info["success"] == (i == 2 * rung - 1)
+            assert not truncated
+        env.reset(seed=0)
+        _, reward, terminated, _, info = env.step((env.answers[0] + 1) % 3)
+        assert (reward, terminated, info["success"]) == (0.0, True, False)
+
+
+def test_the_benchmark_compares_schedulers_on_equal_terms(capsys):
+    config = override(load_config(Path(__file__).parents[1] / "configs" / "ladder.yaml"), {"total_frames": 4000})
+    compare(config, ["uniform", "t3s"], seeds=2)
+    output = capsys.readouterr().out
+    assert output.count("not all mastered") == 4  # ten rungs need more than that
+    assert re.search(r"uniform +never \(0 of 2\)", output)
+    costs = [float(cost) for cost in re.findall(r"([\d.]+)%$", output, re.MULTILINE)]
+    assert len(costs) == 2
+    assert max(costs) < 5
+    with pytest.raises(ConfigError, match="no scheduler 'nobody'"):
+        compare(config, ["nobody"], seeds=1)
+
+
+def test_mastery_is_every_task_at_once():
+    config = override(
+        load_config(Path(__file__).parents[1] / "configs" / "toy.yaml"), {"suite.name": "toy/constant", "total_frames": 50_000}
+    )
+    outcome = train(config)
+    assert outcome.frames_to_mastery is not None
+    assert outcome.frames_to_mastery < 1000  # its first episodes already succeed
+    assert outcome.score == 1.0
+
+
+def test_a_mastered_task_that_is_lost_is_reported_once_and_again_when_it_is_back():
+    stats, watch = TaskStatistics(suite_of(2)), ForgettingWatch(("a", "b"))
+    play(stats, 0, 100, episodes=100)
+    play(stats, 1, 50, episodes=100)
+    assert watch.look(stats) == []
+    play(stats, 0, 0, episodes=9)
+    assert watch.look(stats) == []  # 0.91: within the loss that is let pass
+    play(stats, 0, 0, episodes=6)
+    (sentence,) = watch.look(stats)
+    assert "a is being forgotten" in sentence
+    assert "1.00 to 0.85" in sentence
+    assert watch.look(stats) == []
+    np.testing.assert_allclose(watch.boosted(np.array([0.5, 0.5]), 3.0), [0.75, 0.25])
+    play(stats, 0, 100, episodes=100)
+    assert watch.look(stats) == ["a is back at a success rate of 1.00"]
+    play(stats, 1, 0, episodes=100)  # was never mastered
+    assert watch.look(stats) == []

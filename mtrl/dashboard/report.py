@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import plotly.offline
 from markupsafe import Markup
 
-from mtrl.dashboard.figures import curves, expert_weights, groups_of, heat_map, task_curves
+from mtrl.dashboard.figures import curves, expert_weights, heat_map, task_curves
 from mtrl.dashboard.runs import Run, read_run
 from mtrl.errors import UserError
 
@@ -67,8 +67,14 @@ def render(runs: Sequence[Run]) -> str:
         details=[(run, [_html(figure) for figure in _details(run)]) for run in runs] if len(runs) <= 5 else [],
         differences=differences(runs),
         versions=_versions(runs),
+        style=Markup((Path(__file__).parent / "static" / "style.css").read_text()),
         plotly=Markup(plotly.offline.get_plotlyjs()),
     )
+
+
+def figures_of(runs: Sequence[Run]) -> list[go.Figure]:
+    """All figures about the runs; those of single tasks for one run alone."""
+    return _overview(runs) + (_details(runs[0]) if len(runs) == 1 else [])
 
 
 def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
@@ -160,6 +166,3 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _html(figure: go.Figure) -> Markup:
     """The figure as an element; Plotly escapes `<` in its JSON, so that no name can end the script."""
     return Markup(figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}))
-
-
-__all__ = ["differences", "groups_of", "render", "write_report"]

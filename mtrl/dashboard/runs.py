@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 MAX_POINTS = 600  # of one curve in a page
+TAIL_BYTES = 2**17  # of metrics, in which the newest line is looked for
 
 
 @dataclass
@@ -84,6 +85,35 @@ def read_run(path: Path) -> Run:
         elif found:
             run.problems.append(f"evaluation/{step.name}/results.json is no evaluation")
     return run
+
+
+def last_row(path: Path) -> tuple[dict[str, float], float]:
+    """The newest whole line of a run's metrics and when the file was written (seconds since the epoch); empty and 0 where there is none."""
+    file = path / "metrics.jsonl"
+    try:
+        with file.open("rb") as stream:
+            stream.seek(0, 2)
+            stream.seek(max(0, stream.tell() - TAIL_BYTES))
+            lines = stream.read().splitlines()
+        written = file.stat().st_mtime
+    except OSError:
+        return {}, 0.0
+    for line in reversed(lines):
+        row = _row(line)
+        if row is not None:
+            return row, written
+    return {}, written
+
+
+def evaluation_of(path: Path) -> dict[str, Any] | None:
+    """The newest evaluation that is whole."""
+    folder = path / "evaluation"
+    steps = sorted((entry.name for entry in folder.iterdir() if entry.name.isdigit()), key=int, reverse=True) if folder.is_dir() else []
+    for step in steps:
+        results = _mapping(Run(path), f"evaluation/{step}/results.json", json.loads)
+        if _is_evaluation(results):
+            return results
+    return None
 
 
 def _mapping(run: Run, file: str, parse: Any) -> dict[str, Any]:

@@ -1,0 +1,32 @@
+"""Serving the dashboard on a port."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from pathlib import Path
+
+import uvicorn
+
+from mtrl.dashboard.app import LOOPBACK, make_app
+from mtrl.errors import UserError
+
+
+def serve(root: Path, host: str, port: int, token: str | None) -> None:
+    """Serves the runs in `root` until it is interrupted. On an address that others reach, visitors need a token.
+
+    Raises:
+        UserError: the port is taken or the address is not this machine's.
+    """
+    if host not in LOOPBACK and token is None:
+        token = secrets.token_urlsafe(16)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise UserError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from None
+    print(f"http://{host}:{port}/" + (f"?token={token}" if token else ""), flush=True)
+    server = uvicorn.Server(uvicorn.Config(make_app(root, token=token), log_level="warning"))
+    with listener:
+        server.run(sockets=[listener])
