@@ -57,7 +57,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["trian"], "no command 'trian'; there are train, evaluate, suites, doctor, bench; did you mean train?"),
+        (["trian"], "no command 'trian'; there are train, evaluate, report, dashboard, suites, doctor, bench; did you mean train?"),
         (["train", "minigrid_mt33"], "no experiment minigrid_mt33: neither a file nor a name in configs/; did you mean minigrid_mt3?"),
         (["train", "no/such.yaml"], "no experiment no/such.yaml"),
         (["train", "toy", "mt3"], "'mt3' is one argument too many"),
@@ -92,7 +92,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
         (["evaluate", "runs/x", "--episodes", "ten"], "--episodes: must be a whole number of 1 or more, got 'ten'"),
         (["evaluate", "runs/x", "--episode", "1"], "there is no option --episode; did you mean --episodes?"),
         (["evaluate", "runs/x", "--backend", "gym"], "--backend: must be one of envpool, gymnasium, got 'gym'; did you mean gymnasium?"),
-        (["bench"], "bench: must be one of throughput, peers, learner, got ''"),
+        (["bench"], "bench: must be one of throughput, peers, learner, curriculum, got ''"),
         (["bench", "thruput"], "got 'thruput'; did you mean throughput?"),
         (["doctor", "--fast"], "there is no option --fast"),
         (["suites", "minigrid"], "'minigrid' is one argument too many"),
@@ -150,11 +150,11 @@ def test_an_installed_package_brings_its_experiments_along(monkeypatch: pytest.M
 
 def test_overrides_are_checked_with_the_file_they_change(tmp_path: Path) -> None:
     """The line is read against the default experiment first, whose rules must not decide."""
-    path = tmp_path / "shared.yaml"
-    path.write_text("model: {trunks: shared}\nlearner: {actor_updates: 4}")
-    assert options(str(path), "--learner.rho-bar", "2").learner.actor_updates == 4
-    with pytest.raises(UserError, match="make them equal"):
-        options(str(path), "--learner.actor-updates", "2")
+    path = tmp_path / "wide.yaml"
+    path.write_text("learner: {rho_bar: 3, c_bar: 2}")
+    assert options(str(path), "--learner.c-bar", "2.5").learner.c_bar == 2.5  # above the default rho_bar, below the file's
+    with pytest.raises(UserError, match="V-trace needs rho_bar >= c_bar"):
+        options(str(path), "--learner.rho-bar", "1.5")
 
 
 # Front door
