@@ -27,7 +27,8 @@ from mtrl.models.policy import Policy, build_policy
 from mtrl.rollout import Arrays, Rollout
 from mtrl.vtrace import td_errors, vtrace
 
-HEALTH_ROWS = 64  # whose experts' features are compared in each update
+HEALTH_ROWS = 64  # whose experts' features are compared
+HEALTH_UPDATES = 16  # of which one looks at the experts
 MAX_SKIPPED = 20  # updates in a row that may be skipped for a non-finite loss or gradient
 
 
@@ -109,7 +110,8 @@ class Learner:
         return (
             statistics.means()
             | self._value_errors
-            | self._expert_health(batch)
+            # A look at the experts costs as much as a twentieth of a small batch.
+            | (self._expert_health(batch) if self.version % HEALTH_UPDATES == 1 else {})
             | {"rows": float(len(batch.seen.rows.task_ids)), "skipped": float(self.skipped)}
         )
 

@@ -36,6 +36,7 @@ class RolloutSource(Protocol):
     """Where rollouts come from. Called from one thread only."""
 
     asynchronous: bool  # whether rollouts arrive while the learner works
+    lost: int  # unrolls that never arrived, since this process began
 
     def publish(self, version: int, weights: Arrays, shares: np.ndarray) -> None:
         """What runners take at the start of their next unroll: the actor's weights and each task's wanted share."""
@@ -81,6 +82,7 @@ class InProcessSource:
     """A collector in this process: no Ray, repeatable, and a breakpoint stops everything."""
 
     asynchronous = False
+    lost = 0
 
     def __init__(self, config: ExperimentConfig, suite: TaskSuite):
         self._config = config
@@ -273,6 +275,7 @@ class Trainer:
             "summary/frames": self.frames,
             "summary/score_mean": np.nan if mean is None else mean,
             "summary/score_iqm": np.nan if mean is None else interquartile_mean(self.statistics.scores),
+            "throughput/lost_unrolls": self._source.lost,
         }
 
     def _task_metrics(self) -> dict[str, float]:
@@ -302,6 +305,7 @@ class _Interval:
         self._slots = np.zeros(suite.num_tasks)  # slots seen, over all updates
         self._lags = np.zeros(suite.num_tasks)  # versions that those slots lay behind, added up
         self._sums: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, int] = defaultdict(int)
         self._updates = 0
         self._env_steps = 0
         self._observations = 0
@@ -322,14 +326,15 @@ class _Interval:
         self._lags += np.bincount(rollout.task_ids, weights=version - rollout.version, minlength=self._suite.num_tasks)
         for name, value in statistics.items():
             self._sums[name] += value
+            self._counts[name] += 1
 
     def metrics(self) -> dict[str, float]:
         """Means per update, rates per second, and each task's share and lag."""
         if self._updates == 0:
             return {}
         seconds = time.perf_counter() - self._start
-        means = {name: value / self._updates for name, value in self._sums.items()}
-        distinct = means.pop("rows") * self._updates / self._observations
+        means = {name: value / self._counts[name] for name, value in self._sums.items() if name != "rows"}
+        distinct = self._sums["rows"] / self._observations
         with np.errstate(invalid="ignore"):
             lags = self._lags / self._slots
             shares = self._frames / self._frames.sum()

@@ -63,8 +63,8 @@ def heat_map(rows: Sequence[str], columns: Sequence[str], values: np.ndarray, ti
 
 
 def expert_weights(run: Run) -> go.Figure | None:
-    """How much each task takes of each expert, in the newest row; None where the run did not log it."""
-    last = run.rows[-1] if run.rows else {}
+    """How much each task takes of each expert, in the newest row that says it; None where none does."""
+    last = next((row for row in reversed(run.rows) if "experts/effective_rank" in row), {})
     experts = sorted({key.rsplit("_", 1)[1] for key in last if key.startswith("experts/") and "/weight_" in key}, key=int)
     if not experts:
         return None

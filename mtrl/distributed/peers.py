@@ -69,9 +69,10 @@ def measure_rllib(suite_name: str, seconds: float, warm_up: float = 20.0) -> flo
 def _train_for(algorithm: Any, seconds: float) -> float:
     end, frames = time.perf_counter() + seconds, 0.0
     while time.perf_counter() < end:
-        frames = _frames(algorithm.train())
+        frames = max(frames, _frames(algorithm.train()))
     return frames
 
 
 def _frames(result: dict[str, Any]) -> float:
-    return float(result["env_runners"]["num_env_steps_sampled_lifetime"])
+    # RLlib leaves the figure out of a result that comes before its first sample.
+    return float(result["env_runners"].get("num_env_steps_sampled_lifetime", 0.0))
