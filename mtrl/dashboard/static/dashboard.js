@@ -39,10 +39,15 @@ async function drawFigures(container) {
   const answer = await fetch(container.dataset.figures);
   if (!answer.ok) return;
   const figures = await answer.json();
+  // All places first: a figure takes its width from the row that it stands in.
+  while (container.children.length < figures.length) {
+    const box = document.createElement("div");
+    box.className = "figure";
+    box.append(document.createElement("div"));
+    container.append(box);
+  }
   figures.forEach((figure, index) => {
-    let box = container.children[index];
-    if (!box) { box = document.createElement("div"); box.className = "figure"; box.append(document.createElement("div")); container.append(box); }
-    Plotly.react(box.firstChild, figure.data, figure.layout, { displaylogo: false, responsive: true });
+    Plotly.react(container.children[index].firstChild, figure.data, figure.layout, { displaylogo: false, responsive: true });
   });
   container.dataset.drawn = Date.now();
 }
