@@ -162,7 +162,7 @@ class LearnerConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the learner computes; `auto` takes a GPU if there is one."""
     threads: int | None = Field(None, ge=1)
-    """Threads of the learner's tensor operations; null leaves torch's choice."""
+    """Threads of the learner's tensor operations; null takes the cores that runners do not keep busy meanwhile."""
 
 
 class CurriculumConfig(Section):
