@@ -21,9 +21,10 @@ class GymnasiumBackend:
         """Adds environments of a task and gives their first observations."""
         envs = self._envs[task]
         first = []
-        for number in range(len(envs), len(envs) + count):
+        for place in range(len(envs), len(envs) + count):
             env = _Env(self._suite.tasks[task].make_env())
-            observation, _ = env.env.reset(seed=self._seeds.of(self._suite.tasks[task].name, number), options={"number": number})
+            seed, number = self._seeds.of(self._suite.tasks[task].name, place), self._seeds.first_number + place
+            observation, _ = env.env.reset(seed=seed, options={"number": number})
             envs.append(env)
             first.append(observation)
         return self._stack(first)

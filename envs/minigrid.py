@@ -77,9 +77,9 @@ def _task(name: str) -> Task:
     )
 
 
-def _make_env(env_id: str) -> gymnasium.Env:
+def _make_env(env_id: str, render_mode: str | None = None) -> gymnasium.Env:
     _registered()
-    return gymnasium.make(env_id, disable_env_checker=True)
+    return gymnasium.make(env_id, disable_env_checker=True, render_mode=render_mode)
 
 
 @functools.cache

@@ -29,8 +29,9 @@ class Task:
     """One environment with its own dynamics and reward."""
 
     name: str
-    make_env: Callable[[], gymnasium.Env]
-    """Builds Gymnasium's version of the environment; its observations go through the suite's adapter."""
+    make_env: Callable[..., gymnasium.Env]
+    """Builds Gymnasium's version of the environment, with `render_mode="rgb_array"` one that can be filmed; its observations go through
+    the suite's adapter."""
     low: float = 0.0
     """Return that scores 0."""
     high: float = 1.0
@@ -41,7 +42,7 @@ class Task:
     """EnvPool's id; None where EnvPool does not have the task."""
     envpool_options: Mapping[str, Any] = field(default_factory=dict)
     """What EnvPool is told besides."""
-    make_evaluation_env: Callable[[], gymnasium.Env] | None = None
+    make_evaluation_env: Callable[..., gymnasium.Env] | None = None
     """Gymnasium's version as the published protocol evaluates it, where that differs. Its `reset` is told the environment's number."""
 
     def succeeded(self, episode_return: float) -> bool:
@@ -113,6 +114,7 @@ class TaskSuite:
         runner_index: int = 0,
         num_threads: int = 1,
         restart_count: int = 0,
+        first_number: int = 0,
     ) -> VectorTasks:
         """Environments for `counts` slots: of each task, or in all and spread evenly.
 
@@ -123,6 +125,7 @@ class TaskSuite:
             runner_index: who asks; no two runners share a stream of random numbers.
             num_threads: threads that step environments (EnvPool).
             restart_count: how often the runner was started again; a restart does not repeat the streams of an earlier start.
+            first_number: where the numbers of each task's environments begin, which their seeds depend on.
 
         Raises:
             SuiteError: the backend does not have these tasks, its package is missing, or the counts make no sense.
@@ -136,7 +139,7 @@ class TaskSuite:
         if chosen not in self.backends:
             missing = [task.name for task in self.tasks if not task.envpool_id]
             raise SuiteError(f"{self.name} cannot run on {chosen}, which lacks {', '.join(missing)}; use {' or '.join(self.backends)}")
-        seeds = SeedSequences(seed, runner_index, restart_count)
+        seeds = SeedSequences(seed, runner_index, restart_count, first_number)
         if chosen == "envpool":
             from envs.envpool_backend import EnvPoolBackend
 
@@ -153,8 +156,10 @@ class SeedSequences:
     seed: int
     runner_index: int
     restart_count: int
+    first_number: int = 0
+    """The number of a task's first environment."""
 
-    def of(self, task_name: str, number: int) -> int:
-        """The seed of a task's environment number `number`, below 2³¹."""
-        entropy = [self.seed, self.runner_index, self.restart_count, number, *task_name.encode()]
+    def of(self, task_name: str, place: int) -> int:
+        """The seed of a task's environment at `place`, counted from 0, below 2³¹."""
+        entropy = [self.seed, self.runner_index, self.restart_count, self.first_number + place, *task_name.encode()]
         return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +54,14 @@ class Loaded(NamedTuple):
 
 
 def save_checkpoint(
-    root: Path, step: int, components: dict[str, Any], *, tasks: Sequence[str], keep: int, score: float | None = None
+    root: Path,
+    step: int,
+    components: dict[str, Any],
+    *,
+    tasks: Sequence[str],
+    keep: int,
+    score: float | None = None,
+    protected: Collection[int] = (),
 ) -> Path:
     """Writes `root/STEP` and makes `latest` (and `best`, if its score is the highest so far) point to it.
 
@@ -65,6 +72,7 @@ def save_checkpoint(
         tasks: the tasks' names, in order.
         keep: the newest checkpoints that stay; the best one stays as well.
         score: what `best` compares; None never is the best.
+        protected: steps that stay besides.
 
     Raises:
         CheckpointError: the disk is full, read-only or otherwise unwilling. What was there before is still there.
@@ -87,13 +95,25 @@ def save_checkpoint(
         best = root / "best"
         if score is not None and score > _score_of(best):
             _link(best, path.name)
-        kept = {path.name, best.resolve().name, *[str(s) for s in steps(root)[-keep:]]}
+        kept = {path.name, best.resolve().name, *map(str, protected), *[str(s) for s in steps(root)[-keep:]]}
         for old in steps(root):
             if str(old) not in kept:
                 shutil.rmtree(root / str(old), ignore_errors=True)
     except OSError as error:
         raise CheckpointError(f"cannot update the links in {root}: {error.strerror}") from None
     return path
+
+
+def mark_best(root: Path, step: int) -> None:
+    """Makes `best` point to a step that is there.
+
+    Raises:
+        CheckpointError: the disk is full or read-only.
+    """
+    try:
+        _link(root / "best", str(step))
+    except OSError as error:
+        raise CheckpointError(f"cannot update the links in {root}: {error.strerror}") from None
 
 
 def load_checkpoint(path: Path) -> Loaded:

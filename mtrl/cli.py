@@ -21,6 +21,7 @@ from mtrl.errors import UserError
 # Torch, Ray and the environments are imported where a command needs them: `--help` must not take seconds.
 if TYPE_CHECKING:
     from mtrl.console import PlainConsole, TerminalConsole
+    from mtrl.run_directory import RunDirectory
     from mtrl.training import Trainer
 
 DEFAULT_CONFIG = "minigrid_mt3"
@@ -120,6 +121,16 @@ class EvaluateOptions:
     """Episodes of each task."""
     backend: Annotated[str | None, arg(metavar="envpool|gymnasium", help_behavior_hint="(default: the suite's protocol)")] = None
     """What steps the environments."""
+    tasks: Annotated[str, arg(metavar="A,B,C", help_behavior_hint="(default: all)")] = ""
+    """Which of the run's tasks."""
+    seed: Annotated[str, arg(metavar="N")] = "0"
+    """Of environments and actions; never those of training."""
+    workers: Annotated[str | None, arg(metavar="N", help_behavior_hint="(default: one for each core)")] = None
+    """Processes that play; 1 plays in this one."""
+    ray: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False
+    """Play on Ray's cluster (RAY_ADDRESS), which has to see the run's directory, instead of this machine's processes."""
+    video: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False
+    """Film an episode of each task as well."""
 
 
 def evaluate(arguments: list[str], program: str) -> int:
@@ -127,26 +138,57 @@ def evaluate(arguments: list[str], program: str) -> int:
     options = parse(EvaluateOptions(), arguments, program, "Score a run's policy by the suite's protocol.")
     if options.run is None:
         raise UserError(f"evaluate needs the directory of a run: {program} RUN")
-    if options.episodes is not None and not (options.episodes.isdecimal() and int(options.episodes)):
-        raise UserError(f"--episodes: must be a whole number of 1 or more, got {options.episodes!r}")
+    if options.episodes is not None:
+        _whole_number("--episodes", options.episodes, 1)
     if options.backend is not None:
         _check_choice("--backend", options.backend, ("envpool", "gymnasium"))
+    seed, workers = _whole_number("--seed", options.seed, 0), _whole_number("--workers", options.workers or str(_cores()), 1)
     _check_packages()
+    from mtrl.evaluation.video import choose_renderer
+
+    choose_renderer()  # before the environments are imported
     from mtrl.console import counting, print_results
-    from mtrl.evaluation.runner import evaluate_run
+    from mtrl.evaluation.runner import evaluate_run, in_processes
     from mtrl.run_directory import RunDirectory
 
     directory = RunDirectory.open(Path(options.run))
-    with counting("episodes") as progress:
+    players = in_processes(workers)
+    if options.ray:
+        from mtrl.distributed.evaluation import play_on_ray
+
+        players = play_on_ray
+    with counting("episodes") as progress, _interruptible(f"{program} {' '.join(arguments)}"):
         results = evaluate_run(
             directory,
             checkpoint=options.checkpoint,
+            tasks=tuple(filter(None, (name.strip() for name in options.tasks.split(",")))),
             episodes=int(options.episodes) if options.episodes else None,
             backend=options.backend,
+            seed=seed,
+            players=players,
             progress=progress,
         )
     print_results(results, directory.path)
+    if options.video:
+        _film(directory, results)
     return 0
+
+
+def _film(directory: RunDirectory, results: dict[str, Any]) -> None:
+    from mtrl.evaluation.video import film_policy
+
+    step = str(results["step"])
+    folder = directory.path / "evaluation" / step / "video"
+    files = film_policy(
+        directory.policies / step,
+        folder,
+        tasks=tuple(results["tasks"]),
+        seed=results["seed"],
+        sampled=results["sampled_actions"],
+        report=lambda problem: print(f"warning: {problem}", file=sys.stderr),
+    )
+    if files:
+        print(f"films: {folder} ({len(files)} of {len(results['tasks'])} tasks)")
 
 
 @dataclass(frozen=True)
@@ -243,9 +285,7 @@ def bench(arguments: list[str], program: str) -> int:
     if options.what == "curriculum":
         from mtrl.bench_curriculum import compare
 
-        if not (options.seeds.isdecimal() and int(options.seeds)):
-            raise UserError(f"--seeds: must be a whole number of 1 or more, got {options.seeds!r}")
-        compare(config, options.schedulers.split(","), int(options.seeds))
+        compare(config, options.schedulers.split(","), _whole_number("--seeds", options.seeds, 1))
         return 0
     from mtrl import benchmark
 
@@ -407,6 +447,27 @@ def _is_users_fault(error: ValueError) -> bool:
 
         ours = (UserError, SuiteError)
     return isinstance(error, ours)
+
+
+def _whole_number(option: str, text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise UserError(f"{option}: must be a whole number of {least} or more, got {text!r}")
+    return int(text)
+
+
+@contextmanager
+def _interruptible(command: str) -> Iterator[None]:
+    """Says after Ctrl-C that nothing is lost. SIGTERM is taken for the same, so that worker processes end with this one."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        print(f"interrupted; what was played is kept, and the same command goes on from there: {command}", file=sys.stderr)
+        raise
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _check_choice(what: str, word: str, known: Sequence[str]) -> None:

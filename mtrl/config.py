@@ -187,6 +187,15 @@ class CheckpointsConfig(Section):
     """Newest checkpoints that stay; the best one stays as well."""
 
 
+class EvaluationConfig(Section):
+    """Evaluations while training goes on."""
+
+    every_frames: int | None = Field(None, ge=1)
+    """Frames from one evaluation to the next; null makes none. With them `best` is the checkpoint that did best in one."""
+    episodes: int | None = Field(None, ge=1)
+    """Episodes of each task; null takes the protocol's number."""
+
+
 class ExperimentConfig(Section):
     """One training run."""
 
@@ -204,6 +213,7 @@ class ExperimentConfig(Section):
     learner: LearnerConfig = LearnerConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> ExperimentConfig:

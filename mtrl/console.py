@@ -377,7 +377,7 @@ def print_results(results: dict[str, Any], directory: Path) -> None:
     terminal.print(table)
     protocol = results["protocol"] + "".join(f", but {name} {value}" for name, value in results["changed"].items())
     terminal.print(Text(f"\nmean score {interval(results['score_mean'])} after {results['step']:,} frames, protocol {protocol}"))
-    terminal.print(Text(f"results: {directory / 'evaluation' / str(results['step']) / 'results.json'}"), soft_wrap=True)
+    terminal.print(Text(f"results: {directory / results['file']}"), soft_wrap=True)
 
 
 def interval(figure: dict[str, float]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import signal
 import threading
 import time
@@ -9,11 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 from envs import TaskSuite
-from mtrl.checkpoint import CheckpointError, load_checkpoint, newest_valid, resolve, save_checkpoint, save_policy, steps
+from mtrl.checkpoint import CheckpointError, load_checkpoint, mark_best, newest_valid, resolve, save_checkpoint, save_policy, steps
 from mtrl.config import ExperimentConfig
+from mtrl.evaluation.aside import EvaluationAside, evaluated_score, evaluation_metrics
 from mtrl.learner import NonFiniteError
 from mtrl.run_directory import RunDirectory, code_commit
 from mtrl.training import Trainer
@@ -45,34 +48,60 @@ def run_training(trainer: Trainer, directory: RunDirectory, console: Console) ->
     console.start(config, trainer.suite, directory.path)
     reported = saved = time.monotonic()
     code, reported_frames = 0, -1
+    aside = EvaluationAside(directory, config.evaluation)
+    evaluated: dict[str, float] = {}  # not written yet
     try:
         with _signals() as received:
             while trainer.frames < config.total_frames and not received:
                 trainer.step()
                 for message in trainer.messages():
                     console.message(f"warning: {message}")
+                evaluated |= _take_in(aside.poll(), directory, console)
                 now = time.monotonic()
                 if now - reported >= config.report_seconds:
                     reported, reported_frames = now, trainer.frames
-                    _report(trainer, directory, console)
-                if now - saved >= config.checkpoints.every_seconds:
+                    _report(trainer, directory, console, evaluated)
+                    evaluated = {}
+                if aside.due(trainer.frames) or now - saved >= config.checkpoints.every_seconds:
                     saved = now
-                    save(trainer, directory, console)
+                    saved_whole = save(trainer, directory, console, aside.running)
+                    return_free_memory()
+                    if saved_whole and aside.due(trainer.frames):
+                        aside.start(trainer.frames)
             code = 128 + received[0] if received else 0
-            if trainer.frames > reported_frames:
-                _report(trainer, directory, console)
-            save(trainer, directory, console)
+            finished = save(trainer, directory, console, aside.running) and not received
+            if config.evaluation.every_frames is not None and finished:
+                evaluated |= _evaluate_last(aside, trainer.frames, directory, console)
+            if trainer.frames > reported_frames or evaluated:
+                _report(trainer, directory, console, evaluated)
     except NonFiniteError as error:
         console.message(f"error: {error}")
         code = 1
     finally:
+        aside.close()
         directory.close()
         console.close()
     return code
 
 
-def save(trainer: Trainer, directory: RunDirectory, console: Console) -> None:
-    """Saves a checkpoint and its policy; a disk that refuses is a message, and training goes on."""
+def return_free_memory() -> None:
+    """Gives freed memory back to the system: batches differ in size, and glibc keeps the gaps between them (40 MiB per million frames)."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def save(trainer: Trainer, directory: RunDirectory, console: Console, evaluating: int | None = None) -> bool:
+    """Saves a checkpoint and its policy; a disk that refuses is a message, and training goes on.
+
+    Args:
+        trainer: whose state is saved.
+        directory: where.
+        console: told of a refusal.
+        evaluating: a step that is being evaluated, and stays.
+
+    Returns:
+        whether it was saved.
+    """
     config = trainer.config
     score = trainer.mean_score
     try:
@@ -82,7 +111,8 @@ def save(trainer: Trainer, directory: RunDirectory, console: Console) -> None:
             trainer.state_dict(),
             tasks=trainer.suite.names,
             keep=config.checkpoints.keep,
-            score=score,
+            score=score if config.evaluation.every_frames is None else None,  # else `best` is for evaluations to say
+            protected=() if evaluating is None else (evaluating,),
         )
         description = {
             "suite": trainer.suite.name,
@@ -98,6 +128,8 @@ def save(trainer: Trainer, directory: RunDirectory, console: Console) -> None:
         save_policy(directory.policies, trainer.frames, trainer.policy_weights(), description, keep=steps(directory.checkpoints))
     except CheckpointError as error:
         console.message(f"warning: {error}; training goes on, and the next try is in {config.checkpoints.every_seconds:.0f} s")
+        return False
+    return True
 
 
 def resume(trainer: Trainer, directory: RunDirectory, console: Console, which: str = "latest") -> bool:
@@ -129,8 +161,37 @@ def resume(trainer: Trainer, directory: RunDirectory, console: Console, which: s
     return True
 
 
-def _report(trainer: Trainer, directory: RunDirectory, console: Console) -> None:
-    metrics = trainer.metrics()
+def _take_in(found: dict[str, Any] | str | None, directory: RunDirectory, console: Console) -> dict[str, float]:
+    """An evaluation's figures, and `best` if they are the best so far."""
+    if found is None or isinstance(found, str):
+        if found is not None:
+            console.message(f"warning: {found}")
+        return {}
+    best = evaluated_score(directory.path, (directory.checkpoints / "best").resolve().name)
+    value = found["score_mean"]["value"]
+    if best is None or value > best:
+        try:
+            mark_best(directory.checkpoints, found["step"])
+        except CheckpointError as error:
+            console.message(f"warning: {error}")
+    console.message(
+        f"evaluated step {found['step']:,}: mean score {value:.3f}" + ("" if best is None or value > best else f", best {best:.3f}")
+    )
+    return evaluation_metrics(found)
+
+
+def _evaluate_last(aside: EvaluationAside, frames: int, directory: RunDirectory, console: Console) -> dict[str, float]:
+    """Waits for the evaluation that is going on, and for one of the last policy."""
+    console.message("evaluating the last policy")
+    figures = _take_in(aside.poll(wait=True), directory, console)
+    if not (directory.path / "evaluation" / str(frames) / "results.json").exists():
+        aside.start(frames)
+        figures |= _take_in(aside.poll(wait=True), directory, console)
+    return figures
+
+
+def _report(trainer: Trainer, directory: RunDirectory, console: Console, evaluated: dict[str, float]) -> None:
+    metrics = trainer.metrics() | evaluated
     console.update(metrics)
     try:
         directory.write_metrics(metrics, trainer.suite)

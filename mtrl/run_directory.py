@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -113,6 +114,11 @@ class RunDirectory:
         writer.add_custom_scalars({suite.name: layout})
         writer.add_text("config", f"```yaml\n{dump_yaml(self.config)}```")
         return writer
+
+
+def film_file(task: str) -> str:
+    """The file name of a task's film: no character of the task's name can lead to another folder."""
+    return re.sub(r"[^\w.-]", "_", task) + ".mp4"
 
 
 def versions() -> dict[str, Any]:

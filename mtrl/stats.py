@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from scipy.stats import trim_mean
 
 from envs import Episode, TaskSuite
 
@@ -85,11 +86,9 @@ class TaskStatistics:
             setattr(self, name, np.array(state[name]))
 
 
-def interquartile_mean(values: np.ndarray) -> float:
-    """The mean of the middle half: a quarter of the values is left out at either end, rounded down."""
-    ordered = np.sort(values)
-    cut = len(ordered) // 4
-    return float(ordered[cut : len(ordered) - cut].mean())
+def interquartile_mean(values: np.ndarray) -> np.ndarray:
+    """Mean of the middle half of `values` [..., n]: a quarter at either end, rounded down, is left out."""
+    return trim_mean(values, 0.25, axis=-1)
 
 
 _STATE = ("episodes", "frames", "success_sums", "value_errors", "_last_episode", "_returns", "_lengths", "_successes")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hmac
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,15 +21,17 @@ from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from mtrl.dashboard.aggregates import compare
+from mtrl.dashboard.figures import one_task
 from mtrl.dashboard.report import differences, figures_of
 from mtrl.dashboard.runs import Run, evaluation_of, last_row, read_run
 
 LIVE_SECONDS = 60.0
-CACHED_RUNS = 64
+CACHED_RUNS = 32
 COOKIE = "mtrl-token"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HEADERS = {
@@ -58,6 +62,7 @@ class RunFolder:
     def __init__(self, root: Path):
         self.root = root.resolve()
         self._read = functools.lru_cache(maxsize=CACHED_RUNS)(self._read_fresh)
+        self._summaries: dict[str, tuple[tuple[Any, ...], Summary]] = {}  # by run, with the state of its files
 
     def names(self) -> list[str]:
         """Folders that look like runs, the newest first. Links that lead elsewhere are left out."""
@@ -78,9 +83,31 @@ class RunFolder:
         return self._read(path, _fingerprint(path))
 
     def summary(self, name: str) -> Summary:
-        """What the table shows; reads only the end of the metrics, so that long runs cost no more than short ones."""
+        """What the table shows; read again when a file of the run has changed."""
+        fingerprint = _fingerprint(self.root / name)
+        known = self._summaries.get(name)
+        if known is None or known[0] != fingerprint:
+            known = (fingerprint, self._summarize(name))
+            self._summaries[name] = known
+        written = max((time_ns for file, time_ns, _ in fingerprint if file.endswith("metrics.jsonl")), default=0) / 1e9
+        return known[1]._replace(live=time.time() - written < LIVE_SECONDS)
+
+    def film(self, name: str, step: str, file: str) -> Path:
+        """A film in a run's folder.
+
+        Raises:
+            HTTPException: 404.
+        """
+        run = self.run(name)
+        for path in run.films.values():
+            if path.name == file and path.parent.parent.name == step:
+                return path
+        raise HTTPException(404, "no such film")
+
+    def _summarize(self, name: str) -> Summary:
+        """Reads only the end of the metrics, so that long runs cost no more than short ones."""
         path = self.root / name
-        row, written = last_row(path)
+        row = last_row(path)
         results = evaluation_of(path)
         return Summary(
             id=name,
@@ -89,9 +116,15 @@ class RunFolder:
             frames_per_second=row.get("summary/frames_per_second"),
             score=row.get("summary/score_mean"),
             evaluated={bound: float(results["score_mean"][bound]) for bound in ("value", "low", "high")} if results else None,
-            live=time.time() - written < LIVE_SECONDS,
+            live=False,
             problem=None if row else "no metrics yet",
         )
+
+    def read_ahead(self) -> None:
+        """Summarizes every run once."""
+        with contextlib.suppress(OSError):  # whoever looks at the page will see it again
+            for name in self.names():
+                self.summary(name)
 
     def _is_run(self, entry: Path) -> bool:
         known = (entry / "config.yaml").exists() or (entry / "metrics.jsonl").exists()
@@ -109,10 +142,13 @@ def make_app(root: Path, *, token: str | None = None) -> Starlette:
         root: the folder whose runs are shown.
         token: what a visitor has to show, in `?token=`, once; None lets everybody in who reaches the port under a name of this machine.
     """
-    pages = _Pages(RunFolder(root), str(root))
+    folder = RunFolder(root)
+    pages = _Pages(folder, str(root))
     handlers = {
         "/": pages.index,
         "/run/{name}": pages.one,
+        "/run/{name}/task/{task}": pages.task,
+        "/run/{name}/film/{step}/{file}": pages.film,
         "/compare": pages.compare,
         "/api/runs": pages.api_runs,
         "/api/runs/{name}/metrics": pages.api_metrics,
@@ -120,6 +156,8 @@ def make_app(root: Path, *, token: str | None = None) -> Starlette:
         "/api/figures": pages.api_figures,
         "/static/plotly.js": _plotly_script,
     }
+    # Two hundred evaluations take a second to read: begun before the first visitor comes.
+    threading.Thread(target=folder.read_ahead, daemon=True).start()
     static = Mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     # Without a token only names of this machine are answered to, so that a page elsewhere cannot reach us by pointing its name here.
     guard = Middleware(TrustedHostMiddleware, allowed_hosts=["*"] if token else [*LOOPBACK, "testserver"])
@@ -146,6 +184,23 @@ class _Pages:
     def one(self, request: Request) -> Response:
         return self._of_runs([self._run(request)])
 
+    def task(self, request: Request) -> Response:
+        run, task = self._run(request), request.path_params["task"]
+        if task not in run.tasks:
+            raise HTTPException(404, "no such task")
+        return self._page(
+            "task.html",
+            run=run,
+            task=task,
+            figures=f"/api/figures?run={quote(run.name, safe='')}&task={quote(task, safe='')}",
+            results=run.evaluations[-1] if run.evaluations and task in run.evaluations[-1]["tasks"] else None,
+            film=_film_address(run, task),
+        )
+
+    def film(self, request: Request) -> Response:
+        values = request.path_params
+        return FileResponse(self._folder.film(values["name"], values["step"], values["file"]), media_type="video/mp4")
+
     def compare(self, request: Request) -> Response:
         return self._of_runs(self._chosen(request))
 
@@ -159,7 +214,9 @@ class _Pages:
         return JSONResponse(self._run(request).evaluations)
 
     def api_figures(self, request: Request) -> Response:
-        content = ",".join(figure.to_json() for figure in figures_of(self._chosen(request)))
+        runs, task = self._chosen(request), request.query_params.get("task")
+        figures = figures_of(runs) if task is None else one_task(runs, task)
+        content = ",".join(figure.to_json() for figure in figures)
         return Response(f"[{content}]", media_type="application/json")
 
     def _summaries(self) -> list[Summary]:
@@ -175,11 +232,17 @@ class _Pages:
         return [self._folder.run(name) for name in names]
 
     def _of_runs(self, runs: list[Run]) -> Response:
-        address = "/api/figures?" + "&".join(f"run={quote(run.name)}" for run in runs)
-        return self._page("runs.html", runs=runs, figures=address, differences=differences(runs))
+        address = "/api/figures?" + "&".join(f"run={quote(run.name, safe='')}" for run in runs)
+        films = {run.name: {task: _film_address(run, task) for task in run.films} for run in runs}
+        return self._page("runs.html", runs=runs, figures=address, differences=differences(runs), comparison=compare(runs), films=films)
 
     def _page(self, template: str, **values: Any) -> Response:
         return HTMLResponse(self._templates.get_template(template).render(**values))
+
+
+def _film_address(run: Run, task: str) -> str | None:
+    path = run.films.get(task)
+    return None if path is None else f"/run/{quote(run.name, safe='')}/film/{path.parent.parent.name}/{quote(path.name, safe='')}"
 
 
 def _threaded(handler: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
@@ -232,9 +295,19 @@ def _plotly() -> str:
 
 
 def _fingerprint(path: Path) -> tuple[Any, ...]:
-    """Changes whenever a file that a page shows does."""
-    files = [path / "config.yaml", path / "versions.json", path / "metrics.jsonl", *sorted(path.glob("evaluation/*/results.json"))]
-    return tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists())
+    """Changes whenever a file that a page shows does: name, time and size of each."""
+    found = []
+    for file in [
+        path / "config.yaml",
+        path / "versions.json",
+        path / "metrics.jsonl",
+        *sorted(path.glob("evaluation/*/results.json")),
+        *sorted(path.glob("evaluation/*/video/*.mp4")),
+    ]:
+        with contextlib.suppress(OSError):  # not there, or gone meanwhile
+            state = file.stat()
+            found.append((str(file), state.st_mtime_ns, state.st_size))
+    return tuple(found)
 
 
 def _experiment_name(path: Path) -> str:

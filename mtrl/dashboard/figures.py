@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 
 from mtrl.dashboard.runs import Run
+from mtrl.evaluation.statistics import performance_profile
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255", "#999933", "#332288", "#44AA99")
 POINTS = 200  # of a mean over seeds
@@ -26,7 +28,7 @@ def curves(runs: Sequence[Run], metric: str, title: str, unit: str, *, over: str
     figure = _figure(title, "trained frames" if over == "frames" else "hours", unit)
     for index, (name, members) in enumerate(groups_of(runs).items()):
         colour = COLOURS[index % len(COLOURS)]
-        lines = [(getattr(run, over), run.column(metric)) for run in members if run.rows]
+        lines = [(getattr(run, over), run.column(metric)) for run in members if run.num_rows]
         lines = [(x[~np.isnan(y)], y[~np.isnan(y)]) for x, y in lines if (~np.isnan(y)).any()]
         if len(lines) == 1:
             figure.add_scatter(x=lines[0][0], y=lines[0][1], name=name, line={"color": colour})
@@ -35,6 +37,31 @@ def curves(runs: Sequence[Run], metric: str, title: str, unit: str, *, over: str
     if top is not None:
         figure.update_yaxes(range=[0, top])
     return figure
+
+
+def profiles(cells: Mapping[str, np.ndarray]) -> go.Figure:
+    """For each method's scores [runs, tasks]: the share of them above each threshold."""
+    figure = _figure("Performance profile: share of runs and tasks above a score", "score", "share above")
+    thresholds = np.linspace(0.0, 1.0, 101)
+    for index, (name, scores) in enumerate(cells.items()):
+        shares = performance_profile(scores, thresholds)
+        figure.add_scatter(x=thresholds, y=shares, name=name, line={"color": COLOURS[index % len(COLOURS)], "shape": "hv"})
+    figure.update_yaxes(range=[0, 1.02])
+    return figure
+
+
+def one_task(runs: Sequence[Run], task: str) -> list[go.Figure]:
+    """Everything about one task over trained frames."""
+    kinds = [
+        ("score", "Score of training episodes", "score", 1.02),
+        ("success_rate", "Success rate", "share of episodes", 1.02),
+        ("return", "Return", "return", None),
+        ("episode_length", "Length of episodes", "steps", None),
+        ("share_trained", "Share of trained frames", "share", None),
+        ("value_error", "Error of the value", "mean |error|", None),
+        ("policy_lag", "Policy lag", "updates", None),
+    ]
+    return [curves(runs, f"tasks/{task}/{metric}", title, unit, top=top) for metric, title, unit, top in kinds]
 
 
 def task_curves(run: Run, metric: str, title: str, unit: str, *, stacked: bool = False) -> go.Figure:
@@ -64,11 +91,14 @@ def heat_map(rows: Sequence[str], columns: Sequence[str], values: np.ndarray, ti
 
 def expert_weights(run: Run) -> go.Figure | None:
     """How much each task takes of each expert, in the newest row that says it; None where none does."""
-    last = next((row for row in reversed(run.rows) if "experts/effective_rank" in row), {})
-    experts = sorted({key.rsplit("_", 1)[1] for key in last if key.startswith("experts/") and "/weight_" in key}, key=int)
+    named = {match[1] for key in run.columns if (match := re.fullmatch(r"experts/.*/weight_(\d{1,4})", key))}
+    experts = sorted(named, key=int)
     if not experts:
         return None
-    values = np.array([[last.get(f"experts/{task}/weight_{k}", np.nan) for k in experts] for task in run.tasks])
+    found = [[run.last(f"experts/{task}/weight_{k}") for k in experts] for task in run.tasks]
+    values = np.array(found, float)  # None is NaN
+    if np.isnan(values).all():
+        return None
     limit = float(np.nanmax(np.abs(values)))
     return heat_map(run.tasks, [f"expert {k}" for k in experts], values, "Task weights of the experts", low=-limit, high=limit)
 

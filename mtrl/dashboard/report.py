@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +14,12 @@ import plotly.graph_objects as go
 import plotly.offline
 from markupsafe import Markup
 
-from mtrl.dashboard.figures import curves, expert_weights, heat_map, task_curves
+from mtrl.dashboard.aggregates import Comparison, compare
+from mtrl.dashboard.figures import curves, expert_weights, heat_map, profiles, task_curves
 from mtrl.dashboard.runs import Run, read_run
 from mtrl.errors import UserError
+
+FILM_BYTES = 20 * 2**20  # of one run's films in a page
 
 
 class Row(NamedTuple):
@@ -58,12 +62,15 @@ def render(runs: Sequence[Run]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    comparison = compare(runs)
     return environment.get_template("report.html").render(
         title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
         made=time.strftime("%Y-%m-%d %H:%M"),
         rows=[_row(run) for run in runs],
         tasks=_tasks(runs),
-        overview=[_html(figure) for figure in _overview(runs)],
+        comparison=comparison,
+        films={run.name: films for run in runs if (films := _inlined(run))},
+        overview=[_html(figure) for figure in _overview(runs, comparison)],
         details=[(run, [_html(figure) for figure in _details(run)]) for run in runs] if len(runs) <= 5 else [],
         differences=differences(runs),
         versions=_versions(runs),
@@ -74,7 +81,7 @@ def render(runs: Sequence[Run]) -> str:
 
 def figures_of(runs: Sequence[Run]) -> list[go.Figure]:
     """All figures about the runs; those of single tasks for one run alone."""
-    return _overview(runs) + (_details(runs[0]) if len(runs) == 1 else [])
+    return _overview(runs, compare(runs)) + (_details(runs[0]) if len(runs) == 1 else [])
 
 
 def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
@@ -86,15 +93,14 @@ def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 
 def _row(run: Run) -> Row:
-    last = run.rows[-1] if run.rows else {}
-    speeds = run.column("summary/frames_per_second") if run.rows else np.array([])
+    speeds = run.column("summary/frames_per_second")
     known = speeds[~np.isnan(speeds)]
     return Row(
         run=run,
-        frames=int(last["summary/frames"]) if last else None,
-        hours=float(run.hours[-1]) if run.rows else None,
+        frames=int(run.frames[-1]) if run.num_rows else None,
+        hours=float(run.hours[-1]) if run.num_rows else None,
         frames_per_second=float(np.median(known)) if len(known) else None,
-        training_score=last.get("summary/score_mean"),
+        training_score=run.last("summary/score_mean"),
         evaluation=run.evaluations[-1] if run.evaluations else None,
     )
 
@@ -103,7 +109,7 @@ def _tasks(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(task for run in runs for task in run.tasks))
 
 
-def _overview(runs: Sequence[Run]) -> list[go.Figure]:
+def _overview(runs: Sequence[Run], comparison: Comparison | None) -> list[go.Figure]:
     figures = [
         curves(runs, "summary/score_mean", "Mean score of training episodes", "score", top=1.02),
         curves(runs, "summary/score_mean", "The same over wall-clock time", "score", over="hours", top=1.02),
@@ -112,6 +118,10 @@ def _overview(runs: Sequence[Run]) -> list[go.Figure]:
     if tasks:
         scores = np.array([[_newest_score(run, task) for run in runs] for task in tasks])
         figures.append(heat_map(tasks, _distinct([run.name for run in runs]), scores, "Newest score by task and run", low=0, high=1))
+    if comparison is not None:
+        figures.append(profiles({method.name: method.scores for method in comparison.methods}))
+    if any("summary/evaluation_score" in run.columns for run in runs):
+        figures.append(curves(runs, "summary/evaluation_score", "Mean score of evaluations while training", "score", top=1.02))
     figures += [
         curves(runs, "summary/frames_per_second", "Speed", "frames/s"),
         curves(runs, "summary/policy_lag", "Policy lag", "updates"),
@@ -121,7 +131,7 @@ def _overview(runs: Sequence[Run]) -> list[go.Figure]:
 
 
 def _details(run: Run) -> list[go.Figure]:
-    if not run.rows:
+    if not run.num_rows:
         return []
     figures = [
         task_curves(run, "score", "Score by task", "score"),
@@ -141,9 +151,19 @@ def _newest_score(run: Run, task: str) -> float:
     """Evaluated where there is an evaluation, else of training episodes."""
     if run.evaluations and task in run.evaluations[-1]["tasks"]:
         return float(run.evaluations[-1]["tasks"][task]["score"]["value"])
-    scores = run.column(f"tasks/{task}/score") if run.rows else np.array([])
-    known = scores[~np.isnan(scores)]
-    return float(known[-1]) if len(known) else np.nan
+    score = run.last(f"tasks/{task}/score")
+    return np.nan if score is None else score
+
+
+def _inlined(run: Run) -> dict[str, str]:
+    """Films as data addresses, while they fit: a page of a hundred megabytes opens nowhere."""
+    found, room = {}, FILM_BYTES
+    for task, path in run.films.items():
+        content = path.read_bytes()
+        room -= len(content)
+        if room >= 0:
+            found[task] = "data:video/mp4;base64," + base64.b64encode(content).decode()
+    return found
 
 
 def _distinct(names: list[str]) -> list[str]:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+
+from mtrl.run_directory import film_file
 
 MAX_POINTS = 600  # of one curve in a page
 TAIL_BYTES = 2**17  # of metrics, in which the newest line is looked for
@@ -25,10 +28,12 @@ class Run:
     path: Path
     config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
-    rows: list[dict[str, float]] = field(default_factory=list)
-    """Lines of metrics, evenly thinned."""
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    """Metrics by name, over lines that are evenly thinned; NaN where a line lacks one. All have the same length."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     """Results, the newest checkpoint last."""
+    films: dict[str, Path] = field(default_factory=dict)
+    """The newest film of each task."""
     problems: list[str] = field(default_factory=list)
     """What could not be read, a sentence each."""
 
@@ -40,10 +45,25 @@ class Run:
     @property
     def tasks(self) -> list[str]:
         """The tasks' names, in the order of the metrics."""
-        names: dict[str, None] = {}
-        for row in (self.rows[:1] + self.rows[-1:]) if self.rows else []:
-            names |= {key.split("/")[1]: None for key in row if key.startswith("tasks/") and key.endswith("/frames")}
-        return list(names)
+        return [key.split("/")[1] for key in self.columns if key.startswith("tasks/") and key.endswith("/frames")]
+
+    @property
+    def num_rows(self) -> int:
+        """How many lines of metrics there are."""
+        return len(next(iter(self.columns.values()), ()))
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """The lines of metrics."""
+        return [
+            {name: float(values[i]) for name, values in self.columns.items() if not math.isnan(values[i])} for i in range(self.num_rows)
+        ]
+
+    def last(self, metric: str) -> float | None:
+        """The newest value of a metric; None if there is none."""
+        values = self.column(metric)
+        known = values[~np.isnan(values)]
+        return float(known[-1]) if len(known) else None
 
     @property
     def group(self) -> str:
@@ -52,7 +72,7 @@ class Run:
 
     def column(self, metric: str) -> np.ndarray:
         """One metric over the rows; NaN where a row lacks it."""
-        return np.array([row.get(metric, math.nan) for row in self.rows], float)
+        return self.columns.get(metric, np.full(self.num_rows, np.nan))
 
     @property
     def frames(self) -> np.ndarray:
@@ -62,7 +82,8 @@ class Run:
     @property
     def hours(self) -> np.ndarray:
         """Wall-clock time at each row since the first, without the time between a stop and a resumption that exceeds ten minutes."""
-        steps = np.diff(self.column("time"), prepend=self.rows[0].get("time", math.nan) if self.rows else 0.0)
+        times = self.column("time")
+        steps = np.diff(times, prepend=times[:1])
         return np.cumsum(np.where(steps > 600, 0.0, steps)) / 3600
 
 
@@ -71,7 +92,7 @@ def read_run(path: Path) -> Run:
     run = Run(path)
     run.config = _mapping(run, "config.yaml", yaml.safe_load)
     run.versions = _mapping(run, "versions.json", json.loads)
-    run.rows = _metrics(run)
+    run.columns = _metrics(run)
     results = path / "evaluation"
     steps = (
         sorted((entry for entry in results.iterdir() if entry.name.isdigit()), key=lambda entry: int(entry.name))
@@ -84,25 +105,27 @@ def read_run(path: Path) -> Run:
             run.evaluations.append(found)
         elif found:
             run.problems.append(f"evaluation/{step.name}/results.json is no evaluation")
+    for step in steps:
+        run.films |= films_of(step, run.tasks)
     return run
 
 
-def last_row(path: Path) -> tuple[dict[str, float], float]:
-    """The newest whole line of a run's metrics and when the file was written (seconds since the epoch); empty and 0 where there is none."""
-    file = path / "metrics.jsonl"
+def films_of(evaluation: Path, tasks: Sequence[str]) -> dict[str, Path]:
+    """The films in one evaluation's folder, by task. Links are left out."""
+    found = {task: evaluation / "video" / film_file(task) for task in tasks}
+    return {task: path for task, path in found.items() if path.is_file() and path.resolve() == path.absolute()}
+
+
+def last_row(path: Path) -> dict[str, float]:
+    """The newest whole line of a run's metrics; empty where there is none."""
     try:
-        with file.open("rb") as stream:
+        with (path / "metrics.jsonl").open("rb") as stream:
             stream.seek(0, 2)
             stream.seek(max(0, stream.tell() - TAIL_BYTES))
             lines = stream.read().splitlines()
-        written = file.stat().st_mtime
     except OSError:
-        return {}, 0.0
-    for line in reversed(lines):
-        row = _row(line)
-        if row is not None:
-            return row, written
-    return {}, written
+        return {}
+    return next((row for line in reversed(lines) if (row := _row(line)) is not None), {})
 
 
 def evaluation_of(path: Path) -> dict[str, Any] | None:
@@ -131,13 +154,13 @@ def _mapping(run: Run, file: str, parse: Any) -> dict[str, Any]:
     return values
 
 
-def _metrics(run: Run) -> list[dict[str, float]]:
+def _metrics(run: Run) -> dict[str, np.ndarray]:
     path = run.path / "metrics.jsonl"
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
         run.problems.append("metrics.jsonl is missing")
-        return []
+        return {}
     # Thinned before it is parsed: a week of training is a gigabyte of JSON, and a curve has a few hundred points.
     kept = lines if len(lines) <= MAX_POINTS else [lines[i] for i in np.linspace(0, len(lines) - 1, MAX_POINTS).astype(int)]
     rows, damaged = [], 0
@@ -149,7 +172,9 @@ def _metrics(run: Run) -> list[dict[str, float]]:
             rows.append(row)
     if damaged:
         run.problems.append(f"metrics.jsonl has {damaged} damaged line{'s' if damaged > 1 else ''}")
-    return rows
+    # As columns of numbers: a dictionary for each line takes thirty times the memory.
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
 
 
 def _row(line: bytes) -> dict[str, float] | None:

@@ -1,0 +1,71 @@
+"""Evaluations beside a training run: they choose `best`, are logged, and neither stop nor outlive the training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from helpers import toy_config
+from test_run import Silent
+
+from mtrl.checkpoint import save_checkpoint, steps
+from mtrl.config import EvaluationConfig
+from mtrl.evaluation.aside import EvaluationAside
+from mtrl.run import run_training
+from mtrl.run_directory import RunDirectory
+from mtrl.training import build_trainer
+
+
+def test_a_run_evaluates_on_the_side_and_at_its_end(tmp_path: Path) -> None:
+    config = toy_config(
+        total_frames=80_000, report_seconds=0.5, env_runners__slots=12, evaluation__every_frames=10_000, evaluation__episodes=3
+    )
+    directory, trainer, console = RunDirectory.create(tmp_path / "run", config), build_trainer(config), Silent()
+    assert run_training(trainer, directory, console) == 0
+    found = {int(path.parent.name): json.loads(path.read_text()) for path in directory.path.glob("evaluation/*/results.json")}
+    assert len(found) >= 2 and trainer.frames in found
+    assert not any("warning" in message for message in console.messages)
+    # `best` is the one that did best, the earliest of equals, and was kept although newer checkpoints came.
+    scores = {step: results["score_mean"]["value"] for step, results in sorted(found.items())}
+    best = int((directory.checkpoints / "best").resolve().name)
+    assert best in steps(directory.checkpoints) and best == max(scores, key=lambda step: scores[step])
+    # The metrics say what was found, and of which policy.
+    rows = [row for row in directory.read_metrics() if "evaluation/frames" in row]
+    assert [row["summary/evaluation_score"] for row in rows if row["evaluation/frames"] == trainer.frames] == [scores[trainer.frames]]
+    assert all(row["evaluation/frames"] in found and "evaluation/corridor/score" in row for row in rows)
+    for step, results in found.items():
+        policy = directory.policies / str(step) / "policy.json"
+        if policy.exists():
+            assert results["policy"]["weights_sha256"] == json.loads(policy.read_text())["values"]["weights_sha256"]
+
+
+def test_what_is_being_evaluated_is_kept(tmp_path: Path) -> None:
+    for step in (10, 20, 30, 40):
+        save_checkpoint(tmp_path, step, {"a": 1}, tasks=["x"], keep=1, protected=(10,))
+    assert steps(tmp_path) == [10, 40]
+
+
+def test_a_failure_is_a_sentence(tmp_path: Path) -> None:
+    config = toy_config()
+    aside = EvaluationAside(RunDirectory.create(tmp_path / "run", config), EvaluationConfig(every_frames=100))
+    assert not aside.due(99) and aside.due(100)
+    aside.start(100)
+    assert aside.running == 100 and not aside.due(1000)
+    found = aside.poll(wait=True)
+    assert isinstance(found, str) and found.startswith("the evaluation of step 100 failed (") and "has no checkpoint '100'" in found
+    assert not aside.due(150) and aside.due(200)
+
+
+def test_it_ends_with_the_run(tmp_path: Path) -> None:
+    config = toy_config(suite__name="minigrid/mt3", total_frames=200, evaluation__every_frames=1)
+    directory, trainer = RunDirectory.create(tmp_path / "run", config), build_trainer(config)
+    from mtrl.run import save
+
+    trainer.step()
+    assert save(trainer, directory, Silent())
+    aside = EvaluationAside(directory, config.evaluation)
+    aside.start(trainer.frames)
+    process = aside._process
+    assert process is not None and process.poll() is None
+    aside.close()
+    assert process.poll() is not None and aside.running is None

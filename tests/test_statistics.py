@@ -1,0 +1,68 @@
+"""Figures over several runs, against hand values and against plain loops over rliable's published definitions (Agarwal et al. 2021)."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from mtrl.evaluation.statistics import (
+    aggregate,
+    interquartile_mean,
+    mean,
+    optimality_gap,
+    performance_profile,
+    probability_of_improvement,
+)
+
+rng = np.random.default_rng(7)
+SCORES = rng.random((5, 4))  # five runs of four tasks
+OTHERS = np.round(rng.random((3, 4)), 1)
+
+
+def test_hand_values() -> None:
+    assert interquartile_mean(np.array([0.0, 0.2, 0.4, 1.0])) == pytest.approx(0.3)
+    assert interquartile_mean(np.array([9.0, 1.0, 2.0, 3.0, -9.0])) == pytest.approx(2.0)  # a quarter of five, rounded down: one
+    assert optimality_gap(np.array([0.5, 1.0, 3.0])) == pytest.approx(1 / 6)  # what is above 1 makes up for nothing
+    assert performance_profile(np.array([[0.1, 0.5], [0.5, 0.9]]), np.array([0.0, 0.5, 0.9])).tolist() == [1.0, 0.25, 0.0]
+    improvement = probability_of_improvement(np.array([[1.0], [2.0]]), np.array([[1.0], [0.0], [3.0]]), np.random.default_rng(0))
+    assert improvement.value == pytest.approx((0.5 + 1 + 0 + 1 + 1 + 0) / 6)  # a tie counts half
+
+
+def test_improvement_is_the_mean_over_tasks_of_all_pairs() -> None:
+    pairs = itertools.product(range(4), SCORES[:, 0], OTHERS[:, 0])
+    total = 0.0
+    for task in range(4):
+        for ours, theirs in itertools.product(SCORES[:, task], OTHERS[:, task]):
+            total += 1.0 if ours > theirs else 0.5 if ours == theirs else 0.0
+    expected = total / len(list(pairs))
+    assert probability_of_improvement(SCORES, OTHERS, np.random.default_rng(0)).value == pytest.approx(expected)
+    reverse = probability_of_improvement(OTHERS, SCORES, np.random.default_rng(0)).value
+    assert expected + reverse == pytest.approx(1.0)
+
+
+def test_intervals_hold_tasks_fixed() -> None:
+    # Runs agree, tasks do not: nothing is left to chance. A bootstrap over all cells would have an interval here.
+    agreeing = np.tile([0.0, 0.3, 1.0], (4, 1))
+    for statistic in (mean, interquartile_mean, optimality_gap):
+        found = aggregate(agreeing, statistic, np.random.default_rng(0))
+        assert found.low == pytest.approx(found.value) and found.high == pytest.approx(found.value)
+
+
+def test_interval_agrees_with_a_slow_bootstrap() -> None:
+    slow = []
+    generator = np.random.default_rng(1)
+    for _ in range(4000):
+        columns = [generator.choice(SCORES[:, task], 5) for task in range(4)]
+        slow.append(np.sort(np.concatenate(columns))[5:-5].mean())  # the middle half of twenty cells
+    found = aggregate(SCORES, interquartile_mean, np.random.default_rng(0))
+    assert found.value == pytest.approx(np.sort(SCORES.ravel())[5:-5].mean())
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.02)
+
+
+def test_interval_covers_the_truth_and_narrows() -> None:
+    generator = np.random.default_rng(3)
+    found = [aggregate(generator.normal(0.5, 0.2, (10, 5)), mean, generator, resamples=500) for _ in range(200)]
+    covered = np.mean([interval.low <= 0.5 <= interval.high for interval in found])
+    assert 0.87 <= covered <= 0.99
+    many = aggregate(generator.normal(0.5, 0.2, (160, 5)), mean, generator)
+    assert many.high - many.low < 0.5 * np.mean([interval.high - interval.low for interval in found])
