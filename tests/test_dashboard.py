@@ -16,6 +16,8 @@ from starlette.testclient import TestClient
 from mtrl.cli import main
 from mtrl.dashboard.app import make_app
 
+FUZZ = int(os.environ.get("MTRL_FUZZ", "200"))  # malformed run folders; 1000 take 80 seconds
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -101,6 +103,44 @@ def test_links_that_lead_out_are_no_runs(root, tmp_path):
     assert client.get("/run/link").status_code == 404
 
 
+def test_files_that_are_links_out_are_not_read(tmp_path):
+    secret = {"time": 1, "summary/frames": 666, "step": "../../../outside", "name": "secret-name"}
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file.json").write_text(json.dumps(secret))
+    run = tmp_path / "runs" / "run"
+    (run / "evaluation" / "5").mkdir(parents=True)
+    for name in ("metrics.jsonl", "config.yaml", "versions.json", "evaluation/5/results.json"):
+        os.symlink(outside / "file.json", run / name)
+    (run / "evaluation" / "7" / "video").mkdir(parents=True)
+    interval = {"value": 0.5, "low": 0.4, "high": 0.6}
+    task = {"n": 1, "score": interval, "success_rate": interval, "return_mean": 0, "length_mean": 0}
+    lying = {"protocol": "x", "changed": {}, "step": "../../../../outside", "backend": "", "sampled_actions": True, "score_mean": interval}
+    (run / "evaluation" / "7" / "results.json").write_text(json.dumps({**lying, "tasks": {"a": task}, "episodes": ["own"]}))
+    (outside / "results.json").write_text(json.dumps({"episodes": ["stolen"]}))
+    client = TestClient(make_app(tmp_path / "runs"))
+    for address in ("/", "/run/run", "/api/runs", "/api/runs/run/metrics", "/api/runs/run/evaluation"):
+        answer = client.get(address)
+        assert answer.status_code == 200 and not any(word in answer.text for word in ("666", "secret-name", "stolen")), address
+
+
+def test_films_are_served_and_nothing_else(root, tmp_path):
+    run = tmp_path / "run"
+    video = run / "evaluation" / "7" / "video"
+    video.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text(json.dumps({"time": 1, "summary/frames": 1, "tasks/a/frames": 1, "tasks/b/frames": 1}))
+    (video / "a.mp4").write_bytes(b"film")
+    (tmp_path / "secret.mp4").write_bytes(b"secret")
+    os.symlink(tmp_path / "secret.mp4", video / "b.mp4")
+    client = TestClient(make_app(tmp_path))
+    answer = client.get("/run/run/film/7/a.mp4", headers={"Range": "bytes=1-2"})
+    assert (answer.status_code, answer.content, answer.headers["content-type"]) == (206, b"il", "video/mp4")
+    for address in ("7/b.mp4", "7/c.mp4", "8/a.mp4", "7/..%2f..%2f..%2fsecret.mp4", "..%2f..%2fsecret.mp4/a.mp4"):
+        assert client.get(f"/run/run/film/{address}").status_code == 404
+    assert "film/7/a.mp4" in client.get("/run/run/task/a").text and "film/7/b.mp4" not in client.get("/run/run/task/b").text
+    assert client.get("/run/run/task/c").status_code == 404
+
+
 def test_names_are_escaped_and_scripts_come_from_here_alone(tmp_path):
     run = tmp_path / "<img src=x onerror=alert(1)>"
     run.mkdir()
@@ -134,7 +174,7 @@ def test_other_host_names_are_refused_without_a_token(root):
     assert client.get("/").status_code == 400
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=FUZZ, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     config=st.binary(max_size=50),
     metrics=st.binary(max_size=80),

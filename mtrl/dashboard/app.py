@@ -28,7 +28,7 @@ from starlette.staticfiles import StaticFiles
 from mtrl.dashboard.aggregates import compare
 from mtrl.dashboard.figures import one_task
 from mtrl.dashboard.report import differences, figures_of
-from mtrl.dashboard.runs import Run, evaluation_of, last_row, read_run
+from mtrl.dashboard.runs import Run, episodes_of, evaluation_of, inside, last_row, read_run
 
 LIVE_SECONDS = 60.0
 CACHED_RUNS = 32
@@ -62,6 +62,7 @@ class RunFolder:
     def __init__(self, root: Path):
         self.root = root.resolve()
         self._read = functools.lru_cache(maxsize=CACHED_RUNS)(self._read_fresh)
+        self._reading = threading.Lock()
         self._summaries: dict[str, tuple[tuple[Any, ...], Summary]] = {}  # by run, with the state of its files
 
     def names(self) -> list[str]:
@@ -85,10 +86,11 @@ class RunFolder:
     def summary(self, name: str) -> Summary:
         """What the table shows; read again when a file of the run has changed."""
         fingerprint = _fingerprint(self.root / name)
-        known = self._summaries.get(name)
-        if known is None or known[0] != fingerprint:
-            known = (fingerprint, self._summarize(name))
-            self._summaries[name] = known
+        with self._reading:  # or a visitor and `read_ahead` would both read everything
+            known = self._summaries.get(name)
+            if known is None or known[0] != fingerprint:
+                known = (fingerprint, self._summarize(name))
+                self._summaries[name] = known
         written = max((time_ns for file, time_ns, _ in fingerprint if file.endswith("metrics.jsonl")), default=0) / 1e9
         return known[1]._replace(live=time.time() - written < LIVE_SECONDS)
 
@@ -211,7 +213,9 @@ class _Pages:
         return JSONResponse(self._run(request).rows)
 
     def api_evaluation(self, request: Request) -> Response:
-        return JSONResponse(self._run(request).evaluations)
+        return JSONResponse(
+            [{**results, "episodes": episodes_of(self._run(request).path, results)} for results in self._run(request).evaluations]
+        )
 
     def api_figures(self, request: Request) -> Response:
         runs, task = self._chosen(request), request.query_params.get("task")
@@ -313,7 +317,7 @@ def _fingerprint(path: Path) -> tuple[Any, ...]:
 def _experiment_name(path: Path) -> str:
     """The experiment's name: the first line of a resolved configuration, read without parsing the rest."""
     try:
-        with (path / "config.yaml").open(errors="replace") as file:
+        with inside(path, "config.yaml").open(errors="replace") as file:
             first = file.readline(200)
     except OSError:
         return ""

@@ -5,6 +5,7 @@ Nothing here loads tensors or objects; YAML is read by the safe loader and every
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ class Run:
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     """Metrics by name, over lines that are evenly thinned; NaN where a line lacks one. All have the same length."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
-    """Results, the newest checkpoint last."""
+    """Results without their episodes, the newest checkpoint last."""
     films: dict[str, Path] = field(default_factory=dict)
     """The newest film of each task."""
     problems: list[str] = field(default_factory=list)
@@ -100,7 +101,7 @@ def read_run(path: Path) -> Run:
         else []
     )
     for step in steps:
-        found = _mapping(run, f"evaluation/{step.name}/results.json", json.loads)
+        found = _mapping(run, f"evaluation/{step.name}/results.json", _figures)
         if _is_evaluation(found):
             run.evaluations.append(found)
         elif found:
@@ -119,7 +120,7 @@ def films_of(evaluation: Path, tasks: Sequence[str]) -> dict[str, Path]:
 def last_row(path: Path) -> dict[str, float]:
     """The newest whole line of a run's metrics; empty where there is none."""
     try:
-        with (path / "metrics.jsonl").open("rb") as stream:
+        with inside(path, "metrics.jsonl").open("rb") as stream:
             stream.seek(0, 2)
             stream.seek(max(0, stream.tell() - TAIL_BYTES))
             lines = stream.read().splitlines()
@@ -133,15 +134,38 @@ def evaluation_of(path: Path) -> dict[str, Any] | None:
     folder = path / "evaluation"
     steps = sorted((entry.name for entry in folder.iterdir() if entry.name.isdigit()), key=int, reverse=True) if folder.is_dir() else []
     for step in steps:
-        results = _mapping(Run(path), f"evaluation/{step}/results.json", json.loads)
+        results = _mapping(Run(path), f"evaluation/{step}/results.json", _figures)
         if _is_evaluation(results):
             return results
     return None
 
 
+def episodes_of(path: Path, results: dict[str, Any]) -> list[Any]:
+    """The episodes of an evaluation of the run in `path`; empty where they cannot be read."""
+    step = str(results["step"])
+    try:
+        # The step is what the file says of itself: anything but a number would be a way to other folders.
+        episodes = json.loads(_text(path, f"evaluation/{int(step)}/results.json"))["episodes"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+    return episodes if isinstance(episodes, list) else []
+
+
+def _text(run: Path, file: str) -> str:
+    return inside(run, file).read_text()
+
+
+def inside(run: Path, file: str) -> Path:
+    """A file of a run, unless it is a link to somewhere else: PermissionError."""
+    path = run / file
+    if not path.resolve().is_relative_to(run.resolve()):
+        raise PermissionError(f"{file} leads out of the run")
+    return path
+
+
 def _mapping(run: Run, file: str, parse: Any) -> dict[str, Any]:
     try:
-        values = parse((run.path / file).read_text())
+        values = parse(_text(run.path, file))
     except FileNotFoundError:
         run.problems.append(f"{file} is missing")
         return {}
@@ -154,12 +178,23 @@ def _mapping(run: Run, file: str, parse: Any) -> dict[str, Any]:
     return values
 
 
+def _figures(text: str) -> Any:
+    """Results without their episodes, which come last and are nearly all of the text."""
+    head, found, _ = text.partition(',\n "episodes": [')
+    if found:
+        with contextlib.suppress(ValueError):
+            return json.loads(head + "}")
+    values = json.loads(text)
+    if isinstance(values, dict):
+        values.pop("episodes", None)
+    return values
+
+
 def _metrics(run: Run) -> dict[str, np.ndarray]:
-    path = run.path / "metrics.jsonl"
     try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
-        run.problems.append("metrics.jsonl is missing")
+        lines = inside(run.path, "metrics.jsonl").read_bytes().splitlines()
+    except OSError as error:
+        run.problems.append("metrics.jsonl is missing" if isinstance(error, FileNotFoundError) else "metrics.jsonl cannot be read")
         return {}
     # Thinned before it is parsed: a week of training is a gigabyte of JSON, and a curve has a few hundred points.
     kept = lines if len(lines) <= MAX_POINTS else [lines[i] for i in np.linspace(0, len(lines) - 1, MAX_POINTS).astype(int)]

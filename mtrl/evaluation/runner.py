@@ -113,7 +113,7 @@ def evaluate_run(
         kept.add(job, rows)
         progress(kept.episodes, total)
     played = kept.rows()
-    results = {
+    results: dict[str, Any] = {
         "protocol": protocol.name,
         "changed": _changes(protocol, suite, episodes, backend, [suite.names[task] for task in indices]),
         "suite": suite.name,
@@ -125,12 +125,13 @@ def evaluate_run(
         "versions": versions(),
         "seconds": time.time() - started,
         **summarize(suite, played),
-        "episodes": [row._asdict() | {"score": float(suite.score(row.task_id, row.episode_return, row.success))} for row in played],
     }
     file = folder / RESULTS
     if results["changed"] and not _read_results(file).get("changed", True):
         file = folder / RESULTS_BY_OTHER_RULES  # what the protocol found stays
     results["file"] = str(file.relative_to(directory.path))
+    # Last, so that whoever only wants the figures can stop reading there.
+    results["episodes"] = [row._asdict() | {"score": float(suite.score(row.task_id, row.episode_return, row.success))} for row in played]
     _replace(file, json.dumps(results, indent=1))
     kept.forget()
     return results

@@ -1,0 +1,87 @@
+"""The dashboard with many long runs: `python docs/measure_dashboard.py [RUNS] [TASKS] [MEGABYTES]`, by default 200, 50 and 20.
+
+Writes the runs into a temporary folder (4 GB), starts the command, and prints how long pages take and how much memory the server has.
+"""
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+KINDS = ("return", "score", "success_rate", "episode_length", "episodes", "frames", "value_error", "share_wanted", "share_trained")
+KINDS = (*KINDS, "forgotten", "policy_lag")
+
+
+def write_run(path: Path, tasks: int, megabytes: int, run: int) -> None:
+    """Metrics of the given size, an evaluation with 50 episodes of each task, and a configuration."""
+    names = [f"task-{task:02}" for task in range(tasks)]
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text(f"name: experiment\nseed: {run}\n")
+    (path / "versions.json").write_text("{}")
+    row = {f"tasks/{name}/{kind}": 0.123456789012345 + run for name in names for kind in KINDS}
+    size = len(json.dumps(row))
+    with (path / "metrics.jsonl").open("w") as file:
+        for line in range(megabytes * 10**6 // size):
+            head = {"time": 1e9 + 10.0 * line, "summary/frames": 1000 * line, "summary/score_mean": line / 1000}
+            file.write(json.dumps(head)[:-1] + ", " + json.dumps(row)[1:] + "\n")
+    interval = {"value": 0.5, "low": 0.4, "high": 0.6}
+    figures = {"n": 50, "successes": 25, "success_rate": interval, "score": interval, "return_mean": 1.0, "length_mean": 500.0}
+    episode = {"task_id": 0, "slot": 0, "episode_return": 1.23456, "length": 500, "success": True, "score": 1.0}
+    results = {
+        "protocol": "metaworld-50-v1",
+        "changed": {},
+        "step": 1000,
+        "backend": "gymnasium",
+        "sampled_actions": False,
+        "score_mean": interval,
+        "tasks": dict.fromkeys(names, figures),
+        "episodes": [episode] * (50 * tasks),
+    }
+    (path / "evaluation" / "1000").mkdir(parents=True)
+    (path / "evaluation" / "1000" / "results.json").write_text(json.dumps(results, indent=1))
+
+
+def seconds(address: str) -> float:
+    """How long an answer takes."""
+    start = time.perf_counter()
+    with urllib.request.urlopen(address) as answer:
+        answer.read()
+    return time.perf_counter() - start
+
+
+def measure(runs: int, tasks: int, megabytes: int) -> None:
+    """Prints the figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        for run in range(runs):
+            write_run(Path(folder) / f"run-{run:03}", tasks, megabytes, run)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        process = subprocess.Popen([sys.executable, "launch.py", "dashboard", folder, "--port", str(port)], stdout=subprocess.PIPE)
+        address = f"http://127.0.0.1:{port}"
+        started = time.perf_counter()
+        while time.perf_counter() - started < 60:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+        print(f"first page, asked for as soon as the port answers: {seconds(address):.2f} s; again: {seconds(address):.2f} s")
+        for name in ("run-000", "run-001"):
+            page = seconds(f"{address}/run/{name}")
+            print(f"page of {name}: {page:.2f} s, its figures {seconds(f'{address}/api/figures?run={name}'):.2f} s")
+        for run in range(runs):
+            seconds(f"{address}/run/run-{run:03}")
+        ten = "&".join(f"run=run-{run:03}" for run in range(10))
+        print(f"ten runs compared: {seconds(f'{address}/compare?{ten}') + seconds(f'{address}/api/figures?{ten}'):.2f} s")
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+        print(f"memory after every run's page was opened, at its highest: {int(peak.split()[1]) / 2**20:.2f} GiB")
+        process.terminate()
+        process.wait()
+
+
+if __name__ == "__main__":
+    measure(*(int(argument) for argument in (*sys.argv[1:], *(200, 50, 20)[len(sys.argv) - 1 :])))

@@ -1,0 +1,196 @@
+"""Report and dashboard in a real Chromium, driven by Playwright: what a person does there works, and nothing else is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mtrl.cli import main
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; install it or name it with CHROMIUM")
+ROOT = Path(__file__).parents[1]
+EVIL = "<img src=x onerror=window.harmed=1>"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two real runs, evaluated and filmed, beside one with a name that means harm and one whose metrics were cut off."""
+    folder = tmp_path_factory.mktemp("browser") / "runs"
+    options = ["--suite.name", "minigrid/Empty-5x5,DistShift1", "--total-frames", "9000", "--report-seconds", "0.2"]
+    for name, seed in (("first", "0"), ("second", "1")):
+        run = str(folder / name)
+        assert main(["train", "minigrid_mt3", *options, "--num-env-runners", "0", "--seed", seed, "--run-dir", run]) == 0
+        assert main(["evaluate", run, "--episodes", "3", "--workers", "1", "--video"]) == 0
+    evil = folder / EVIL
+    evil.mkdir()
+    (evil / "metrics.jsonl").write_text(json.dumps({"time": 1, "summary/frames": 1, f"tasks/{EVIL}/frames": 1}))
+    (evil / "config.yaml").write_text(f"name: '{EVIL}'\n")
+    cut = folder / "cut"
+    cut.mkdir()
+    whole = (folder / "first" / "metrics.jsonl").read_text()
+    (cut / "metrics.jsonl").write_text(whole[: len(whole) - 50])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(root: Path) -> Iterator[str]:
+    """The dashboard's address, served by the command itself."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "launch.py", "dashboard", str(root), "--port", str(port)], cwd=ROOT)
+    address = f"http://127.0.0.1:{port}"
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError), urllib.request.urlopen(address):
+            break
+        time.sleep(0.1)
+    yield address
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: sync_api.Browser) -> Iterator[sync_api.Page]:
+    """A page that must log no error and ask no other host for anything."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    yield page
+    foreign = [url for url in asked if not url.startswith(("http://127.0.0.1:", "file://", "data:", "blob:"))]
+    page.close()
+    assert complaints == [] and foreign == []
+
+
+def until(page: sync_api.Page, condition: str) -> None:
+    """Waits for a condition; Playwright's own waiting evaluates strings in the page, which its security policy forbids."""
+    end = time.monotonic() + 20
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, f"still not so: {condition}"
+        page.wait_for_timeout(50)
+
+
+def names(page: sync_api.Page) -> list[str]:
+    return page.locator("#runs tbody tr:visible td:nth-child(2)").all_inner_texts()
+
+
+def test_runs_are_sorted_and_filtered(page: sync_api.Page, server: str) -> None:
+    page.goto(server)
+    assert set(names(page)) == {"first", "second", "cut", EVIL}
+    page.get_by_role("button", name="run", exact=True).click()
+    assert names(page) == sorted(names(page), key=str.lower)
+    page.get_by_role("button", name="run", exact=True).click()
+    assert names(page) == sorted(names(page), key=str.lower, reverse=True)
+    page.get_by_role("searchbox").fill("sec")
+    assert names(page) == ["second"]
+
+
+def test_two_runs_are_compared(page: sync_api.Page, server: str) -> None:
+    page.goto(server)
+    page.get_by_label("choose first").check()
+    page.get_by_label("choose second").check()
+    page.get_by_role("button", name="compare the chosen").click()
+    page.wait_for_selector("[data-drawn] .plotly-graph-div .main-svg, [data-drawn] .js-plotly-plot .main-svg")
+    assert "/compare?run=first&run=second" in page.url or "/compare?run=second&run=first" in page.url
+    assert page.get_by_role("heading", name="Methods side by side").is_visible()
+    assert page.get_by_role("cell", name="first (+1 seeds)").or_(page.get_by_role("cell", name="second (+1 seeds)")).is_visible()
+
+
+def test_a_task_is_opened_and_its_film_played(page: sync_api.Page, server: str) -> None:
+    page.goto(f"{server}/run/first")
+    page.get_by_role("link", name="DistShift1").first.click()
+    assert page.get_by_role("heading", name="DistShift1").is_visible()
+    page.wait_for_selector("[data-drawn] .main-svg")
+    video = page.locator("video")
+    video.evaluate("video => video.play()")
+    until(page, "() => document.querySelector('video').currentTime > 0.2")
+    assert video.evaluate("video => video.videoWidth") > 384 and video.evaluate("video => video.error") is None
+
+
+def test_a_live_run_grows(page: sync_api.Page, server: str, root: Path) -> None:
+    run = root / "live"
+    run.mkdir()
+
+    def write(frames: int) -> None:
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"time": time.time(), "summary/frames": frames, "summary/score_mean": 0.5}) + "\n")
+
+    points = "() => document.querySelector('.js-plotly-plot').calcdata[0].length"
+    try:
+        write(100)
+        write(200)
+        page.clock.install()
+        page.goto(f"{server}/run/live")
+        page.wait_for_selector("[data-drawn] .main-svg")
+        before = page.evaluate(points)
+        write(300)
+        page.clock.run_for(11_000)
+        until(page, f"() => ({points})() > {before}")
+    finally:
+        shutil.rmtree(run)
+
+
+def test_harmful_names_and_cut_files_are_shown_and_do_nothing(page: sync_api.Page, server: str) -> None:
+    page.goto(server)
+    page.get_by_role("link", name=EVIL).click()
+    page.wait_for_selector("[data-drawn]")
+    assert page.evaluate("() => window.harmed") is None
+    assert page.get_by_role("heading", level=1).inner_text() == EVIL
+    page.goto(f"{server}/run/cut")
+    page.wait_for_selector("[data-drawn] .main-svg")
+    assert "damaged line" in page.locator(".warn").first.inner_text()
+
+
+def test_keyboard_narrow_screen_and_dark_mode(page: sync_api.Page, server: str) -> None:
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(server)
+    assert page.evaluate("() => getComputedStyle(document.body).backgroundColor") == "rgb(21, 24, 29)"
+    # The page itself does not scroll sideways; wide tables do so in their own box.
+    assert page.evaluate("() => document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    page.keyboard.press("Tab")
+    page.keyboard.type("first")
+    assert names(page) == ["first"]
+    for _ in range(3 + 8):  # the button, the headings
+        page.keyboard.press("Tab")
+        if page.evaluate("() => document.activeElement.type") == "checkbox":
+            break
+    page.keyboard.press("Space")
+    assert page.get_by_label("choose first").is_checked()
+
+
+def test_the_report_needs_nothing_but_its_file(page: sync_api.Page, root: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    assert main(["report", *(str(root / name) for name in ("first", "second", "cut", EVIL)), "-o", str(report)]) == 0
+    page.goto(report.as_uri())
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    assert page.evaluate("() => window.harmed") is None
+    page.locator("#summary").get_by_role("button", name="run", exact=True).click()
+    column = page.locator("#summary tbody tr td:first-child").all_inner_texts()
+    assert column == sorted(column)
+    page.locator("video").first.evaluate("video => video.play()")
+    until(page, "() => document.querySelector('video').currentTime > 0.2")
