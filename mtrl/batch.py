@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtrl.losses import step_weights
 from mtrl.models.memory import recurrence_of
-from mtrl.models.rows import Rows, Sequences, arrange, make_rows
+from mtrl.models.rows import Rows, Sequences, arrange, make_rows, padded
 from mtrl.rollout import Rollout
 
 
@@ -42,7 +42,7 @@ def make_batch(rollout: Rollout, num_tasks: int, *, discount: float, equal_tasks
     memory = rollout.initial_memory
     return Batch(
         seen=Sequences(
-            rows=make_rows(obs, row_tasks, num_tasks, device),
+            rows=padded(make_rows(obs, row_tasks, num_tasks, device)),
             inverse=move(np.ascontiguousarray(inverse)),
             task_ids=task_ids,
             recurrence=recurrence_of({k: move(v) for k, v in memory.items()}, actions, rewards, valid) if memory is not None else None,
@@ -118,11 +118,11 @@ def split_observations(batch: Batch, parts: int, generator: torch.Generator) -> 
 
 
 def _rows_of(rows: Rows, inverse: Tensor) -> tuple[Rows, Tensor]:
-    """The rows that occur in `inverse`, still sorted by task, and `inverse` into them."""
+    """The rows that occur in `inverse`, still sorted by task and padded, and `inverse` into them."""
     used, position = inverse.unique(return_inverse=True)
     task_ids = rows.task_ids[used]
     counts = tuple(task_ids.bincount(minlength=len(rows.counts)).tolist())
-    return Rows({name: array[used] for name, array in rows.obs.items()}, task_ids, counts), position
+    return padded(Rows({name: array[used] for name, array in rows.obs.items()}, task_ids, counts)), position
 
 
 def _rescaled(part: Tensor, whole: Tensor) -> Tensor:

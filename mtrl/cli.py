@@ -147,9 +147,10 @@ def evaluate(arguments: list[str], program: str) -> int:
     from mtrl.evaluation.video import choose_renderer
 
     choose_renderer()  # before the environments are imported
-    from mtrl.console import counting, print_results
+    from mtrl.console import counting
     from mtrl.evaluation.runner import evaluate_run, in_processes
     from mtrl.run_directory import RunDirectory
+    from mtrl.tables import print_results
 
     directory = RunDirectory.open(Path(options.run))
     players = in_processes(workers)
@@ -189,6 +190,48 @@ def _film(directory: RunDirectory, results: dict[str, Any]) -> None:
     )
     if files:
         print(f"films: {folder} ({len(files)} of {len(results['tasks'])} tasks)")
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What `sweep` reads."""
+
+    config: Annotated[str | None, Positional, arg(metavar="[CONFIG]", help_behavior_hint=f"(default: {DEFAULT_CONFIG})")] = None
+    """The experiment: a YAML file, or the name of one in configs/."""
+    seeds: Annotated[str, arg(metavar="N")] = "5"
+    """How many: 0 to N - 1."""
+    run_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/NAME-sweep)")] = None
+    """Where the runs go, each in a folder of its own; what is there already goes on."""
+    episodes: Annotated[str | None, arg(metavar="N", help_behavior_hint="(default: the suite's protocol)")] = None
+    """Episodes of each task in the evaluation of each run."""
+
+
+def sweep(arguments: list[str], program: str) -> int:
+    """Train one experiment under several seeds and score them together."""
+    options, config = parse_with_experiment(
+        SweepOptions(),
+        arguments,
+        program,
+        "Train one experiment under several seeds, evaluate every run and print one table. The same command goes on after an interruption.",
+        lambda options: load_config(find_config(options.config or DEFAULT_CONFIG)),
+    )
+    seeds = range(_whole_number("--seeds", options.seeds, 1))
+    episodes = None if options.episodes is None else _whole_number("--episodes", options.episodes, 1)
+    _check_packages()
+    from mtrl.console import counting
+    from mtrl.distributed.sweep import sweep as train_all
+    from mtrl.evaluation.runner import evaluate_run, in_processes
+    from mtrl.run_directory import RunDirectory
+    from mtrl.tables import print_sweep
+
+    paths = train_all(config, seeds, options.run_dir or Path("runs") / f"{config.name}-sweep")
+    results = []
+    for path in paths:
+        with counting(f"evaluating {path.name}: episodes") as progress:
+            players = in_processes(_cores())
+            results.append(evaluate_run(RunDirectory.open(path), episodes=episodes, players=players, progress=progress))
+    print_sweep([path.name for path in paths], results)
+    return 0
 
 
 @dataclass(frozen=True)
@@ -243,11 +286,41 @@ def dashboard(arguments: list[str], program: str) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class ExportOptions:
+    """What `export` reads."""
+
+    run: Annotated[Path | None, Positional, arg(metavar="RUN", help_behavior_hint="")] = None
+    """The directory of a run."""
+    output: Annotated[Path | None, arg(aliases=("-o",), metavar="DIR", help_behavior_hint="(default: RUN/export/STEP[-TASK])")] = None
+    """Where the files go."""
+    checkpoint: Annotated[str, arg(metavar="latest|best|STEP")] = "latest"
+    """Which of the run's policies."""
+    task: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: all)")] = None
+    """The one task to fold the policy for."""
+
+
+def export(arguments: list[str], program: str) -> int:
+    """Write a policy as a file that torch alone can run."""
+    options = parse(ExportOptions(), arguments, program, "Write a policy as torch.export, with a model card and a script that plays.")
+    if options.run is None:
+        raise UserError(f"export needs the directory of a run: {program} RUN")
+    _check_packages()
+    from mtrl.export import export_run
+    from mtrl.run_directory import RunDirectory
+
+    done = export_run(RunDirectory.open(options.run), checkpoint=options.checkpoint, task=options.task, output=options.output)
+    before = done.microseconds_before
+    faster = "" if before is None else f", {before / done.microseconds:.2f} times as fast as the whole policy"
+    print(f"wrote {done.folder}: {done.experts} of {done.of_experts} experts, {done.microseconds:.1f} µs for an observation{faster}")
+    return 0
+
+
 def suites(arguments: list[str], program: str) -> int:
     """List the suites, their tasks and what steps them."""
     parse(NoOptions(), arguments, program, "List the suites, their tasks, what steps them, and their spaces.")
     _check_packages()
-    from mtrl.console import print_suites
+    from mtrl.tables import print_suites
 
     print_suites()
     return 0
@@ -301,8 +374,10 @@ class NoOptions:
 COMMANDS: dict[str, Callable[[list[str], str], int]] = {
     "train": train,
     "evaluate": evaluate,
+    "sweep": sweep,
     "report": report,
     "dashboard": dashboard,
+    "export": export,
     "suites": suites,
     "doctor": doctor,
     "bench": bench,

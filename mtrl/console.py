@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import gymnasium
 import rich.box
 import rich.console
 from rich.console import ConsoleOptions, Group, RenderableType, RenderResult
@@ -20,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from envs import TaskSuite, list_suites, make_suite
+from envs import TaskSuite
 from mtrl.config import ExperimentConfig
 
 Metrics = dict[str, float]
@@ -363,47 +362,3 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*Progress.get_default_columns(), console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-def print_results(results: dict[str, Any], directory: Path) -> None:
-    """An evaluation's figures with their 95 % intervals, and where the file is."""
-    terminal = rich.console.Console()
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("task", no_wrap=True)
-    for title in ("score", "success", "episodes", "length"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for name, row in results["tasks"].items():
-        table.add_row(name, interval(row["score"]), interval(row["success_rate"]), str(row["n"]), f"{row['length_mean']:.0f}")
-    terminal.print(table)
-    protocol = results["protocol"] + "".join(f", but {name} {value}" for name, value in results["changed"].items())
-    terminal.print(Text(f"\nmean score {interval(results['score_mean'])} after {results['step']:,} frames, protocol {protocol}"))
-    terminal.print(Text(f"results: {directory / results['file']}"), soft_wrap=True)
-
-
-def interval(figure: dict[str, float]) -> str:
-    """A figure and the bounds of its confidence interval."""
-    return f"{figure['value']:.2f} ({figure['low']:.2f} – {figure['high']:.2f})"
-
-
-def print_suites() -> None:
-    """A table of all suites: their tasks, what steps them, what is seen and done."""
-    terminal = rich.console.Console()
-    table = Table(box=None, padding=(0, 3, 0, 0), show_header=True)
-    for title in ("suite", "tasks", "backends", "observation", "actions"):
-        table.add_column(title, no_wrap=True)
-    suites = [make_suite(name) for name in list_suites()]
-    for suite in suites:
-        observation = ", ".join(f"{key} {describe(space)}" for key, space in suite.observation_space.items())
-        backends = ", ".join(suite.backends)
-        table.add_row(f"[bold]{suite.name}[/]", str(suite.num_tasks), backends, observation, describe(suite.action_space))
-    terminal.print(table)
-    for suite in suites:
-        terminal.print(Text.assemble("\n", (suite.name, "bold"), "\n", ", ".join(suite.names)))
-
-
-def describe(space: gymnasium.Space) -> str:
-    """A space in a word or two."""
-    if isinstance(space, gymnasium.spaces.Discrete):
-        return f"{space.n} actions"
-    shape = "×".join(map(str, space.shape or ()))
-    return f"{shape} {space.dtype}"

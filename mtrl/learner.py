@@ -112,7 +112,7 @@ class Learner:
             | self._value_errors
             # A look at the experts costs as much as a twentieth of a small batch.
             | (self._expert_health(batch) if self.version % HEALTH_UPDATES == 1 else {})
-            | {"rows": float(len(batch.seen.rows.task_ids)), "skipped": float(self.skipped)}
+            | {"rows": float(batch.seen.inverse.max() + 1), "skipped": float(self.skipped)}
         )
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ from mtrl.config import ConfigError, override
 from mtrl.learner import Learner
 from mtrl.models.memory import Memory, Recurrence, recurrence_of
 from mtrl.rollout import concatenate
+from mtrl.training import build_trainer
 
 
 class Recall(gymnasium.Env):
@@ -157,3 +158,15 @@ def test_minibatches_of_a_memory_are_traces():
     before = learner.actor_weights()
     learner.update(collector.collect().rollout, 0.0)
     assert all(not np.array_equal(before[name], after) for name, after in learner.actor_weights().items() if "hidden_weight" in name)
+
+
+@pytest.mark.parametrize("heads", ["single", "multi"])
+def test_a_minibatch_may_lack_the_last_task(heads):
+    # Four minibatches of whole traces of six slots: some hold no slot of the third task.
+    config = toy_config(
+        model__memory=True, model__heads=heads, learner__minibatches=4, learner__minibatch_of="traces", learner__surrogate="clipped"
+    )
+    trainer = build_trainer(config)
+    for _ in range(3):
+        assert trainer.step()
+    trainer.close()

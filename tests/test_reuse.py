@@ -47,7 +47,7 @@ def test_minibatches_of_steps_hold_every_valid_step_once(split, parts):
 def test_minibatches_of_observations_evaluate_each_observation_once():
     batch = batch_of(CONFIG)
     generator = torch.Generator().manual_seed(0)
-    rows = [len(select_steps(batch, part).seen.rows.task_ids) for part in split_observations(batch, 4, generator)]
+    rows = [len(select_steps(batch, part).seen.inverse.unique()) for part in split_observations(batch, 4, generator)]
     used = batch.seen.inverse[:-1][batch.valid].unique()
     assert sum(rows) == len(used)
     assert sum(len(select_steps(batch, part).seen.rows.task_ids) for part in split_steps(batch, 4, generator)) > len(used)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from envs import TaskSuite
@@ -123,7 +123,7 @@ class Policy(nn.Module):
             return Acted(actor.head(features, seen.rows.counts).float()[seen.inverse], features, None)
         assert seen.recurrence is not None
         hidden = actor.memory.unroll(actor.memory.project(features)[seen.inverse], seen.recurrence)
-        return Acted(_per_slot(actor.head, hidden, seen.task_ids).float(), features, hidden)
+        return Acted(_per_slot(actor.head, hidden, seen).float(), features, hidden)
 
     def observe(self, seen: Sequences, weights: Float[Tensor, "T B"]) -> None:
         """Lets encoders that normalise their input take in what was seen; `weights` are 0 where a step does not count."""
@@ -141,11 +141,11 @@ class Policy(nn.Module):
         if acted.hidden is None:
             outputs = critic.head(features, seen.rows.counts)[seen.inverse]
         elif critic.project is None:
-            outputs = _per_slot(critic.head, acted.hidden, seen.task_ids)
+            outputs = _per_slot(critic.head, acted.hidden, seen)
         else:
             # What the observation says is computed once for each row, as wherever possible.
             read = torch.tanh(critic.project(features)[seen.inverse] + acted.hidden.detach())
-            outputs = _per_slot(critic.head, read, seen.task_ids)
+            outputs = _per_slot(critic.head, read, seen)
         normalized = outputs.squeeze(-1).float()
         if critic.popart is None:
             return Valued(normalized, normalized)
@@ -168,8 +168,9 @@ def _make_head(model: ModelConfig, suite: TaskSuite, inputs: int, outputs: int, 
     return kind(suite.num_tasks, inputs, model.head_width, outputs, output_gain=output_gain)
 
 
-def _per_slot(head: nn.Module, features: Float[Tensor, "T1 B H"], task_ids: Int[Tensor, " B"]) -> Float[Tensor, "T1 B O"]:
+def _per_slot(head: nn.Module, features: Float[Tensor, "T1 B H"], seen: Sequences) -> Float[Tensor, "T1 B O"]:
     """A head's outputs for slots over time; heads want rows sorted by task, which slots are."""
     steps, slots = features.shape[:2]
-    counts = tuple(steps * n for n in task_ids.bincount().tolist())
+    # A minibatch may lack tasks, the last one too: the rows' counts know how many there are.
+    counts = tuple(steps * n for n in seen.task_ids.bincount(minlength=len(seen.rows.counts)).tolist())
     return head(features.transpose(0, 1).reshape(slots * steps, -1), counts).unflatten(0, (slots, steps)).transpose(0, 1)

@@ -18,6 +18,8 @@ from torch import Tensor
 from mtrl.models.memory import Recurrence
 from mtrl.rollout import Arrays
 
+ROW_MULTIPLE = 64
+
 
 class Rows(NamedTuple):
     """Inputs of a network, sorted by task."""
@@ -48,6 +50,22 @@ def make_rows(obs: Arrays, task_ids: np.ndarray, num_tasks: int, device: torch.d
         task_ids=_to_device(task_ids.astype(np.int64, copy=False), device),
         counts=tuple(np.bincount(task_ids, minlength=num_tasks).tolist()),
     )
+
+
+def padded(rows: Rows) -> Rows:
+    """The rows with the last one repeated up to a multiple of `ROW_MULTIPLE`; nothing points to the repetitions.
+
+    Batches differ in their number of rows. Without padding hardly two buffers would have the same size, and the gaps that freed ones
+    leave in memory would not fit the next.
+    """
+    count = len(rows.task_ids)
+    missing = -count % ROW_MULTIPLE
+    if not missing or not count:
+        return rows
+    index = torch.arange(count + missing, device=rows.task_ids.device).clamp(max=count - 1)
+    last = max(task for task, n in enumerate(rows.counts) if n)
+    counts = tuple(n + missing * (task == last) for task, n in enumerate(rows.counts))
+    return Rows({name: array[index] for name, array in rows.obs.items()}, rows.task_ids[index], counts)
 
 
 def arrange(obs: Arrays, task_ids: np.ndarray, *, share_repeats: bool) -> tuple[Arrays, np.ndarray, np.ndarray]:

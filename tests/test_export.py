@@ -1,0 +1,127 @@
+"""Exported policies: the same numbers as the policy's own, in a process that has torch, gymnasium and the simulator alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtrl.checkpoint import CheckpointError
+from mtrl.cli import main
+from mtrl.evaluation.runner import load_actor
+from mtrl.export import PortableActor, example_inputs, export_run
+from mtrl.models.rows import make_rows
+from mtrl.run_directory import RunDirectory
+
+SUITE = ["--suite.name", "minigrid/Empty-5x5,DistShift1", "--total-frames", "600", "--num-env-runners", "0", "--env-runners.slots", "8"]
+
+
+def train(path: Path, *options: str, config: str = "minigrid_mt3", suite: list[str] = SUITE) -> RunDirectory:
+    assert main(["train", config, *suite, *options, "--run-dir", str(path)]) == 0
+    return RunDirectory.open(path)
+
+
+def policy_of(run: RunDirectory) -> Path:
+    return next(run.policies.glob("[0-9]*"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return train(tmp_path_factory.mktemp("runs") / "run", "--model.experts", "3")
+
+
+def expected(run: RunDirectory, observation: torch.Tensor, task_ids: torch.Tensor) -> torch.Tensor:
+    """The trained policy's own outputs, in the given order of rows."""
+    suite, actor = load_actor(policy_of(run))
+    order = task_ids.argsort(stable=True)
+    rows = make_rows({"image": observation[order].numpy()}, task_ids[order].numpy(), suite.num_tasks, torch.device("cpu"))
+    outputs = torch.empty(len(order), actor.distribution.num_parameters)
+    with torch.inference_mode():
+        outputs[order] = actor.eval()(rows)
+    return outputs
+
+
+def test_the_file_gives_what_the_policy_gives(run: RunDirectory, tmp_path: Path) -> None:
+    done = export_run(run, output=tmp_path / "out")
+    loaded = torch.export.load(done.folder / "policy.pt2").module()
+    suite, actor = load_actor(policy_of(run))
+    for rows in (1, 2, 7, 64):  # any number of rows, in any order of tasks
+        observation, task_ids = example_inputs(suite, actor, None, rows)
+        torch.testing.assert_close(loaded(observation, task_ids), expected(run, observation, task_ids), rtol=1e-4, atol=1e-5)
+
+
+def test_folded_for_a_task_it_gives_the_same(run: RunDirectory, tmp_path: Path) -> None:
+    done = export_run(run, task="DistShift1", output=tmp_path / "out")
+    loaded = torch.export.load(done.folder / "policy.pt2").module()
+    suite, actor = load_actor(policy_of(run))
+    (observation,) = example_inputs(suite, actor, 1, 9)
+    torch.testing.assert_close(loaded(observation), expected(run, observation, torch.ones(9, dtype=torch.int64)), rtol=1e-4, atol=1e-5)
+    assert done.microseconds_before is not None and "times as fast" in (done.folder / "README.md").read_text()
+    assert (done.folder / "policy.pt2").stat().st_size < policy_of(run).joinpath("weights.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize(("orthogonal", "kept"), [(True, 2), (False, 1)])
+def test_experts_that_contribute_nothing_are_left_out(tmp_path: Path, orthogonal: bool, kept: int) -> None:
+    run = train(tmp_path / "run", "--model.experts", "3", "--model.orthogonal", str(orthogonal).lower())
+    suite, actor = load_actor(policy_of(run))
+    with torch.no_grad():
+        actor.trunk.gate.weight[1] = torch.tensor([0.0, 0.7, 0.0])  # type: ignore[union-attr, index]
+    folded, whole = PortableActor(actor, "image", 1).eval(), PortableActor(actor, "image").eval()
+    assert folded.num_experts == kept
+    (observation,) = example_inputs(suite, actor, 1, 5)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(observation), whole(observation, torch.ones(5, dtype=torch.int64)))
+
+
+@pytest.mark.parametrize("heads", ["single", "multi"])
+def test_memory_and_heads(tmp_path: Path, heads: str) -> None:
+    options = ["--model.memory", "true", "--model.heads", heads, "--learner.minibatch-of", "traces"]
+    run = train(tmp_path / "run", *options)
+    done = export_run(run, output=tmp_path / "out")
+    loaded = torch.export.load(done.folder / "policy.pt2").module()
+    suite, actor = load_actor(policy_of(run))
+    observation, task_ids, *memory = example_inputs(suite, actor, None, 4)
+    task_ids = task_ids.sort().values
+    parameters, hidden, cell = loaded(observation, task_ids, *memory)
+    counts = tuple(task_ids.bincount().tolist())
+    rows = make_rows({"image": observation.numpy()}, task_ids.numpy(), suite.num_tasks, torch.device("cpu"))
+    names = ("hidden", "cell", "last_action", "last_reward", "start")
+    with torch.inference_mode():
+        own = actor.eval().remember(actor(rows), dict(zip(names, memory, strict=True)), counts)
+    for ours, theirs in ((parameters, own.parameters), (hidden, own.hidden), (cell, own.cell)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", [None, "DistShift1"])
+def test_the_script_plays_without_this_project(run: RunDirectory, tmp_path: Path, task: str | None) -> None:
+    folder = export_run(run, task=task, output=tmp_path / "out").folder
+    script = (folder / "play.py").read_text()
+    assert script.count("\n") <= 20 and "mtrl" not in script
+    done = subprocess.run([sys.executable, "-I", "play.py"], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.startswith("return "), done.stderr
+
+
+def test_a_robot_arms_policy_plays(tmp_path: Path) -> None:
+    suite = ["--suite.name", "metaworld/reach", "--env-runners.slots", "2", "--total-frames", "100", "--num-env-runners", "0"]
+    folder = export_run(train(tmp_path / "run", config="metaworld_mt10", suite=suite)).folder
+    assert folder.parent == tmp_path / "run" / "export"
+    done = subprocess.run([sys.executable, "-I", "play.py"], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.startswith("return "), done.stderr
+
+
+def test_faults_are_one_sentence(run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    for options, said in (
+        ([], "export needs the directory of a run"),
+        ([str(run.path), "--task", "DistShift2"], "did you mean DistShift1?"),
+        ([str(run.path), "-o", str(tmp_path / "full")], "is not an empty folder"),
+        ([str(run.path), "--checkpoint", "7"], "has no checkpoint '7'"),
+    ):
+        assert main(["export", *options]) == 2
+        assert said in capsys.readouterr().err
+    with pytest.raises(CheckpointError):
+        export_run(run, checkpoint="none")
