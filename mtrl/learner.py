@@ -29,6 +29,7 @@ from mtrl.vtrace import td_errors, vtrace
 
 HEALTH_ROWS = 64  # whose experts' features are compared
 HEALTH_UPDATES = 16  # of which one looks at the experts
+SCHEDULERS_THAT_COMPARE_TASKS = ("camrl",)
 MAX_SKIPPED = 20  # updates in a row that may be skipped for a non-finite loss or gradient
 
 
@@ -68,6 +69,7 @@ class Learner:
 
     def __init__(self, config: ExperimentConfig, suite: TaskSuite):
         self.version = 0  # updates made so far
+        self.similarity: np.ndarray | None = None  # cosines of the tasks' gradients in the newest update, where it was looked at
         self.skipped = 0  # optimiser steps not made since the loss or gradient was not finite
         self._config = config.learner
         self._suite = suite
@@ -81,6 +83,7 @@ class Learner:
                 parameter.requires_grad_(".encoder.experts." not in name)
         self._optimizers = _make_optimizers(self.policy, config)
         self._generator = torch.Generator().manual_seed(config.seed)  # of minibatches
+        self._compares_tasks = config.curriculum.scheduler in SCHEDULERS_THAT_COMPARE_TASKS
         self._skipped_in_a_row = 0
         self._value_errors: dict[str, float] = {}  # of the batch's first look, by metric
         self._entropy_cost = config.learner.entropy_cost
@@ -102,6 +105,7 @@ class Learner:
         statistics = _Means()
         self._entropy_cost = self._config.entropy_cost * ((1.0 - progress) if self._config.entropy_decay else 1.0)
         self._value_errors = {}
+        self.similarity = None
         self._rescale_values(batch)
         for part in self._parts(batch):
             self._step(part, progress, statistics)
@@ -278,6 +282,8 @@ class Learner:
         numbers: dict[str, Tensor] = {}
         if part.actor:
             losses["actor"], numbers = self._actor_loss(batch, targets, log_probs, distribution.entropy(acted.parameters[:steps]))
+            if self._compares_tasks and self.similarity is None:
+                self.similarity = self._compare_tasks(losses["actor"], acted.features, seen.rows.task_ids)
         if part.critic:
             losses["critic"], numbers["learner/value_loss"] = self._critic_loss(batch, targets, valued.normalized[:steps])
         read = torch.stack([number.detach() for number in numbers.values()]).tolist()
@@ -300,6 +306,16 @@ class Learner:
             "vtrace/rho_mean": (weights * rhos).sum() / total,
             "vtrace/rho_clipped_fraction": (weights * (rhos > config.rho_bar)).sum() / total,
         }
+
+    def _compare_tasks(self, loss: Tensor, features: Tensor, row_tasks: Tensor) -> np.ndarray:
+        """Cosines of the tasks' gradients at the mixed feature; the way back from there goes through the heads alone."""
+        (gradients,) = torch.autograd.grad(loss, features, retain_graph=True)
+        sums = torch.zeros(self._suite.num_tasks, features.shape[1], device=self.device).index_add_(0, row_tasks, gradients.float())
+        lengths = sums.norm(dim=1, keepdim=True)
+        cosines = (sums @ sums.T) / (lengths * lengths.T).clamp(min=1e-30)
+        unknown = (lengths == 0).squeeze(1)
+        cosines[unknown] = cosines[:, unknown] = torch.nan
+        return cosines.cpu().numpy().astype(np.float64)
 
     def _critic_loss(self, batch: Batch, targets: Targets, outputs: Tensor) -> tuple[Tensor, Tensor]:
         popart, task_ids = self.policy.critic.popart, batch.seen.task_ids

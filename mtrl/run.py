@@ -104,6 +104,7 @@ def save(trainer: Trainer, directory: RunDirectory, console: Console, evaluating
     """
     config = trainer.config
     score = trainer.mean_score
+    _write_decisions(trainer, directory, console)  # before the checkpoint, so that a resumed run's log has no gap
     try:
         save_checkpoint(
             directory.checkpoints,
@@ -191,12 +192,20 @@ def _evaluate_last(aside: EvaluationAside, frames: int, directory: RunDirectory,
 
 
 def _report(trainer: Trainer, directory: RunDirectory, console: Console, evaluated: dict[str, float]) -> None:
+    _write_decisions(trainer, directory, console)
     metrics = trainer.metrics() | evaluated
     console.update(metrics)
     try:
         directory.write_metrics(metrics, trainer.suite)
     except OSError as error:
         console.message(f"warning: cannot write metrics to {directory.path}: {error.strerror}; training goes on")
+
+
+def _write_decisions(trainer: Trainer, directory: RunDirectory, console: Console) -> None:
+    try:
+        directory.write_decisions(trainer.decisions())
+    except OSError as error:
+        console.message(f"warning: cannot write the curriculum's decisions to {directory.path}: {error.strerror}; training goes on")
 
 
 @contextmanager

@@ -8,11 +8,13 @@ import platform
 import re
 import subprocess
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from envs import TaskSuite
 from mtrl.config import ExperimentConfig, dump_yaml, load_config
+from mtrl.curriculum.decisions import Decision, from_line, to_line
 from mtrl.errors import UserError
 
 PACKAGES = ("torch", "numpy", "ray", "gymnasium", "envpool", "minigrid", "metaworld", "mujoco")
@@ -80,6 +82,27 @@ class RunDirectory:
             self._writer.add_scalar(name, value, frames)
         self._writer.flush()
 
+    def write_decisions(self, decisions: Iterable[Decision]) -> None:
+        """Appends the curriculum's decisions to `curriculum.jsonl`.
+
+        Raises:
+            OSError: the disk is full or read-only.
+        """
+        with (self.path / "curriculum.jsonl").open("a") as file:
+            file.writelines(to_line(decision) + "\n" for decision in decisions)
+
+    def read_decisions(self) -> Iterator[Decision]:
+        """The decisions of `curriculum.jsonl`; a line that a killed process left unfinished ends them."""
+        path = self.path / "curriculum.jsonl"
+        if not path.exists():
+            return
+        with path.open() as file:
+            for line in file:
+                try:
+                    yield from_line(line)
+                except ValueError:
+                    return
+
     def read_metrics(self) -> list[dict[str, float]]:
         """The lines of `metrics.jsonl`; one that a killed process left unfinished is passed over."""
         path = self.path / "metrics.jsonl"
@@ -92,12 +115,11 @@ class RunDirectory:
         return rows
 
     def forget_after(self, frames: int) -> None:
-        """Drops metrics of frames that a resumed run will train on again, so that curves do not run back."""
-        rows = [row for row in self.read_metrics() if row["summary/frames"] <= frames]
-        path = self.path / "metrics.jsonl"
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        temporary.replace(path)
+        """Drops metrics and decisions of frames that a resumed run will train on again, so that curves do not run back."""
+        rows = (row for row in self.read_metrics() if row["summary/frames"] <= frames)
+        _rewrite(self.path / "metrics.jsonl", (json.dumps(row) + "\n" for row in rows))
+        decisions = (decision for decision in self.read_decisions() if decision.evidence.frames.sum() <= frames)
+        _rewrite(self.path / "curriculum.jsonl", (to_line(decision) + "\n" for decision in decisions))
 
     def close(self) -> None:
         """Writes what is still in memory."""
@@ -114,6 +136,14 @@ class RunDirectory:
         writer.add_custom_scalars({suite.name: layout})
         writer.add_text("config", f"```yaml\n{dump_yaml(self.config)}```")
         return writer
+
+
+def _rewrite(path: Path, lines: Iterable[str]) -> None:
+    """Replaces a file by lines that may be read from it."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w") as file:
+        file.writelines(lines)
+    temporary.replace(path)
 
 
 def film_file(task: str) -> str:

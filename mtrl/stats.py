@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import trim_mean
@@ -12,6 +12,18 @@ from envs import Episode, TaskSuite
 
 WINDOW = 100  # episodes of a task that its current figures are averaged over
 VALUE_ERROR_RATE = 0.1  # step of the running mean of value errors, per update
+SIMILARITY_RATE = 0.1  # of the gradients' cosines
+
+
+class Evidence(NamedTuple):
+    """What schedulers read, [num_tasks] each; NaN where a task has shown nothing yet."""
+
+    episodes: np.ndarray  # finished so far
+    success_sums: np.ndarray  # of them successful
+    success_rates: np.ndarray  # over the window of recent episodes
+    frames: np.ndarray  # trained on so far
+    value_errors: np.ndarray  # running mean of |r + γ v' - V|
+    similarity: np.ndarray | None = None  # [num_tasks, num_tasks], cosine of the tasks' gradients at the mixed feature
 
 
 class TaskStatistics:
@@ -24,6 +36,7 @@ class TaskStatistics:
         self.frames = np.zeros(n, np.int64)  # trained on so far
         self.success_sums = np.zeros(n)  # successful episodes so far
         self.value_errors = np.full(n, np.nan)  # running mean of |r + γ v' - V|, NaN before the first update
+        self.similarity: np.ndarray | None = None  # running mean of the gradients' cosines; None before the first
         self._last_episode = np.zeros(n, np.int64)  # all trained frames when a task's last episode came
         self._returns = np.full((n, WINDOW), np.nan)
         self._lengths = np.full((n, WINDOW), np.nan)
@@ -45,6 +58,17 @@ class TaskStatistics:
         known = ~np.isnan(errors)
         before = np.where(np.isnan(self.value_errors), errors, self.value_errors)
         self.value_errors = np.where(known, before + VALUE_ERROR_RATE * (errors - before), self.value_errors)
+
+    def evidence(self) -> Evidence:
+        """A copy of what schedulers read."""
+        counted = (self.episodes.copy(), self.success_sums.copy(), self.success_rates, self.frames.copy())
+        return Evidence(*counted, self.value_errors.copy(), None if self.similarity is None else self.similarity.copy())
+
+    def add_similarity(self, similarity: np.ndarray) -> None:
+        """Takes in one batch's cosines of the tasks' gradients, [num_tasks, num_tasks]; NaN where a task had no frame."""
+        before = np.full_like(similarity, np.nan) if self.similarity is None else self.similarity
+        before = np.where(np.isnan(before), similarity, before)
+        self.similarity = np.where(np.isnan(similarity), before, before + SIMILARITY_RATE * (similarity - before))
 
     @property
     def frames_since_episode(self) -> np.ndarray:
@@ -78,12 +102,14 @@ class TaskStatistics:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything above, as arrays."""
-        return {name: getattr(self, name).copy() for name in _STATE}
+        return {name: getattr(self, name).copy() for name in _STATE} | {"similarity": self.similarity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a `state_dict` of the same tasks."""
         for name in _STATE:
             setattr(self, name, np.array(state[name]))
+        similarity = state.get("similarity")
+        self.similarity = None if similarity is None else np.array(similarity)
 
 
 def interquartile_mean(values: np.ndarray) -> np.ndarray:

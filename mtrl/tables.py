@@ -13,6 +13,7 @@ from rich.text import Text
 
 from envs import list_suites, make_suite
 from mtrl.evaluation.statistics import aggregate, interquartile_mean, mean, mean_interval
+from mtrl.replay import Replayed
 
 
 def print_results(results: dict[str, Any], directory: Path) -> None:
@@ -59,6 +60,49 @@ def _numbers(values: np.ndarray) -> list[str]:
 def interval(figure: dict[str, float]) -> str:
     """A figure and the bounds of its confidence interval."""
     return f"{figure['value']:.2f} ({figure['low']:.2f} – {figure['high']:.2f})"
+
+
+def print_replay(replayed: Replayed, task: str | None) -> None:
+    """Why tasks got their shares: all tasks in one decision, or one task over the run."""
+    terminal = rich.console.Console()
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("frames" if task else "task", no_wrap=True)
+    for title in ("episodes", "success", "last look", "before", "value error", "weight", "scheduler", "share"):
+        table.add_column(title, justify="right", no_wrap=True)
+    rows = [(step, index) for step in replayed.shown for index, name in enumerate(replayed.names) if task in (None, name)]
+    for step, index in rows:
+        evidence = step.decision.evidence
+        first = f"{int(evidence.frames.sum()):,}" if task else replayed.names[index]
+        figures = (
+            evidence.success_rates,
+            step.latest,
+            step.previous,
+            evidence.value_errors,
+            step.weights,
+            step.wanted,
+            step.decision.shares,
+        )
+        boost = " boosted" if step.forgotten[index] else ""
+        numbers = ["–" if np.isnan(values[index]) else f"{values[index]:.3f}" for values in figures]
+        table.add_row(first, f"{int(evidence.episodes[index]):,}", *numbers[:-1], numbers[-1] + boost)
+    terminal.print(table)
+    last = replayed.shown[-1].decision
+    terminal.print(
+        Text(
+            f"\nafter {int(last.evidence.frames.sum()):,} frames, update {last.version}; each task keeps a share of "
+            f"{replayed.floor / len(replayed.names):.3f} at least"
+        )
+    )
+    if replayed.differing is None:
+        terminal.print(Text(f"{replayed.decisions:,} decisions made again, all as they were logged"))
+    else:
+        where = replayed.differing.decision
+        terminal.print(
+            Text(
+                f"decision at {int(where.evidence.frames.sum()):,} frames comes out otherwise than it was logged: "
+                "by another version of the scheduler, or with other options"
+            )
+        )
 
 
 def print_suites() -> None:

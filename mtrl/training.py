@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol
 
@@ -14,13 +14,14 @@ import torch
 from envs import TaskSuite, make_suite
 from mtrl.collector import Collected, build_collector
 from mtrl.config import ExperimentConfig
-from mtrl.curriculum import make_scheduler, with_floor
-from mtrl.curriculum.forgetting import ForgettingWatch
+from mtrl.curriculum import Scheduler, make_scheduler
+from mtrl.curriculum.decisions import Decider, Decision
 from mtrl.learner import Learner
 from mtrl.rollout import Arrays, Rollout, concatenate
 from mtrl.stats import TaskStatistics, interquartile_mean
 
 THREADS = torch.get_num_threads()  # what torch chose for this process
+MOST_DECISIONS = 10_000  # kept for those who ask seldom
 POLL_SECONDS = 0.005  # how long one look at the source may block while the learner works
 
 
@@ -71,6 +72,8 @@ class LearnerLike(Protocol):
     """What the loop needs of a learner; `mtrl.learner.Learner` is one."""
 
     version: int
+    similarity: np.ndarray | None
+    """Cosines of the tasks' gradients at the mixed feature in the newest update, [num_tasks, num_tasks]; None if nobody looked."""
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Statistics of one batch's optimiser steps."""
@@ -140,8 +143,8 @@ class Trainer:
         self.suite = suite
         self.learner: LearnerLike = learner if learner is not None else Learner(config, suite)
         self.statistics = TaskStatistics(suite)
-        self.scheduler = make_scheduler(config.curriculum, suite.names)
-        self._watch = ForgettingWatch(suite.names)
+        self._decider = Decider(config.curriculum, make_scheduler(config.curriculum, suite.names), suite.names)
+        self._decisions: deque[Decision] = deque(maxlen=MOST_DECISIONS)
         self._messages: list[str] = []
         self._source = source
         self._arrived: list[Collected] = []
@@ -205,6 +208,17 @@ class Trainer:
         messages, self._messages = self._messages, []
         return messages
 
+    def decisions(self) -> list[Decision]:
+        """The curriculum's decisions since the last call, the newest `MOST_DECISIONS` of them."""
+        decisions = list(self._decisions)
+        self._decisions.clear()
+        return decisions
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """Who says which task gets how much."""
+        return self._decider.scheduler
+
     def load_experts(self, weights: Arrays) -> None:
         """Begins with the experts of a saved policy.
 
@@ -222,7 +236,7 @@ class Trainer:
         """Everything needed to go on, by component."""
         return {
             "learner": self.learner.state_dict(),
-            "curriculum": {"scheduler": self.scheduler.state_dict(), "watch": self._watch.state_dict()},
+            "curriculum": self._decider.state_dict(),
             "statistics": self.statistics.state_dict(),
             "source": self._source.state_dict(),
         }
@@ -230,11 +244,11 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a `state_dict` of the same configuration. Environments start new episodes."""
         self.learner.load_state_dict(state["learner"])
-        self.scheduler.load_state_dict(state["curriculum"]["scheduler"])
-        self._watch.load_state_dict(state["curriculum"]["watch"])
+        self._decider.load_state_dict(state["curriculum"])
         self.statistics.load_state_dict(state["statistics"])
         self._source.load_state_dict(state["source"])
         self._arrived.clear()
+        self._decisions.clear()  # made before the state was known
         self._publish()
 
     def close(self) -> None:
@@ -256,7 +270,8 @@ class Trainer:
         self._interval.add_update(statistics, rollout, frames, version, time.perf_counter() - before)
         self.statistics.add_frames(frames)
         self.statistics.add_value_errors(np.array(errors))
-        self._messages += self._watch.look(self.statistics)
+        if self.learner.similarity is not None:
+            self.statistics.add_similarity(self.learner.similarity)
         self._publish()
 
     def _receive_during(self, update: Future[dict[str, float]]) -> dict[str, float]:
@@ -277,9 +292,11 @@ class Trainer:
             self._arrived.append(collected)
 
     def _publish(self) -> None:
-        curriculum = self.config.curriculum
-        wanted = self._watch.boosted(self.scheduler.probabilities(self.statistics), curriculum.boost_forgotten)
-        self._shares = with_floor(wanted, curriculum.floor)
+        evidence = self.statistics.evidence()
+        verdict = self._decider.decide(evidence)
+        self._messages += verdict.messages
+        self._shares = verdict.shares
+        self._decisions.append(Decision(self.learner.version, evidence, verdict.shares))
         self._source.publish(self.learner.version, self.learner.actor_weights(), self._shares)
 
     def _summary(self) -> dict[str, float]:
@@ -301,7 +318,7 @@ class Trainer:
             "frames": self.statistics.frames,
             "value_error": self.statistics.value_errors,
             "share_wanted": self._shares,
-            "forgotten": self._watch.forgotten,
+            "forgotten": self._decider.watch.forgotten,
         }
         tasks = {f"tasks/{name}/{key}": values[task] for task, name in enumerate(self.suite.names) for key, values in columns.items()}
         probabilities = {f"curriculum/{name}/probability": self._shares[task] for task, name in enumerate(self.suite.names)}

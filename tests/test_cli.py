@@ -57,7 +57,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["trian"], "no command 'trian'; there are train, evaluate, sweep, report, dashboard, export, suites, doctor, bench; did you mean"),
+        (["trian"], "no command 'trian'; there are train, evaluate, sweep, report, dashboard, export, replay, suites, doctor"),
         (["train", "minigrid_mt33"], "no experiment minigrid_mt33: neither a file nor a name in configs/; did you mean minigrid_mt3?"),
         (["train", "no/such.yaml"], "no experiment no/such.yaml"),
         (["train", "toy", "mt3"], "'mt3' is one argument too many"),

@@ -8,6 +8,7 @@ from typing import Any
 import pydantic
 
 from mtrl.config import ConfigError, CurriculumConfig, explain
+from mtrl.curriculum.camrl import CAMRL
 from mtrl.curriculum.ducb import DUCB
 from mtrl.curriculum.exp3s import Exp3S
 from mtrl.curriculum.fixed import Fixed
@@ -35,6 +36,7 @@ SCHEDULERS: dict[str, type[RatedScheduler]] = {
     "ducb": DUCB,
     "plr": PLR,
     "smt": SMT,
+    "camrl": CAMRL,
 }
 
 __all__ = ["SCHEDULERS", "RatedScheduler", "Scheduler", "make_scheduler", "with_floor"]

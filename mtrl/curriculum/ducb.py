@@ -10,7 +10,7 @@ from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.scheduler import RatedScheduler, softmax
-from mtrl.stats import TaskStatistics
+from mtrl.stats import Evidence
 
 
 class DUCBOptions(Section):
@@ -36,14 +36,14 @@ class DUCB(RatedScheduler):
         self.counts = np.zeros(len(names))
         self.best = np.zeros(len(names))
 
-    def look(self, due: np.ndarray, stats: TaskStatistics) -> None:
+    def look(self, due: np.ndarray, stats: Evidence) -> None:
         """Discounts what was, and adds what is new."""
         gain = np.where(due & (self.looks > 1), np.maximum(0.0, self.latest - self.best), 0.0)
         self.rewards = self.options.discount * self.rewards + gain
         self.counts = self.options.discount * self.counts + due
         self.best = np.where(due, np.maximum(self.best, self.latest), self.best)
 
-    def weigh(self, stats: TaskStatistics) -> np.ndarray:
+    def weigh(self, stats: Evidence) -> np.ndarray:
         """The bounds, through a softmax."""
         counts = np.maximum(self.counts, 1e-3)
         total = max(np.e, float(counts.sum()))

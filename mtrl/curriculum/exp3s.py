@@ -10,7 +10,7 @@ from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.scheduler import RatedScheduler, softmax
-from mtrl.stats import TaskStatistics
+from mtrl.stats import Evidence
 
 HISTORY = 200  # rewards that the quantiles are taken over
 
@@ -39,7 +39,7 @@ class Exp3S(RatedScheduler):
         self.rewards = np.zeros(0)
         self.steps = np.int64(0)
 
-    def look(self, due: np.ndarray, stats: TaskStatistics) -> None:
+    def look(self, due: np.ndarray, stats: Evidence) -> None:
         """Adds the scaled rewards and lets 1/t of all weight be shared."""
         rewards = np.abs(self.latest - self.previous)
         self.rewards = np.concatenate([self.rewards, rewards[due & (self.looks > 1)]])[-HISTORY:]
@@ -55,6 +55,6 @@ class Exp3S(RatedScheduler):
         others = (shifted.sum() - shifted) / max(1, n - 1)
         self.weights = np.log((1 - alpha) * shifted + alpha * others + 1e-12)
 
-    def weigh(self, stats: TaskStatistics) -> np.ndarray:
+    def weigh(self, stats: Evidence) -> np.ndarray:
         """(1 - ε) softmax(w) + ε / n"""
         return (1.0 - self.options.epsilon) * softmax(self.weights) + self.options.epsilon / len(self.names)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mtrl.stats import WINDOW, TaskStatistics
+from mtrl.stats import WINDOW, Evidence
 
 MASTERED = 0.9  # success rate over the window from which a task counts as mastered
 LOSS = 0.1  # of success below the best, at which it counts as being forgotten
@@ -21,7 +21,7 @@ class ForgettingWatch:
         self.best = np.zeros(len(names))
         self.forgotten = np.zeros(len(names), bool)
 
-    def look(self, stats: TaskStatistics) -> list[str]:
+    def look(self, stats: Evidence) -> list[str]:
         """Takes in the newest rates; a sentence for each task whose state has changed."""
         full = stats.episodes >= WINDOW  # a window half full swings by more than the loss looked for
         rates = np.where(full, np.nan_to_num(stats.success_rates), 0.0)

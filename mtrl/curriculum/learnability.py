@@ -8,7 +8,7 @@ import numpy as np
 
 from mtrl.config import Section
 from mtrl.curriculum.scheduler import NoOptions, RatedScheduler
-from mtrl.stats import TaskStatistics
+from mtrl.stats import Evidence
 
 
 class Learnability(RatedScheduler):
@@ -16,7 +16,7 @@ class Learnability(RatedScheduler):
 
     Options: ClassVar[type[Section]] = NoOptions
 
-    def weigh(self, stats: TaskStatistics) -> np.ndarray:
+    def weigh(self, stats: Evidence) -> np.ndarray:
         """P (1 - p)"""
         rates = np.nan_to_num(stats.success_rates)
         return rates * (1.0 - rates)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.scheduler import RatedScheduler
-from mtrl.stats import TaskStatistics
+from mtrl.stats import Evidence
 
 
 class LearningProgressOptions(Section):
@@ -33,7 +33,7 @@ class LearningProgress(RatedScheduler):
         self.fast = np.zeros(len(names))
         self.slow = np.zeros(len(names))
 
-    def look(self, due: np.ndarray, stats: TaskStatistics) -> None:
+    def look(self, due: np.ndarray, stats: Evidence) -> None:
         """Moves both averages; the first look sets them."""
         first = due & (self.looks == 1)
         rate = self.options.rate
@@ -43,7 +43,7 @@ class LearningProgress(RatedScheduler):
         self.slow = np.where(due, self.slow + rate * (self.fast - self.slow), self.slow)
         self.slow = np.where(first, self.latest, self.slow)
 
-    def weigh(self, stats: TaskStatistics) -> np.ndarray:
+    def weigh(self, stats: Evidence) -> np.ndarray:
         """The sigmoid of the standardised progress; a task that neither moves nor ever succeeds gets nothing."""
         progress = np.abs(self.reweigh(self.fast) - self.reweigh(self.slow))
         if progress.max() <= 0:

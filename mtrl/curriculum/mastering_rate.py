@@ -10,7 +10,7 @@ from pydantic import Field
 
 from mtrl.config import ConfigError, Section
 from mtrl.curriculum.scheduler import RatedScheduler
-from mtrl.stats import TaskStatistics
+from mtrl.stats import Evidence
 
 LOOKS = 10  # over which the slope of a learning curve is fitted
 
@@ -50,12 +50,12 @@ class MasteringRate(RatedScheduler):
             raise ConfigError(f"curriculum.options.graph: {names[int(self.ancestors.diagonal().argmax())]} needs itself, through others")
         self.curves = np.full((len(names), LOOKS), np.nan)
 
-    def look(self, due: np.ndarray, stats: TaskStatistics) -> None:
+    def look(self, due: np.ndarray, stats: Evidence) -> None:
         """Adds a point to the learning curves."""
         self.curves[due] = np.roll(self.curves[due], -1, axis=1)
         self.curves[due, -1] = self.latest[due]
 
-    def weigh(self, stats: TaskStatistics) -> np.ndarray:
+    def weigh(self, stats: Evidence) -> np.ndarray:
         """Attention after it has been handed on."""
         rates, options = self.latest, self.options
         slopes = np.array([_slope(curve) for curve in self.curves])

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.scheduler import RatedScheduler
-from mtrl.stats import TaskStatistics
+from mtrl.stats import Evidence
 
 
 class PLROptions(Section):
@@ -33,12 +33,12 @@ class PLR(RatedScheduler):
         self.clock = np.int64(0)
         self.seen = np.zeros(len(names), np.int64)
 
-    def look(self, due: np.ndarray, stats: TaskStatistics) -> None:
+    def look(self, due: np.ndarray, stats: Evidence) -> None:
         """Time passes for those that were not looked at."""
         self.clock += 1
         self.seen = np.where(due, self.clock, self.seen)
 
-    def weigh(self, stats: TaskStatistics) -> np.ndarray:
+    def weigh(self, stats: Evidence) -> np.ndarray:
         """Ranks and staleness; without any value error yet, all the same."""
         errors = np.nan_to_num(stats.value_errors)
         ranks = 1 + np.argsort(np.argsort(-errors, kind="stable"), kind="stable")

@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from mtrl.config import Section
-from mtrl.stats import TaskStatistics
+from mtrl.stats import Evidence
 
 
 class Scheduler(Protocol):
     """Turns what is known of each task into the share of trained frames it should get next."""
 
-    def probabilities(self, stats: TaskStatistics) -> np.ndarray:
+    def probabilities(self, stats: Evidence) -> np.ndarray:
         """Wanted shares [num_tasks] float64 that sum to 1."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class RatedScheduler:
         self._episodes = np.zeros(n, np.int64)  # counted at the last look
         self._successes = np.zeros(n)
 
-    def probabilities(self, stats: TaskStatistics) -> np.ndarray:
+    def probabilities(self, stats: Evidence) -> np.ndarray:
         """Wanted shares of all tasks, [num_tasks]."""
         new = stats.episodes - self._episodes
         due = new >= self.EPISODES
@@ -63,10 +63,10 @@ class RatedScheduler:
             self.look(due, stats)
         return self._shares(stats)
 
-    def look(self, due: np.ndarray, stats: TaskStatistics) -> None:
+    def look(self, due: np.ndarray, stats: Evidence) -> None:
         """Takes in what the tasks of the mask `due` have newly shown."""
 
-    def weigh(self, stats: TaskStatistics) -> np.ndarray:
+    def weigh(self, stats: Evidence) -> np.ndarray:
         """How much each task is wanted, [num_tasks], none negative; all zero means all the same."""
         raise NotImplementedError
 
@@ -79,7 +79,7 @@ class RatedScheduler:
         for name in (*_STATE, *self.STATE):
             setattr(self, name, np.array(state[name]))
 
-    def _shares(self, stats: TaskStatistics) -> np.ndarray:
+    def _shares(self, stats: Evidence) -> np.ndarray:
         n = len(self.names)
         known = self.looks > 0
         weights = np.where(known, self.weigh(stats), 0.0) if known.any() else np.zeros(n)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.scheduler import RatedScheduler
-from mtrl.stats import TaskStatistics
+from mtrl.stats import Evidence
 
 MAIN, TRAIN, SOLVED, UNSOLVABLE = range(4)
 LOOKS = 3  # whose mean says whether a task is solved
@@ -45,7 +45,7 @@ class SMT(RatedScheduler):
         self.started = np.zeros(n)  # its frames when it came into training
         self.curves = np.full((n, LOOKS), np.nan)
 
-    def look(self, due: np.ndarray, stats: TaskStatistics) -> None:
+    def look(self, due: np.ndarray, stats: Evidence) -> None:
         """Moves tasks between the pools."""
         self.curves[due] = np.roll(self.curves[due], -1, axis=1)
         self.curves[due, -1] = self.latest[due]
@@ -56,13 +56,13 @@ class SMT(RatedScheduler):
         self.pools[spent] = np.where(rates[spent] <= self.options.hopeless, UNSOLVABLE, MAIN)
         self._refill(stats, rates)
 
-    def weigh(self, stats: TaskStatistics) -> np.ndarray:
+    def weigh(self, stats: Evidence) -> np.ndarray:
         """All tasks in training the same; in the second stage, those that could not be solved."""
         if stats.frames.sum() >= self.options.frames and (self.pools == UNSOLVABLE).any():
             return (self.pools == UNSOLVABLE).astype(float)
         return (self.pools == TRAIN).astype(float)
 
-    def _refill(self, stats: TaskStatistics, rates: np.ndarray) -> None:
+    def _refill(self, stats: Evidence, rates: np.ndarray) -> None:
         """The worst of those that wait come into training."""
         left = max(0.0, self.options.frames - float(stats.frames.sum()))
         waiting = np.flatnonzero((self.pools == MAIN) & (self.looks > 0))

@@ -8,7 +8,7 @@ import numpy as np
 
 from mtrl.config import Section
 from mtrl.curriculum.scheduler import NoOptions, RatedScheduler
-from mtrl.stats import TaskStatistics
+from mtrl.stats import Evidence
 
 
 class SuccessGap(RatedScheduler):
@@ -16,6 +16,6 @@ class SuccessGap(RatedScheduler):
 
     Options: ClassVar[type[Section]] = NoOptions
 
-    def weigh(self, stats: TaskStatistics) -> np.ndarray:
+    def weigh(self, stats: Evidence) -> np.ndarray:
         """1 - success rate."""
         return 1.0 - np.nan_to_num(stats.success_rates)

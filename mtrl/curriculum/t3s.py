@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.scheduler import RatedScheduler, softmax
-from mtrl.stats import TaskStatistics
+from mtrl.stats import Evidence
 
 
 class T3SOptions(Section):
@@ -26,7 +26,7 @@ class T3S(RatedScheduler):
 
     Options: ClassVar[type[Section]] = T3SOptions
 
-    def weigh(self, stats: TaskStatistics) -> np.ndarray:
+    def weigh(self, stats: Evidence) -> np.ndarray:
         """The mixture of both softmaxes over the tasks known so far."""
         known = self.looks > 0
         weights = np.zeros(len(self.names))

@@ -8,7 +8,7 @@ import numpy as np
 
 from mtrl.config import Section
 from mtrl.curriculum.scheduler import NoOptions, RatedScheduler
-from mtrl.stats import TaskStatistics
+from mtrl.stats import Evidence
 
 
 class Uniform(RatedScheduler):
@@ -16,6 +16,6 @@ class Uniform(RatedScheduler):
 
     Options: ClassVar[type[Section]] = NoOptions
 
-    def weigh(self, stats: TaskStatistics) -> np.ndarray:
+    def weigh(self, stats: Evidence) -> np.ndarray:
         """All the same."""
         return np.ones(len(self.names))

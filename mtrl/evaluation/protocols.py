@@ -21,6 +21,8 @@ class Protocol:
 
 
 PROTOCOLS = {
+    "atari": Protocol("atari-v1", episodes=10, sampled=True, backend="envpool"),  # ALE's own code is what EnvPool steps
+    "babyai": Protocol("babyai-512-v1", episodes=512, sampled=False),
     "metaworld": Protocol("metaworld-50-v1", episodes=50, sampled=False),  # one for each training goal
     "minigrid": Protocol("minigrid-v1", episodes=25, sampled=True),
     "toy": Protocol("toy-v1", episodes=5, sampled=True),

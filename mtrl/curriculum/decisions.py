@@ -1,0 +1,121 @@
+"""What the curriculum decided and on what evidence: written down for every decision, and decided again from what was written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mtrl.config import CurriculumConfig
+from mtrl.curriculum.forgetting import ForgettingWatch
+from mtrl.curriculum.scheduler import RatedScheduler, Scheduler, with_floor
+from mtrl.stats import Evidence
+
+TOLERANCE = 1e-9
+
+
+class Decision(NamedTuple):
+    """One decision: what was known, and each task's share of the next frames."""
+
+    version: int  # of the learner
+    evidence: Evidence
+    shares: np.ndarray  # [num_tasks], sums to 1
+
+
+class Step(NamedTuple):
+    """A decision made again, from the scheduler's wish to the share."""
+
+    decision: Decision
+    weights: np.ndarray  # how much the scheduler wants each task; NaN where it does not say
+    looks: np.ndarray  # how often the scheduler has looked at each task
+    latest: np.ndarray  # success rate at the last look, NaN before the first
+    previous: np.ndarray  # and at the one before
+    wanted: np.ndarray  # the scheduler's probabilities
+    forgotten: np.ndarray  # tasks that are being lost, whose share is boosted
+    shares: np.ndarray  # with boost and floor; the decision's if nothing has changed
+
+
+class Verdict(NamedTuple):
+    """What comes of some evidence."""
+
+    wanted: np.ndarray  # the scheduler's probabilities [num_tasks]
+    shares: np.ndarray  # with boost and floor
+    messages: list[str]
+
+
+class Decider:
+    """Scheduler, watch over forgetting, and floor, in the order in which they make a share."""
+
+    def __init__(self, config: CurriculumConfig, scheduler: Scheduler, names: Sequence[str]):
+        self.scheduler = scheduler
+        self.watch = ForgettingWatch(names)
+        self._config = config
+
+    def decide(self, evidence: Evidence) -> Verdict:
+        """What the scheduler wants, what tasks get, and what a person should hear of."""
+        messages = self.watch.look(evidence)
+        wanted = self.scheduler.probabilities(evidence)
+        return Verdict(wanted, with_floor(self.watch.boosted(wanted, self._config.boost_forgotten), self._config.floor), messages)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next decision depends on."""
+        return {"scheduler": self.scheduler.state_dict(), "watch": self.watch.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state_dict`."""
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.watch.load_state_dict(state["watch"])
+
+
+def replay(decider: Decider, decisions: Iterable[Decision]) -> Iterator[Step]:
+    """Makes the decisions of a run again, from its first one on."""
+    scheduler: Any = decider.scheduler
+    for decision in decisions:
+        wanted, shares, _ = decider.decide(decision.evidence)
+        nothing = np.full(len(shares), np.nan)
+        rated = isinstance(scheduler, RatedScheduler)
+        looks = scheduler.looks if rated else np.zeros(len(shares))
+        yield Step(
+            decision,
+            np.array(scheduler.weigh(decision.evidence), float) if rated and (looks > 0).any() else nothing,
+            np.array(looks),
+            np.where(looks > 0, scheduler.latest, np.nan) if rated else nothing,
+            np.where(looks > 0, scheduler.previous, np.nan) if rated else nothing,
+            wanted,
+            decider.watch.forgotten.copy(),
+            shares,
+        )
+
+
+def agrees(step: Step) -> bool:
+    """Whether a decision made again is the one that was logged."""
+    return bool(np.abs(step.shares - step.decision.shares).max() <= TOLERANCE)
+
+
+def to_line(decision: Decision) -> str:
+    """A decision as a line of JSON; what nobody knows is null."""
+    values = {name: _listed(value) for name, value in decision.evidence._asdict().items() if value is not None}
+    return json.dumps({"version": decision.version, **values, "shares": _listed(decision.shares)})
+
+
+def from_line(line: str) -> Decision:
+    """The decision of a line.
+
+    Raises:
+        ValueError: it is no such line.
+    """
+    try:
+        values = json.loads(line)
+        arrays = {name: np.array(values[name], float) for name in Evidence._fields if name in values}
+        return Decision(int(values["version"]), Evidence(**arrays), np.array(values["shares"], float))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a decision: {error}") from None
+
+
+def _listed(array: np.ndarray) -> Any:
+    # Plain numbers: JSON writes a float so that reading it gives the same one.
+    values = array.astype(object)
+    values[np.isnan(array)] = None
+    return values.tolist()
