@@ -5,6 +5,8 @@ Writes the runs into a temporary folder (4 GB), starts the command, and prints h
 
 import contextlib
 import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +14,10 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from mtrl.dashboard.report import write_report
 
 KINDS = ("return", "score", "success_rate", "episode_length", "episodes", "frames", "value_error", "share_wanted", "share_trained")
 KINDS = (*KINDS, "forgotten", "policy_lag")
@@ -81,6 +87,25 @@ def measure(runs: int, tasks: int, megabytes: int) -> None:
         print(f"memory after every run's page was opened, at its highest: {int(peak.split()[1]) / 2**20:.2f} GiB")
         process.terminate()
         process.wait()
+        print(f"report of twenty runs, from its address to its figures: {opening(Path(folder), 20):.2f} s")
+
+
+def opening(root: Path, runs: int) -> float:
+    """How long Chromium takes to show a report of the first runs, all figures drawn; the best of three."""
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    report = root / "report.html"
+    write_report(sorted(root.glob("run-*"))[:runs], report)
+    times = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for _ in range(3):
+            page = browser.new_page()
+            start = time.perf_counter()
+            page.goto(report.as_uri())
+            page.wait_for_function("[...document.querySelectorAll('.plotly-graph-div')].every(figure => figure.querySelector('.main-svg'))")
+            times.append(time.perf_counter() - start)
+            page.close()
+    return min(times)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,8 @@ class TrainOptions:
     """Go on with this run from its newest checkpoint. Its own experiment is used; options below still change it."""
     auto_resume: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False
     """Go on with the run in --run-dir if there is one, else begin it: for jobs that a scheduler starts again."""
+    allow_task_change: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False
+    """Let --resume go on with another --suite.name: what is known of a task goes to the task of that name, new tasks begin anew."""
     init_experts: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")] = None
     """Begin with the experts of that run's newest policy; --model.freeze-experts keeps them as they are."""
 
@@ -106,7 +108,7 @@ def train(arguments: list[str], program: str) -> int:
     directory = _existing_run(options)
     if directory is None:
         return _start(config, options.run_dir, console, options.init_experts)
-    return _go_on(directory, config, console, repeated=options.auto_resume)
+    return _go_on(directory, config, console, repeated=options.auto_resume, allow_task_change=options.allow_task_change)
 
 
 @dataclass(frozen=True)
@@ -473,7 +475,9 @@ def _start(config: ExperimentConfig, path: Path | None, console: PlainConsole | 
         return run_training(trainer, RunDirectory.create(path, config), console)
 
 
-def _go_on(path: Path, config: ExperimentConfig, console: PlainConsole | TerminalConsole, *, repeated: bool) -> int:
+def _go_on(
+    path: Path, config: ExperimentConfig, console: PlainConsole | TerminalConsole, *, repeated: bool, allow_task_change: bool
+) -> int:
     """Goes on with the run in `path`. With `repeated`, nothing to go on from and nothing left to do are as good."""
     from mtrl.run import resume, run_training
     from mtrl.run_directory import RunDirectory
@@ -481,7 +485,7 @@ def _go_on(path: Path, config: ExperimentConfig, console: PlainConsole | Termina
     _check_changes(path, load_config(path / "config.yaml"), config)
     with _trainer(config) as trainer:
         directory = RunDirectory(path, config)
-        if not resume(trainer, directory, console) and not repeated:
+        if not resume(trainer, directory, console, allow_task_change=allow_task_change) and not repeated:
             raise UserError(f"{path} has no checkpoint to go on from")
         if trainer.frames >= config.total_frames:
             finished = f"{path} has trained on {trainer.frames:,} of {config.total_frames:,} frames"

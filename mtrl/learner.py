@@ -156,6 +156,10 @@ class Learner:
             )
         self.policy.load_state_dict({name: torch.from_numpy(np.array(given[name])) for name in own}, strict=False)
 
+    def optimized(self) -> dict[str, list[Tensor]]:
+        """The parameters of each optimiser, in its order."""
+        return {name: [parameter.detach() for parameter in _parameters(optimizer)] for name, optimizer in self._optimizers.items()}
+
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimisers, counters and randomness."""
         return {

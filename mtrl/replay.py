@@ -21,6 +21,7 @@ class Replayed(NamedTuple):
     names: tuple[str, ...]
     shown: list[Step]  # the decision asked for, or decisions evenly spread over the run
     decisions: int
+    from_start: bool  # whether the log has the run's first decision: after a change of tasks it has not, and nothing can be checked
     differing: Step | None  # the first that came out otherwise than it was logged
     floor: float
 
@@ -44,9 +45,10 @@ def replay_run(directory: RunDirectory, *, frames: int | None = None, spread: bo
         raise UserError(f"{directory.path} has no decisions of its curriculum" + ("" if frames is None else f" up to {frames:,} frames"))
     places = set(np.linspace(0, len(wanted) - 1, HISTORY).astype(int).tolist()) if spread else {len(wanted) - 1}
     shown, differing = [], None
+    from_start = wanted[0].version == 0
     for place, step in enumerate(replay(decider, wanted)):
-        if differing is None and not agrees(step):
+        if from_start and differing is None and not agrees(step):
             differing = step
         if place in places:
             shown.append(step)
-    return Replayed(names, shown, len(wanted), differing, config.curriculum.floor)
+    return Replayed(names, shown, len(wanted), from_start, differing, config.curriculum.floor)

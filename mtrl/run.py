@@ -19,7 +19,10 @@ from mtrl.config import ExperimentConfig
 from mtrl.evaluation.aside import EvaluationAside, evaluated_score, evaluation_metrics
 from mtrl.learner import NonFiniteError
 from mtrl.run_directory import RunDirectory, code_commit
+from mtrl.task_change import carry_over
 from mtrl.training import Trainer
+
+POLL_SECONDS = 0.2  # between two looks at an evaluation that is waited for
 
 
 class Console(Protocol):
@@ -71,7 +74,7 @@ def run_training(trainer: Trainer, directory: RunDirectory, console: Console) ->
             code = 128 + received[0] if received else 0
             finished = save(trainer, directory, console, aside.running) and not received
             if config.evaluation.every_frames is not None and finished:
-                evaluated |= _evaluate_last(aside, trainer.frames, directory, console)
+                evaluated |= _evaluate_last(aside, trainer.frames, directory, console, received)
             if trainer.frames > reported_frames or evaluated:
                 _report(trainer, directory, console, evaluated)
     except NonFiniteError as error:
@@ -133,8 +136,15 @@ def save(trainer: Trainer, directory: RunDirectory, console: Console, evaluating
     return True
 
 
-def resume(trainer: Trainer, directory: RunDirectory, console: Console, which: str = "latest") -> bool:
+def resume(trainer: Trainer, directory: RunDirectory, console: Console, which: str = "latest", *, allow_task_change: bool = False) -> bool:
     """Restores every component from the newest whole checkpoint, or from the one that `which` names.
+
+    Args:
+        trainer: what is restored.
+        directory: the run.
+        console: told what was restored.
+        which: `latest`, `best` or a number of frames.
+        allow_task_change: whether a checkpoint of other tasks will do: what it knows of a task goes to the task of that name.
 
     Returns:
         whether there was a checkpoint.
@@ -152,12 +162,22 @@ def resume(trainer: Trainer, directory: RunDirectory, console: Console, which: s
             return False
     else:
         loaded = load_checkpoint(resolve(directory.checkpoints, which))
-    if loaded.manifest.tasks != trainer.suite.names:
+    before, now = loaded.manifest.tasks, trainer.suite.names
+    if before == now:
+        trainer.load_state_dict(loaded.components)
+        directory.forget_after(trainer.frames)
+    elif allow_task_change:
+        trainer.load_state_dict(carry_over(loaded.components, before, trainer.config, trainer.suite))
+        trainer.tasks_changed()
+        directory.forget_after(trainer.frames)
+        directory.begin_decisions(trainer.frames)
+        new, gone = [name for name in now if name not in before], [name for name in before if name not in now]
+        console.message(f"tasks have changed: new {', '.join(new) or 'none'}; gone {', '.join(gone) or 'none'}; the others go on")
+    else:
         raise CheckpointError(
-            f"{loaded.path} was trained on {', '.join(loaded.manifest.tasks)}, but this experiment has {', '.join(trainer.suite.names)}"
+            f"{loaded.path} was trained on {', '.join(before)}, but this experiment has {', '.join(now)}; "
+            "--allow-task-change goes on with the tasks that both have"
         )
-    trainer.load_state_dict(loaded.components)
-    directory.forget_after(trainer.frames)
     console.message(f"resumed {loaded.path} at {trainer.frames:,} frames")
     return True
 
@@ -181,13 +201,17 @@ def _take_in(found: dict[str, Any] | str | None, directory: RunDirectory, consol
     return evaluation_metrics(found)
 
 
-def _evaluate_last(aside: EvaluationAside, frames: int, directory: RunDirectory, console: Console) -> dict[str, float]:
-    """Waits for the evaluation that is going on, and for one of the last policy."""
+def _evaluate_last(aside: EvaluationAside, frames: int, directory: RunDirectory, console: Console, received: list[int]) -> dict[str, float]:
+    """Waits for the evaluation that is going on, and for one of the last policy; a signal ends the waiting."""
     console.message("evaluating the last policy")
-    figures = _take_in(aside.poll(wait=True), directory, console)
-    if not (directory.path / "evaluation" / str(frames) / "results.json").exists():
+    figures: dict[str, float] = {}
+    if aside.running is None:
         aside.start(frames)
-        figures |= _take_in(aside.poll(wait=True), directory, console)
+    while (step := aside.running) is not None and not received:
+        time.sleep(POLL_SECONDS)
+        figures |= _take_in(aside.poll(), directory, console)
+        if aside.running is None and step != frames:
+            aside.start(frames)
     return figures
 
 

@@ -91,6 +91,12 @@ class RunDirectory:
         with (self.path / "curriculum.jsonl").open("a") as file:
             file.writelines(to_line(decision) + "\n" for decision in decisions)
 
+    def begin_decisions(self, frames: int) -> None:
+        """Puts the log of decisions aside, since those that follow are about other tasks."""
+        path = self.path / "curriculum.jsonl"
+        if path.exists():
+            path.rename(path.with_name(f"curriculum-until-{frames}.jsonl"))
+
     def read_decisions(self) -> Iterator[Decision]:
         """The decisions of `curriculum.jsonl`; a line that a killed process left unfinished ends them."""
         path = self.path / "curriculum.jsonl"

@@ -34,6 +34,7 @@ class TaskStatistics:
         n = suite.num_tasks
         self.episodes = np.zeros(n, np.int64)  # finished so far
         self.frames = np.zeros(n, np.int64)  # trained on so far
+        self.retired_frames = 0  # trained on tasks that the run no longer has
         self.success_sums = np.zeros(n)  # successful episodes so far
         self.value_errors = np.full(n, np.nan)  # running mean of |r + γ v' - V|, NaN before the first update
         self.similarity: np.ndarray | None = None  # running mean of the gradients' cosines; None before the first
@@ -102,12 +103,16 @@ class TaskStatistics:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything above, as arrays."""
-        return {name: getattr(self, name).copy() for name in _STATE} | {"similarity": self.similarity}
+        return {name: getattr(self, name).copy() for name in _STATE} | {
+            "similarity": self.similarity,
+            "retired_frames": self.retired_frames,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a `state_dict` of the same tasks."""
         for name in _STATE:
             setattr(self, name, np.array(state[name]))
+        self.retired_frames = int(state.get("retired_frames", 0))
         similarity = state.get("similarity")
         self.similarity = None if similarity is None else np.array(similarity)
 

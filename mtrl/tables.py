@@ -93,7 +93,9 @@ def print_replay(replayed: Replayed, task: str | None) -> None:
             f"{replayed.floor / len(replayed.names):.3f} at least"
         )
     )
-    if replayed.differing is None:
+    if not replayed.from_start:
+        terminal.print(Text("the log begins at a change of tasks: looks and weights are only those since then, and nothing can be checked"))
+    elif replayed.differing is None:
         terminal.print(Text(f"{replayed.decisions:,} decisions made again, all as they were logged"))
     else:
         where = replayed.differing.decision

@@ -124,7 +124,8 @@ class InProcessSource:
         self._collector.close()
         self._restarts = state["restarts"] + 1
         self._collector = build_collector(self._config, self._suite, runner=0, restart_count=self._restarts)
-        self._collector.load_state_dict(state["collector"])
+        if state["collector"] is not None:  # None: with other tasks than before, whose slots are not these
+            self._collector.load_state_dict(state["collector"])
 
     def close(self) -> None:
         """Closes the environments."""
@@ -161,7 +162,7 @@ class Trainer:
     @property
     def frames(self) -> int:
         """Valid environment steps trained on so far, over all tasks."""
-        return int(self.statistics.frames.sum())
+        return int(self.statistics.frames.sum()) + self.statistics.retired_frames
 
     @property
     def updates(self) -> int:
@@ -249,6 +250,14 @@ class Trainer:
         self._source.load_state_dict(state["source"])
         self._arrived.clear()
         self._decisions.clear()  # made before the state was known
+        self._publish()
+
+    def tasks_changed(self) -> None:
+        """To be called after a state of other tasks was loaded: nothing that stands on their order goes on."""
+        scheduler: Any = self.scheduler
+        if hasattr(scheduler, "tasks_changed"):
+            scheduler.tasks_changed()
+        self._decisions.clear()
         self._publish()
 
     def close(self) -> None:

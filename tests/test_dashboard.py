@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from mtrl.cli import main
 from mtrl.dashboard.app import make_app
 
-FUZZ = int(os.environ.get("MTRL_FUZZ", "200"))  # malformed run folders; 1000 take 80 seconds
+FUZZ = int(os.environ.get("MTRL_FUZZ", "100"))  # malformed run folders; 1000 take 80 seconds
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 from helpers import toy_config
@@ -18,7 +19,7 @@ from mtrl.training import build_trainer
 
 def test_a_run_evaluates_on_the_side_and_at_its_end(tmp_path: Path) -> None:
     config = toy_config(
-        total_frames=80_000, report_seconds=0.5, env_runners__slots=12, evaluation__every_frames=10_000, evaluation__episodes=3
+        total_frames=30_000, report_seconds=0.5, env_runners__slots=12, evaluation__every_frames=5_000, evaluation__episodes=3
     )
     directory, trainer, console = RunDirectory.create(tmp_path / "run", config), build_trainer(config), Silent()
     assert run_training(trainer, directory, console) == 0
@@ -51,7 +52,8 @@ def test_a_failure_is_a_sentence(tmp_path: Path) -> None:
     assert not aside.due(99) and aside.due(100)
     aside.start(100)
     assert aside.running == 100 and not aside.due(1000)
-    found = aside.poll(wait=True)
+    while (found := aside.poll()) is None:
+        time.sleep(0.1)
     assert isinstance(found, str) and found.startswith("the evaluation of step 100 failed (") and "has no checkpoint '100'" in found
     assert not aside.due(150) and aside.due(200)
 

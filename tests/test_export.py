@@ -12,7 +12,7 @@ import torch
 from mtrl.checkpoint import CheckpointError
 from mtrl.cli import main
 from mtrl.evaluation.runner import load_actor
-from mtrl.export import PortableActor, example_inputs, export_run
+from mtrl.export import Exported, PortableActor, example_inputs, export_run
 from mtrl.models.rows import make_rows
 from mtrl.run_directory import RunDirectory
 
@@ -33,6 +33,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return train(tmp_path_factory.mktemp("runs") / "run", "--model.experts", "3")
 
 
+@pytest.fixture(scope="module")
+def whole(run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return export_run(run, output=tmp_path_factory.mktemp("whole") / "out")
+
+
+@pytest.fixture(scope="module")
+def folded(run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return export_run(run, task="DistShift1", output=tmp_path_factory.mktemp("folded") / "out")
+
+
 def expected(run: RunDirectory, observation: torch.Tensor, task_ids: torch.Tensor) -> torch.Tensor:
     """The trained policy's own outputs, in the given order of rows."""
     suite, actor = load_actor(policy_of(run))
@@ -44,23 +54,21 @@ def expected(run: RunDirectory, observation: torch.Tensor, task_ids: torch.Tenso
     return outputs
 
 
-def test_the_file_gives_what_the_policy_gives(run: RunDirectory, tmp_path: Path) -> None:
-    done = export_run(run, output=tmp_path / "out")
-    loaded = torch.export.load(done.folder / "policy.pt2").module()
+def test_the_file_gives_what_the_policy_gives(run: RunDirectory, whole: Exported) -> None:
+    loaded = torch.export.load(whole.folder / "policy.pt2").module()
     suite, actor = load_actor(policy_of(run))
     for rows in (1, 2, 7, 64):  # any number of rows, in any order of tasks
         observation, task_ids = example_inputs(suite, actor, None, rows)
         torch.testing.assert_close(loaded(observation, task_ids), expected(run, observation, task_ids), rtol=1e-4, atol=1e-5)
 
 
-def test_folded_for_a_task_it_gives_the_same(run: RunDirectory, tmp_path: Path) -> None:
-    done = export_run(run, task="DistShift1", output=tmp_path / "out")
-    loaded = torch.export.load(done.folder / "policy.pt2").module()
+def test_folded_for_a_task_it_gives_the_same(run: RunDirectory, folded: Exported) -> None:
+    loaded = torch.export.load(folded.folder / "policy.pt2").module()
     suite, actor = load_actor(policy_of(run))
     (observation,) = example_inputs(suite, actor, 1, 9)
     torch.testing.assert_close(loaded(observation), expected(run, observation, torch.ones(9, dtype=torch.int64)), rtol=1e-4, atol=1e-5)
-    assert done.microseconds_before is not None and "times as fast" in (done.folder / "README.md").read_text()
-    assert (done.folder / "policy.pt2").stat().st_size < policy_of(run).joinpath("weights.safetensors").stat().st_size
+    assert folded.microseconds_before is not None and "times as fast" in (folded.folder / "README.md").read_text()
+    assert (folded.folder / "policy.pt2").stat().st_size < policy_of(run).joinpath("weights.safetensors").stat().st_size
 
 
 @pytest.mark.parametrize(("orthogonal", "kept"), [(True, 2), (False, 1)])
@@ -69,16 +77,15 @@ def test_experts_that_contribute_nothing_are_left_out(tmp_path: Path, orthogonal
     suite, actor = load_actor(policy_of(run))
     with torch.no_grad():
         actor.trunk.gate.weight[1] = torch.tensor([0.0, 0.7, 0.0])  # type: ignore[union-attr, index]
-    folded, whole = PortableActor(actor, "image", 1).eval(), PortableActor(actor, "image").eval()
-    assert folded.num_experts == kept
+    folded_actor, whole_actor = PortableActor(actor, "image", 1).eval(), PortableActor(actor, "image").eval()
+    assert folded_actor.num_experts == kept
     (observation,) = example_inputs(suite, actor, 1, 5)
     with torch.inference_mode():
-        torch.testing.assert_close(folded(observation), whole(observation, torch.ones(5, dtype=torch.int64)))
+        torch.testing.assert_close(folded_actor(observation), whole_actor(observation, torch.ones(5, dtype=torch.int64)))
 
 
-@pytest.mark.parametrize("heads", ["single", "multi"])
-def test_memory_and_heads(tmp_path: Path, heads: str) -> None:
-    options = ["--model.memory", "true", "--model.heads", heads, "--learner.minibatch-of", "traces"]
+def test_memory_and_a_single_head(tmp_path: Path) -> None:
+    options = ["--model.memory", "true", "--model.heads", "single", "--learner.minibatch-of", "traces"]
     run = train(tmp_path / "run", *options)
     done = export_run(run, output=tmp_path / "out")
     loaded = torch.export.load(done.folder / "policy.pt2").module()
@@ -95,9 +102,9 @@ def test_memory_and_heads(tmp_path: Path, heads: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("task", [None, "DistShift1"])
-def test_the_script_plays_without_this_project(run: RunDirectory, tmp_path: Path, task: str | None) -> None:
-    folder = export_run(run, task=task, output=tmp_path / "out").folder
+@pytest.mark.parametrize("which", ["whole", "folded"])
+def test_the_script_plays_without_this_project(which: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(which).folder
     script = (folder / "play.py").read_text()
     assert script.count("\n") <= 20 and "mtrl" not in script
     done = subprocess.run([sys.executable, "-I", "play.py"], cwd=folder, capture_output=True, text=True, timeout=120)

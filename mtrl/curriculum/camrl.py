@@ -87,6 +87,13 @@ class CAMRL(RatedScheduler):
         n = len(self.names)
         return np.eye(n)[self.current] if self.one_by_one else np.ones(n)
 
+    def tasks_changed(self) -> None:
+        """The order of a round is about tasks that may be gone: a new round begins."""
+        self.visited = np.full(len(self.names), -1)
+        self.current = np.int64(-1)
+        self.one_by_one = np.bool_(False)
+        self.looks_at_start = self.looks.copy()
+
     def switch_probability(self, losses: np.ndarray) -> float:
         """How likely the next round goes one by one: many outliers among the tasks, little time elapsed, bad performance."""
         mean, deviation = losses.mean(), losses.std()

@@ -11,6 +11,7 @@ import ray
 from ray import tune
 
 from envs import TaskSuite
+from mtrl.checkpoint import steps
 from mtrl.config import ExperimentConfig, override
 from mtrl.distributed.cluster import build_ray_trainer, check_resources, start_ray
 from mtrl.errors import UserError
@@ -53,6 +54,9 @@ def sweep(config: ExperimentConfig, seeds: Sequence[int], folder: Path) -> list[
     for path, planned in zip(paths, configs, strict=True):
         if path.exists() and RunDirectory.open(path).config != planned:
             raise UserError(f"{path} holds another experiment; choose another --run-dir")
+    waiting = [planned for path, planned in zip(paths, configs, strict=True) if not _finished(path, planned)]
+    if not waiting:
+        return paths
     start_ray()
     check_resources(config)
     runners = config.env_runners
@@ -61,11 +65,11 @@ def sweep(config: ExperimentConfig, seeds: Sequence[int], folder: Path) -> list[
     # Ray gives a trial's process one thread, since the trial itself reserves no core: the runners' are the ones that count.
     threads = config.learner.threads or max(1, cores // at_once)
     of_runner: dict[str, float] = {"CPU": runners.num_cpus_per_env_runner, "GPU": runners.num_gpus_per_env_runner}
-    bundles: list[dict[str, float]] = [{}, *[of_runner] * runners.num_env_runners] if runners.num_env_runners else [{"CPU": 1}]
+    # RLlib counts on a first bundle for the trial itself. It must not be empty, and a core would be one too many where runners need all.
+    trial_itself: dict[str, float] = {"memory": 2**20} if runners.num_env_runners else {"CPU": 1}
+    bundles = [trial_itself, *[of_runner] * runners.num_env_runners]
     trainable = tune.with_resources(_train, tune.PlacementGroupFactory(bundles))
-    trials = [
-        {"path": str(path), "experiment": planned.model_dump(), "threads": threads} for path, planned in zip(paths, configs, strict=True)
-    ]
+    trials = [{"path": str(folder / f"seed-{planned.seed}"), "experiment": planned.model_dump(), "threads": threads} for planned in waiting]
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     results = tune.Tuner(
         trainable,
@@ -76,6 +80,10 @@ def sweep(config: ExperimentConfig, seeds: Sequence[int], folder: Path) -> list[
     if results.errors:
         raise UserError(f"{len(results.errors)} of {len(trials)} trials failed: {str(results.errors[0]).strip().splitlines()[-1]}")
     return paths
+
+
+def _finished(path: Path, planned: ExperimentConfig) -> bool:
+    return max(steps(path / "checkpoints"), default=0) >= planned.total_frames
 
 
 def _train(settings: dict[str, Any]) -> None:

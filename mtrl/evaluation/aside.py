@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from mtrl.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 LOWEST_PRIORITY = 19
+SESSION_PRIORITY = 16  # of its session: a fortieth of a busy core, so that an evaluation ends even where no core is ever free
 
 
 class EvaluationAside:
@@ -50,11 +52,11 @@ class EvaluationAside:
                 command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
             )
 
-    def poll(self, *, wait: bool = False) -> dict[str, Any] | str | None:
+    def poll(self) -> dict[str, Any] | str | None:
         """The results of an evaluation that has ended since, or a sentence about why there are none; None while nothing is new."""
-        if self._process is None or (not wait and self._process.poll() is None):
+        code = None if self._process is None else self._process.poll()
+        if code is None:
             return None
-        code = self._process.wait()
         self._process = None
         if code:
             lines = self._log.read_text(errors="replace").strip().splitlines()
@@ -91,8 +93,16 @@ def evaluated_score(run: Path, step: str) -> float | None:
         return None
 
 
-def _main(path: str, step: str, episodes: str) -> None:
+def _step_back() -> None:
+    """Leaves the cores to whoever else wants them."""
     os.nice(LOWEST_PRIORITY)
+    # Linux shares cores out among sessions first, where the lowest priority in one is worth as much as the highest in another.
+    with contextlib.suppress(OSError):  # another system, or a kernel without it
+        Path("/proc/self/autogroup").write_text(str(SESSION_PRIORITY))
+
+
+def _main(path: str, step: str, episodes: str) -> None:
+    _step_back()
 
     def end_with_parent() -> None:
         os.read(sys.stdin.fileno(), 1)  # not sys.stdin.read(), whose lock a daemon thread would hold at exit

@@ -1,0 +1,94 @@
+"""Going on with other tasks: what belongs to a task follows its name, what belongs to all stays, and nothing else changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import toy_config
+from test_run import Silent
+
+from mtrl.checkpoint import CheckpointError
+from mtrl.config import override
+from mtrl.curriculum import SCHEDULERS
+from mtrl.replay import replay_run
+from mtrl.run import resume, run_training
+from mtrl.run_directory import RunDirectory
+from mtrl.training import build_trainer
+
+BEFORE = "minigrid/Empty-5x5,DistShift1,DoorKey-5x5"
+AFTER = "minigrid/DoorKey-5x5,LavaGapS5,Empty-5x5,LavaGapS6"  # other order, one gone, two new
+OPTIONS = {"mastering_rate": {"graph": {}}, "fixed": {"weights": {"DoorKey-5x5": 2.0}}}
+
+
+def trained(path: Path, **changes):
+    config = toy_config(suite=BEFORE, total_frames=1200, env_runners__slots=12, **changes)
+    directory, trainer = RunDirectory.create(path, config), build_trainer(config)
+    assert run_training(trainer, directory, Silent()) == 0
+    return directory, trainer
+
+
+def changed(directory: RunDirectory, suite: str = AFTER):
+    config = override(directory.config, {"suite.name": suite, "total_frames": 4000})
+    return RunDirectory(directory.path, config), build_trainer(config)
+
+
+@pytest.mark.parametrize("heads", ["single", "multi"])
+def test_weights_moments_and_statistics_follow_the_names(tmp_path: Path, heads: str) -> None:
+    directory, old = trained(tmp_path / "run", model__heads=heads, model__popart=heads == "multi")
+    directory, new = changed(directory)
+    fresh = {name: tensor.clone() for name, tensor in new.learner.policy.state_dict().items()}
+    assert resume(new, directory, Silent(), allow_task_change=True)
+    before, after = old.learner.policy.state_dict(), new.learner.policy.state_dict()
+    per_task = [name for name in after if after[name].shape != before[name].shape]
+    assert {"actor.trunk.gate.weight", "critic.trunk.gate.weight"} < set(per_task)
+    assert any(("head.hidden_weight" if heads == "multi" else "head.task_bias") in name for name in per_task)
+    for name in after:
+        if name not in per_task:
+            assert torch.equal(after[name], before[name]), name
+            continue
+        assert torch.equal(after[name][[0, 2]], before[name][[2, 0]]), name  # DoorKey and Empty
+        assert torch.equal(after[name][[1, 3]], fresh[name][[1, 3]]), name  # the new ones
+    gate = next(i for i, p in enumerate(new.learner.optimized()["actor"]) if p.shape == after["actor.trunk.gate.weight"].shape)
+    moments = [trainer.learner.state_dict()["optimizers"]["actor"]["state"][gate]["exp_avg_sq"] for trainer in (old, new)]
+    assert torch.equal(moments[1][[0, 2]], moments[0][[2, 0]]) and not moments[1][[1, 3]].any() and moments[0].any()
+    np.testing.assert_array_equal(new.statistics.episodes, old.statistics.episodes[[2, 0, 0, 0]] * [1, 0, 1, 0])
+    np.testing.assert_array_equal(new.statistics.returns[[0, 2]], old.statistics.returns[[2, 0]])
+    assert new.frames == old.frames and new.statistics.retired_frames == old.statistics.frames[1]
+    assert new.updates == old.updates
+
+
+@pytest.mark.parametrize("scheduler", sorted(SCHEDULERS))
+def test_every_scheduler_goes_on(tmp_path: Path, scheduler: str) -> None:
+    directory, old = trained(tmp_path / "run", curriculum__scheduler=scheduler, curriculum__options=OPTIONS.get(scheduler, {}))
+    directory, new = changed(directory)
+    assert resume(new, directory, Silent(), allow_task_change=True)
+    if hasattr(old.scheduler, "looks"):
+        np.testing.assert_array_equal(new.scheduler.looks, np.array([*old.scheduler.looks])[[2, 0, 0, 0]] * [1, 0, 1, 0])
+        np.testing.assert_array_equal(new.scheduler.latest[[0, 2]], old.scheduler.latest[[2, 0]])
+    assert run_training(new, directory, Silent()) == 0
+    assert new.frames >= 4000
+    replayed = replay_run(directory)
+    assert not replayed.from_start and replayed.differing is None and replayed.decisions > 5
+
+
+def test_refused_unless_it_is_asked_for(tmp_path: Path) -> None:
+    directory, _ = trained(tmp_path / "run")
+    directory, new = changed(directory)
+    with pytest.raises(CheckpointError, match=r"but this experiment has DoorKey-5x5, LavaGapS5.*--allow-task-change"):
+        resume(new, directory, Silent())
+
+
+def test_metrics_and_counters_stay_monotone(tmp_path: Path) -> None:
+    directory, old = trained(tmp_path / "run", report_seconds=0.1)
+    lines = len(directory.read_metrics())
+    directory, new = changed(directory)
+    console = Silent()
+    assert resume(new, directory, console, allow_task_change=True)
+    assert any("new LavaGapS5, LavaGapS6; gone DistShift1" in message for message in console.messages)
+    assert run_training(new, directory, Silent()) == 0
+    frames = [row["summary/frames"] for row in directory.read_metrics()]
+    assert len(frames) > lines and frames == sorted(frames)
+    assert (directory.path / f"curriculum-until-{old.frames}.jsonl").exists()
