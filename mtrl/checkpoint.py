@@ -294,7 +294,8 @@ def _encode(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(tree, torch.Tensor | np.ndarray):
         key = str(len(tensors))
         # A clone, since safetensors refuses tensors that share memory.
-        tensor = torch.from_numpy(np.ascontiguousarray(tree)) if isinstance(tree, np.ndarray) else tree.detach().cpu()
+        # NumPy's contiguous copy of a single number is a vector of one.
+        tensor = torch.from_numpy(np.ascontiguousarray(tree)).reshape(tree.shape) if isinstance(tree, np.ndarray) else tree.detach().cpu()
         tensors[key] = tensor.clone(memory_format=torch.contiguous_format)
         return ["array" if isinstance(tree, np.ndarray) else "tensor", key]
     if isinstance(tree, dict):

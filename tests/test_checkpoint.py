@@ -162,3 +162,11 @@ def test_a_policy_loads_without_pickle_and_without_ray(tmp_path):
     (path / "weights.safetensors").write_bytes(b"\x00" * 100)
     with pytest.raises(DamagedCheckpointError, match="weights.safetensors has changed".replace(".", r"\.")):
         load_policy(path)
+
+
+@pytest.mark.parametrize("array", [np.array(3), np.array([3]), np.array(True), np.zeros((0, 2)), np.arange(6.0).reshape(2, 3).T])
+def test_arrays_come_back_in_their_shape(tmp_path: Path, array: np.ndarray) -> None:
+    path = save_checkpoint(tmp_path, 1, {"part": {"array": array}}, tasks=["x"], keep=1)
+    again = load_checkpoint(path).components["part"]["array"]
+    assert again.shape == array.shape and again.dtype == array.dtype
+    np.testing.assert_array_equal(again, array)
