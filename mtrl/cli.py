@@ -150,7 +150,8 @@ def evaluate(arguments: list[str], program: str) -> int:
 
     choose_renderer()  # before the environments are imported
     from mtrl.console import counting
-    from mtrl.evaluation.runner import evaluate_run, in_processes
+    from mtrl.evaluation.jobs import in_processes
+    from mtrl.evaluation.runner import evaluate_run
     from mtrl.run_directory import RunDirectory
     from mtrl.tables import print_results
 
@@ -222,7 +223,8 @@ def sweep(arguments: list[str], program: str) -> int:
     _check_packages()
     from mtrl.console import counting
     from mtrl.distributed.sweep import sweep as train_all
-    from mtrl.evaluation.runner import evaluate_run, in_processes
+    from mtrl.evaluation.jobs import in_processes
+    from mtrl.evaluation.runner import evaluate_run
     from mtrl.run_directory import RunDirectory
     from mtrl.tables import print_sweep
 

@@ -23,7 +23,7 @@ from envs import TaskSuite
 from mtrl.checkpoint import load_policy, resolve
 from mtrl.distributions import Normal, TanhNormal
 from mtrl.errors import UserError
-from mtrl.evaluation.runner import load_actor
+from mtrl.evaluation.jobs import load_actor
 from mtrl.models.experts import mix, mix_plain
 from mtrl.models.heads import MultiHead
 from mtrl.models.policy import Actor

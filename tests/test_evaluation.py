@@ -17,7 +17,8 @@ import pytest
 
 from envs import Episode, UnknownTaskError, make_suite
 from mtrl.cli import main
-from mtrl.evaluation.runner import Job, evaluate_run, in_processes, in_this_process, play_job
+from mtrl.evaluation.jobs import Job, in_processes, in_this_process, play_job
+from mtrl.evaluation.runner import evaluate_run
 from mtrl.evaluation.video import Moment, beside, film_policy
 from mtrl.run_directory import RunDirectory
 

@@ -11,7 +11,7 @@ import torch
 
 from mtrl.checkpoint import CheckpointError
 from mtrl.cli import main
-from mtrl.evaluation.runner import load_actor
+from mtrl.evaluation.jobs import load_actor
 from mtrl.export import Exported, PortableActor, example_inputs, export_run
 from mtrl.models.rows import make_rows
 from mtrl.run_directory import RunDirectory

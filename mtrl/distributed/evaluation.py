@@ -8,7 +8,7 @@ import ray
 
 from envs import Episode
 from mtrl.distributed.cluster import start_ray
-from mtrl.evaluation.runner import Job, play_job
+from mtrl.evaluation.jobs import Job, play_job
 
 
 def play_on_ray(jobs: Sequence[Job]) -> Iterator[tuple[Job, list[Episode]]]:

@@ -7,58 +7,27 @@ on the other jobs nor on who plays it: a part of the tasks, more processes or a 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import itertools
 import json
-import multiprocessing
-import os
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing import connection
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from envs import Episode, TaskSuite, make_suite
 from mtrl.checkpoint import load_policy, resolve
-from mtrl.collector import Inference
-from mtrl.config import ModelConfig
+from mtrl.evaluation.jobs import Job, Players, in_this_process
 from mtrl.evaluation.protocols import Protocol, protocol_of
 from mtrl.evaluation.statistics import mean_interval, stratified_mean, success_interval
-from mtrl.models.policy import Actor, build_policy
 from mtrl.run_directory import RunDirectory, versions
 
-EVALUATION_RUNNER = 2**31 - 1  # a runner index that no training runner has, so that no training episode is met again
-EPISODE_STEPS = 10_000  # an episode that is longer than this has no time limit of its own
 JOB_EPISODES = 10  # what an interruption loses at most, in each process
 RESULTS = "results.json"
 RESULTS_BY_OTHER_RULES = "results-by-other-rules.json"
-
-
-@dataclass(frozen=True)
-class Job:
-    """Some episodes of one task, to be played by any process."""
-
-    policy: Path  # its folder
-    task: int
-    first: int  # the number of its first episode
-    episodes: int
-    backend: str
-    seed: int
-    sampled: bool
-
-
-Players = Callable[[Sequence[Job]], Iterator[tuple[Job, list[Episode]]]]
-"""Plays jobs and gives each one's episodes as it ends, in any order."""
 
 
 def evaluate_run(
@@ -135,84 +104,6 @@ def evaluate_run(
     _replace(file, json.dumps(results, indent=1))
     kept.forget()
     return results
-
-
-def in_this_process(jobs: Sequence[Job]) -> Iterator[tuple[Job, list[Episode]]]:
-    """Plays the jobs one after the other."""
-    for job in jobs:
-        yield job, play_job(job)
-
-
-def in_processes(workers: int) -> Players:
-    """Players in `workers` processes of this machine."""
-
-    def play_all(jobs: Sequence[Job]) -> Iterator[tuple[Job, list[Episode]]]:
-        if min(workers, len(jobs)) <= 1:
-            yield from in_this_process(jobs)
-            return
-        # Not forked: a copy of a process that has used threads may hang.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_begin_worker) as pool:
-            running = {pool.submit(play_job, job): job for job in jobs}
-            try:
-                for future in as_completed(running):
-                    yield running[future], future.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                for process in multiprocessing.active_children():
-                    process.kill()
-                raise
-
-    return play_all
-
-
-def play_job(job: Job) -> list[Episode]:
-    """One job's episodes in the order of their numbers, which stand in `slot`."""
-    suite, actor = _load(job.policy)
-    with _one_thread():
-        return play(actor, suite, job.task, job.episodes, first=job.first, backend=job.backend, seed=job.seed, sampled=job.sampled)
-
-
-def load_actor(policy: Path) -> tuple[TaskSuite, Actor]:
-    """The tasks and the actor of a policy's folder.
-
-    Raises:
-        DamagedCheckpointError: a file is missing or not what was written.
-    """
-    weights, description = load_policy(policy)
-    suite = make_suite(description["suite"])
-    network = build_policy(ModelConfig(**description["model"]), suite, seed=0)
-    network.load_state_dict(weights)
-    return suite, network.actor
-
-
-def play(
-    actor: Actor, suite: TaskSuite, task: int, episodes: int, *, first: int = 0, backend: str, seed: int, sampled: bool
-) -> list[Episode]:
-    """Episodes number `first` and following of one task; an episode's number stands in `slot`.
-
-    Each slot plays one episode and only its first one counts: taking the first ones to finish would favour short episodes.
-    """
-    counts = [episodes if index == task else 0 for index in range(suite.num_tasks)]
-    tasks = suite.for_evaluation().make(counts, backend, seed, EVALUATION_RUNNER, first_number=first)  # type: ignore[arg-type]
-    generator = torch.Generator().manual_seed(_seed_of(seed, suite.names[task], first))
-    inference = Inference(actor, generator, torch.device("cpu"), sampled=sampled)
-    finished: dict[int, Episode] = {}
-    try:
-        obs = tasks.reset()
-        inference.start(tasks.task_ids)
-        for _ in range(EPISODE_STEPS):
-            actions, _ = inference.act(obs)
-            step = tasks.step(inference.to_environment(actions))
-            inference.follow(step)
-            obs = step.obs
-            for episode in step.episodes:
-                finished.setdefault(episode.slot, episode)
-            if len(finished) == tasks.num_slots:
-                break
-    finally:
-        tasks.close()
-    return [finished[slot]._replace(slot=first + slot) for slot in sorted(finished)]
 
 
 def summarize(suite: TaskSuite, rows: list[Episode]) -> dict[str, Any]:
@@ -294,41 +185,9 @@ def _read_results(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _seed_of(*parts: int | str) -> int:
-    """A seed of what identifies a stream of random numbers."""
-    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:7])
-
-
 def _replace(path: Path, text: str) -> None:
     """Writes a file that is whole whenever it can be seen."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text)
     temporary.replace(path)
-
-
-_load = functools.lru_cache(maxsize=1)(load_actor)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums over several threads differ in the last digit, and an evaluation gives the same result on every machine's number of cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _begin_worker() -> None:
-    """An interrupt is the parent's to handle, and a parent that is gone takes its workers along."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

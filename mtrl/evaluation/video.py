@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from envs import Step, SuiteError, Task, TaskSuite
 from mtrl.collector import Inference
-from mtrl.evaluation.runner import EPISODE_STEPS, EVALUATION_RUNNER, load_actor
+from mtrl.evaluation.jobs import EPISODE_STEPS, EVALUATION_RUNNER, load_actor
 from mtrl.models.policy import Actor
 from mtrl.run_directory import film_file
 
