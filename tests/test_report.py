@@ -106,7 +106,7 @@ JSON = st.recursive(
 CONTENT = st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode())
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=75, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(config=CONTENT, versions=CONTENT, metrics=st.lists(CONTENT, max_size=4), results=CONTENT)
 def test_no_folder_can_break_the_page(tmp_path, config, versions, metrics, results):
     files = {"config.yaml": config, "versions.json": versions, "metrics.jsonl": b"\n".join(metrics), "evaluation/7/results.json": results}

@@ -12,7 +12,6 @@ from test_run import Silent
 
 from mtrl.checkpoint import CheckpointError
 from mtrl.config import override
-from mtrl.curriculum import SCHEDULERS
 from mtrl.replay import replay_run
 from mtrl.run import resume, run_training
 from mtrl.run_directory import RunDirectory
@@ -60,8 +59,8 @@ def test_weights_moments_and_statistics_follow_the_names(tmp_path: Path, heads: 
     assert new.updates == old.updates
 
 
-@pytest.mark.parametrize("scheduler", sorted(SCHEDULERS))
-def test_every_scheduler_goes_on(tmp_path: Path, scheduler: str) -> None:
+@pytest.mark.parametrize("scheduler", ["camrl", "exp3s", "fixed", "mastering_rate", "plr", "smt"])  # those with a state of their own
+def test_schedulers_go_on(tmp_path: Path, scheduler: str) -> None:
     directory, old = trained(tmp_path / "run", curriculum__scheduler=scheduler, curriculum__options=OPTIONS.get(scheduler, {}))
     directory, new = changed(directory)
     assert resume(new, directory, Silent(), allow_task_change=True)

@@ -12,7 +12,9 @@ from mtrl.dashboard.runs import Run
 from mtrl.evaluation.statistics import performance_profile
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255", "#999933", "#332288", "#44AA99")
-POINTS = 200  # of a mean over seeds
+POINTS = 200  # of a mean over seeds, and of one run's curve among many
+FEW_RUNS = 5  # whose curves are drawn with all that was read
+MOST_CELLS_WITH_NUMBERS = 400
 
 
 def groups_of(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -30,6 +32,7 @@ def curves(runs: Sequence[Run], metric: str, title: str, unit: str, *, over: str
         colour = COLOURS[index % len(COLOURS)]
         lines = [(getattr(run, over), run.column(metric)) for run in members if run.num_rows]
         lines = [(x[~np.isnan(y)], y[~np.isnan(y)]) for x, y in lines if (~np.isnan(y)).any()]
+        lines = [(_thinned(x, len(runs)), _thinned(y, len(runs))) for x, y in lines]
         if len(lines) == 1:
             figure.add_scatter(x=lines[0][0], y=lines[0][1], name=name, line={"color": colour})
         elif lines:
@@ -79,9 +82,18 @@ def task_curves(run: Run, metric: str, title: str, unit: str, *, stacked: bool =
 def heat_map(rows: Sequence[str], columns: Sequence[str], values: np.ndarray, title: str, *, low: float, high: float) -> go.Figure:
     """A table of numbers as colours, with the numbers in it. The scale runs from dark to light for all kinds of sight."""
     figure = _figure(title, "", "")
+    # Numbers in a thousand cells take a browser a second to draw, and nobody can read them; each cell still says its own when pointed at.
+    shown = values.size <= MOST_CELLS_WITH_NUMBERS
     text = [["" if np.isnan(value) else f"{value:.2f}" for value in row] for row in values]
     figure.add_heatmap(
-        z=values, x=list(columns), y=list(rows), text=text, texttemplate="%{text}", zmin=low, zmax=high, colorscale="Cividis"
+        z=values,
+        x=list(columns),
+        y=list(rows),
+        text=text if shown else None,
+        texttemplate="%{text}" if shown else None,
+        zmin=low,
+        zmax=high,
+        colorscale="Cividis",
     )
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(showgrid=False)
@@ -101,6 +113,13 @@ def expert_weights(run: Run) -> go.Figure | None:
         return None
     limit = float(np.nanmax(np.abs(values)))
     return heat_map(run.tasks, [f"expert {k}" for k in experts], values, "Task weights of the experts", low=-limit, high=limit)
+
+
+def _thinned(values: np.ndarray, runs: int) -> np.ndarray:
+    """At most `POINTS` values, evenly taken, where many runs share a figure."""
+    if runs <= FEW_RUNS or len(values) <= POINTS:
+        return values
+    return values[np.linspace(0, len(values) - 1, POINTS).astype(int)]
 
 
 def _add_band(figure: go.Figure, lines: list[tuple[np.ndarray, np.ndarray]], name: str, colour: str) -> None:

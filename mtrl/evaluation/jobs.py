@@ -25,6 +25,7 @@ from mtrl.config import ModelConfig
 from mtrl.models.policy import Actor, build_policy
 
 EVALUATION_RUNNER = 2**31 - 1  # a runner index that no training runner has, so that no training episode is met again
+EPISODES_WORTH_A_PROCESS = 20  # a process takes seconds to start
 EPISODE_STEPS = 10_000  # an episode that is longer than this has no time limit of its own
 
 
@@ -52,15 +53,16 @@ def in_this_process(jobs: Sequence[Job]) -> Iterator[tuple[Job, list[Episode]]]:
 
 
 def in_processes(workers: int) -> Players:
-    """Players in `workers` processes of this machine."""
+    """Players in at most `workers` processes of this machine; where there is little to play, this process does it at once."""
 
     def play_all(jobs: Sequence[Job]) -> Iterator[tuple[Job, list[Episode]]]:
-        if min(workers, len(jobs)) <= 1:
+        used = min(workers, len(jobs), sum(job.episodes for job in jobs) // EPISODES_WORTH_A_PROCESS)
+        if used <= 1:
             yield from in_this_process(jobs)
             return
         # Not forked: a copy of a process that has used threads may hang.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_begin_worker) as pool:
+        with ProcessPoolExecutor(used, context, initializer=_begin_worker) as pool:
             running = {pool.submit(play_job, job): job for job in jobs}
             try:
                 for future in as_completed(running):
