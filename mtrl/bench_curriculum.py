@@ -21,13 +21,16 @@ class Outcome(NamedTuple):
     """One training run."""
 
     frames_to_mastery: int | None  # until every task was mastered; None if they never were
+    frames_to_score: int | None  # until the mean score over tasks was first reached; None if it never was
     score: float  # mean over tasks at the end
     seconds: float
     scheduling: float  # share of the time that went into the scheduler
 
 
-def compare(config: ExperimentConfig, schedulers: Sequence[str], seeds: int) -> None:
-    """Trains under each scheduler and prints frames to mastery and final scores, with 95 % intervals over seeds.
+def compare(config: ExperimentConfig, schedulers: Sequence[str], seeds: int, score: float = 0.8) -> None:
+    """Trains under each scheduler and prints frames to mastery, frames to a mean score, and final scores, with 95 % intervals over seeds.
+
+    Scores are those of the tasks' last training episodes.
 
     Raises:
         ConfigError: a scheduler is unknown or lacks options; said before anything is trained.
@@ -39,27 +42,15 @@ def compare(config: ExperimentConfig, schedulers: Sequence[str], seeds: int) -> 
     # Seed by seed, so that a machine that slows down slows everybody down.
     for seed in range(seeds):
         for name, plan in plans.items():
-            outcome = train(override(plan, {"seed": seed}))
+            outcome = train(override(plan, {"seed": seed}), score)
             outcomes[name].append(outcome)
-            print(
-                f"{name}, seed {seed}: {_frames(outcome.frames_to_mastery)}, score {outcome.score:.3f}, {outcome.seconds:.0f} s", flush=True
-            )
-    print(f"\n{'scheduler':20} {'frames to mastery of all tasks':>34} {'of ' + schedulers[0]:>14} {'final score':>24} {'cost':>7}")
-    base = _median_frames(outcomes[schedulers[0]], config.total_frames)
-    for name, found in outcomes.items():
-        median = _median_frames(found, config.total_frames)
-        reached = [outcome for outcome in found if outcome.frames_to_mastery is not None]
-        score = mean_interval(np.array([outcome.score for outcome in found]), np.random.default_rng(0))
-        frames = f"{median:,.0f}" if reached else "never"
-        cost = np.mean([outcome.scheduling for outcome in found])
-        print(
-            f"{name:20} {frames + f' ({len(reached)} of {len(found)})':>34} {median / base if reached else np.nan:14.2f} "
-            f"{f'{score.value:.3f} ({score.low:.3f} to {score.high:.3f})':>24} {cost:7.2%}"
-        )
-    print("medians; a run that never mastered all tasks counts as its whole budget")
+            reached = f"{outcome.frames_to_score:,} frames to {score:g}" if outcome.frames_to_score is not None else f"never at {score:g}"
+            mastered = _frames(outcome.frames_to_mastery)
+            print(f"{name}, seed {seed}: {mastered}, {reached}, score {outcome.score:.3f}, {outcome.seconds:.0f} s", flush=True)
+    _print_table(config, outcomes, score)
 
 
-def train(config: ExperimentConfig) -> Outcome:
+def train(config: ExperimentConfig, score: float = 0.8) -> Outcome:
     """One run, which ends when all tasks are mastered and otherwise with the experiment's budget."""
     trainer = build_trainer(config)
     scheduler, spent = trainer.scheduler, [0.0]
@@ -73,20 +64,41 @@ def train(config: ExperimentConfig) -> Outcome:
             spent[0] += time.perf_counter() - before
 
     scheduler.probabilities = timed  # type: ignore[method-assign]
-    start, mastered = time.perf_counter(), None
+    start, mastered, reached = time.perf_counter(), None, None
     try:
         while trainer.frames < config.total_frames and mastered is None:
             trainer.step()
+            if reached is None and (trainer.mean_score or 0.0) >= score:
+                reached = trainer.frames
             if (np.nan_to_num(trainer.statistics.success_rates) >= MASTERED).all():
                 mastered = trainer.frames
     finally:
         trainer.close()
     seconds = time.perf_counter() - start
-    return Outcome(mastered, float(np.nan_to_num(trainer.statistics.scores).mean()), seconds, spent[0] / seconds)
+    return Outcome(mastered, reached, float(np.nan_to_num(trainer.statistics.scores).mean()), seconds, spent[0] / seconds)
 
 
-def _median_frames(outcomes: Sequence[Outcome], budget: int) -> float:
-    return float(np.median([outcome.frames_to_mastery or budget for outcome in outcomes]))
+def _print_table(config: ExperimentConfig, outcomes: dict[str, list[Outcome]], score: float) -> None:
+    budget = config.total_frames
+    columns = {
+        "frames to mastery of all tasks": [[outcome.frames_to_mastery for outcome in found] for found in outcomes.values()],
+        f"frames to a mean score of {score:g}": [[outcome.frames_to_score for outcome in found] for found in outcomes.values()],
+    }
+    print("\n" + f"{'scheduler':20} " + " ".join(f"{title:>34} {'ratio':>6}" for title in columns) + f" {'final score':>24} {'cost':>7}")
+    for place, (name, found) in enumerate(outcomes.items()):
+        final = mean_interval(np.array([outcome.score for outcome in found]), np.random.default_rng(0))
+        cells = " ".join(_cell(column[place], column[0], budget) for column in columns.values())
+        cost = np.mean([outcome.scheduling for outcome in found])
+        print(f"{name:20} {cells} {f'{final.value:.3f} ({final.low:.3f} to {final.high:.3f})':>24} {cost:7.2%}")
+    print("medians, and their ratio to the first scheduler's; a run that never got there counts as its whole budget")
+
+
+def _cell(found: Sequence[int | None], base: Sequence[int | None], budget: int) -> str:
+    """The median of some runs' frames, how many got there, and the ratio to the first scheduler's median."""
+    reached = [frames for frames in found if frames is not None]
+    median, compared = (float(np.median([frames or budget for frames in runs])) for runs in (found, base))
+    text = f"{median:,.0f}" if reached else "never"
+    return f"{f'{text} ({len(reached)} of {len(found)})':>34} {median / compared if reached else np.nan:6.2f}"
 
 
 def _frames(frames: int | None) -> str:

@@ -382,6 +382,8 @@ class BenchOptions:
     """Of `curriculum`: whom to compare; the first is what the others are measured against."""
     seeds: Annotated[str, arg(metavar="N")] = "3"
     """Of `curriculum`: runs of each."""
+    score: Annotated[str, arg(metavar="X")] = "0.8"
+    """Of `curriculum`: the mean score whose frames are counted."""
 
 
 def bench(arguments: list[str], program: str) -> int:
@@ -394,7 +396,7 @@ def bench(arguments: list[str], program: str) -> int:
     if options.what == "curriculum":
         from mtrl.bench_curriculum import compare
 
-        compare(config, options.schedulers.split(","), _whole_number("--seeds", options.seeds, 1))
+        compare(config, options.schedulers.split(","), _whole_number("--seeds", options.seeds, 1), _fraction("--score", options.score))
         return 0
     from mtrl import benchmark
 
@@ -567,6 +569,16 @@ def _whole_number(option: str, text: str, least: int) -> int:
     if not text.isdecimal() or int(text) < least:
         raise UserError(f"{option}: must be a whole number of {least} or more, got {text!r}")
     return int(text)
+
+
+def _fraction(option: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UserError(f"{option}: must be a number from 0 to 1, got {text!r}")
+    return value
 
 
 @contextmanager
