@@ -40,7 +40,7 @@ def replay_run(directory: RunDirectory, *, frames: int | None = None, spread: bo
     config = directory.config
     names = make_suite(config.suite.name).names
     decider = Decider(config.curriculum, make_scheduler(config.curriculum, names), names)
-    wanted = [decision for decision in directory.read_decisions() if frames is None or decision.evidence.frames.sum() <= frames]
+    wanted = [decision for decision in directory.read_decisions() if frames is None or decision.frames <= frames]
     if not wanted:
         raise UserError(f"{directory.path} has no decisions of its curriculum" + ("" if frames is None else f" up to {frames:,} frames"))
     places = set(np.linspace(0, len(wanted) - 1, HISTORY).astype(int).tolist()) if spread else {len(wanted) - 1}

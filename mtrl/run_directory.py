@@ -124,7 +124,7 @@ class RunDirectory:
         """Drops metrics and decisions of frames that a resumed run will train on again, so that curves do not run back."""
         rows = (row for row in self.read_metrics() if row["summary/frames"] <= frames)
         _rewrite(self.path / "metrics.jsonl", (json.dumps(row) + "\n" for row in rows))
-        decisions = (decision for decision in self.read_decisions() if decision.evidence.frames.sum() <= frames)
+        decisions = (decision for decision in self.read_decisions() if decision.frames <= frames)
         _rewrite(self.path / "curriculum.jsonl", (to_line(decision) + "\n" for decision in decisions))
 
     def close(self) -> None:

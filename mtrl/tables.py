@@ -72,7 +72,7 @@ def print_replay(replayed: Replayed, task: str | None) -> None:
     rows = [(step, index) for step in replayed.shown for index, name in enumerate(replayed.names) if task in (None, name)]
     for step, index in rows:
         evidence = step.decision.evidence
-        first = f"{int(evidence.frames.sum()):,}" if task else replayed.names[index]
+        first = f"{step.decision.frames:,}" if task else replayed.names[index]
         figures = (
             evidence.success_rates,
             step.latest,
@@ -89,7 +89,7 @@ def print_replay(replayed: Replayed, task: str | None) -> None:
     last = replayed.shown[-1].decision
     terminal.print(
         Text(
-            f"\nafter {int(last.evidence.frames.sum()):,} frames, update {last.version}; each task keeps a share of "
+            f"\nafter {last.frames:,} frames, update {last.version}; each task keeps a share of "
             f"{replayed.floor / len(replayed.names):.3f} at least"
         )
     )
@@ -101,7 +101,7 @@ def print_replay(replayed: Replayed, task: str | None) -> None:
         where = replayed.differing.decision
         terminal.print(
             Text(
-                f"decision at {int(where.evidence.frames.sum()):,} frames comes out otherwise than it was logged: "
+                f"decision at {where.frames:,} frames comes out otherwise than it was logged: "
                 "by another version of the scheduler, or with other options"
             )
         )

@@ -40,10 +40,7 @@ def _learner_threads(config: ExperimentConfig, source: RolloutSource) -> int:
     Its threads wait for each other after every operation, so a runner that takes the core of one holds up all of them (measured with two
     cores and two runners: 16 000 frames/s with one thread, 12 000 with two).
     """
-    if not source.asynchronous or config.learner.queue == 0:
-        return THREADS
-    runners = config.env_runners
-    return max(1, THREADS - math.ceil(runners.num_env_runners * runners.num_cpus_per_env_runner))
+    return THREADS if config.learner.queue == 0 else max(1, THREADS - math.ceil(source.local_cores))
 
 
 class RolloutSource(Protocol):
@@ -51,6 +48,7 @@ class RolloutSource(Protocol):
 
     asynchronous: bool  # whether rollouts arrive while the learner works
     lost: int  # unrolls that never arrived, since this process began
+    local_cores: float  # of this machine that runners keep busy while the learner works
 
     def publish(self, version: int, weights: Arrays, shares: np.ndarray) -> None:
         """What runners take at the start of their next unroll: the actor's weights and each task's wanted share."""
@@ -99,6 +97,7 @@ class InProcessSource:
 
     asynchronous = False
     lost = 0
+    local_cores = 0.0
 
     def __init__(self, config: ExperimentConfig, suite: TaskSuite):
         self._config = config
@@ -254,9 +253,7 @@ class Trainer:
 
     def tasks_changed(self) -> None:
         """To be called after a state of other tasks was loaded: nothing that stands on their order goes on."""
-        scheduler: Any = self.scheduler
-        if hasattr(scheduler, "tasks_changed"):
-            scheduler.tasks_changed()
+        self.scheduler.tasks_changed()
         self._decisions.clear()
         self._publish()
 
@@ -305,7 +302,7 @@ class Trainer:
         verdict = self._decider.decide(evidence)
         self._messages += verdict.messages
         self._shares = verdict.shares
-        self._decisions.append(Decision(self.learner.version, evidence, verdict.shares))
+        self._decisions.append(Decision(self.learner.version, self.frames, evidence, verdict.shares))
         self._source.publish(self.learner.version, self.learner.actor_weights(), self._shares)
 
     def _summary(self) -> dict[str, float]:

@@ -91,3 +91,16 @@ def test_metrics_and_counters_stay_monotone(tmp_path: Path) -> None:
     frames = [row["summary/frames"] for row in directory.read_metrics()]
     assert len(frames) > lines and frames == sorted(frames)
     assert (directory.path / f"curriculum-until-{old.frames}.jsonl").exists()
+
+
+def test_decisions_count_the_frames_of_tasks_that_are_gone(tmp_path: Path) -> None:
+    directory, old = trained(tmp_path / "run")
+    directory, new = changed(directory)
+    assert resume(new, directory, Silent(), allow_task_change=True)
+    frames = new.frames
+    assert new.statistics.retired_frames > 0
+    assert run_training(new, directory, Silent()) == 0
+    logged = [decision.frames for decision in directory.read_decisions()]
+    assert logged[0] == frames == old.frames and logged[-1] == new.frames
+    directory.forget_after(frames)  # nothing that was trained since the change stays
+    assert [decision.frames for decision in directory.read_decisions()] == [frames]

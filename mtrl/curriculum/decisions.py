@@ -20,6 +20,7 @@ class Decision(NamedTuple):
     """One decision: what was known, and each task's share of the next frames."""
 
     version: int  # of the learner
+    frames: int  # trained on so far, also on tasks that the run no longer has
     evidence: Evidence
     shares: np.ndarray  # [num_tasks], sums to 1
 
@@ -97,7 +98,7 @@ def agrees(step: Step) -> bool:
 def to_line(decision: Decision) -> str:
     """A decision as a line of JSON; what nobody knows is null."""
     values = {name: _listed(value) for name, value in decision.evidence._asdict().items() if value is not None}
-    return json.dumps({"version": decision.version, **values, "shares": _listed(decision.shares)})
+    return json.dumps({"version": decision.version, "trained": decision.frames, **values, "shares": _listed(decision.shares)})
 
 
 def from_line(line: str) -> Decision:
@@ -109,7 +110,7 @@ def from_line(line: str) -> Decision:
     try:
         values = json.loads(line)
         arrays = {name: np.array(values[name], float) for name in Evidence._fields if name in values}
-        return Decision(int(values["version"]), Evidence(**arrays), np.array(values["shares"], float))
+        return Decision(int(values["version"]), int(values["trained"]), Evidence(**arrays), np.array(values["shares"], float))
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a decision: {error}") from None
 

@@ -23,6 +23,9 @@ class Scheduler(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a `state_dict`."""
 
+    def tasks_changed(self) -> None:
+        """A state of other tasks was loaded, moved by name: whatever stands on their number or order begins anew."""
+
 
 class NoOptions(Section):
     """For schedulers that have nothing to set."""
@@ -78,6 +81,9 @@ class RatedScheduler:
         """Goes on from a `state_dict`."""
         for name in (*_STATE, *self.STATE):
             setattr(self, name, np.array(state[name]))
+
+    def tasks_changed(self) -> None:
+        """Nothing: rates belong to tasks and move with them."""
 
     def _shares(self, stats: Evidence) -> np.ndarray:
         n = len(self.names)

@@ -155,7 +155,9 @@ class MultiTaskIMPALA(Algorithm):
         self._server = ray.remote(num_cpus=0)(StateServer).options(name=self.config.state_server).remote(0)
         super().setup(self.config)
         experiment = self.config.experiment()
-        source = RaySource(self.env_runner_group, self._server, experiment.env_runners.rollouts_in_flight)
+        runners = experiment.env_runners
+        cores = runners.num_env_runners * runners.num_cpus_per_env_runner
+        source = RaySource(self.env_runner_group, self._server, runners.rollouts_in_flight, cores)
         learner = self.learner_group._learner.core
         self.trainer = Trainer(experiment, make_suite(experiment.suite.name), source, learner)
 

@@ -25,10 +25,12 @@ class RaySource:
 
     asynchronous = True
 
-    def __init__(self, group: EnvRunnerGroup, server: Any, rollouts_in_flight: int):
+    def __init__(self, group: EnvRunnerGroup, server: Any, rollouts_in_flight: int, runner_cores: float = 0.0):
         self._group = group
         self._server = server
         self._rollouts_in_flight = rollouts_in_flight
+        # Where there are several nodes, this one is the learner's as far as Ray can arrange it.
+        self.local_cores = runner_cores if len(ray.nodes()) == 1 else 0.0
         self.lost = 0  # unrolls that died with their runner
         self._starts = 0  # processes that have run this experiment before
         self._probed = time.monotonic()
