@@ -34,8 +34,10 @@ class Task:
     the suite's adapter."""
     low: float = 0.0
     """Return that scores 0."""
-    high: float = 1.0
-    """Return that scores 1."""
+    high: float | None = 1.0
+    """Return that scores 1; None where nobody knows, and then a success scores 1 and anything else 0."""
+    context: float | None = None
+    """The number in which the suite's tasks differ, if that is what they do."""
     success_return: float | None = None
     """An episode that returns more than this has succeeded; None where only the environment can tell."""
     envpool_id: str | None = None
@@ -50,7 +52,8 @@ class Task:
         return self.success_return is not None and episode_return > self.success_return
 
     def score(self, returns: np.ndarray | float) -> np.ndarray:
-        """Returns mapped to 0 … 1 by the task's published range; NaN stays NaN."""
+        """Returns mapped to 0 … 1 by the task's published range, which has to be known; NaN stays NaN."""
+        assert self.high is not None
         return np.clip((np.asarray(returns, float) - self.low) / (self.high - self.low), 0.0, 1.0)
 
 
@@ -100,7 +103,14 @@ class TaskSuite:
 
     def score(self, task_id: int, returns: np.ndarray | float, successes: np.ndarray | float = np.nan) -> np.ndarray:
         """What one task's episodes count for, 0 … 1; NaN stays NaN."""
-        return np.asarray(successes, float) if self.scored_by == "success" else self.tasks[task_id].score(returns)
+        by_success = self.scored_by == "success" or self.tasks[task_id].high is None
+        return np.asarray(successes, float) if by_success else self.tasks[task_id].score(returns)
+
+    @property
+    def contexts(self) -> np.ndarray | None:
+        """The tasks' numbers [num_tasks]; None if not every task has one."""
+        contexts = [task.context for task in self.tasks if task.context is not None]
+        return np.array(contexts) if len(contexts) == self.num_tasks else None
 
     def for_evaluation(self) -> TaskSuite:
         """The same tasks as the published protocol evaluates them."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from envs import make_suite
-from mtrl.config import ExperimentConfig, override
+from mtrl.config import ConfigError, ExperimentConfig, override, read_scalar
 from mtrl.curriculum import make_scheduler
 from mtrl.evaluation.statistics import mean_interval
 from mtrl.training import build_trainer
@@ -30,12 +30,12 @@ class Outcome(NamedTuple):
 def compare(config: ExperimentConfig, schedulers: Sequence[str], seeds: int, score: float = 0.8) -> None:
     """Trains under each scheduler and prints frames to mastery, frames to a mean score, and final scores, with 95 % intervals over seeds.
 
-    Scores are those of the tasks' last training episodes.
+    Scores are those of the tasks' last training episodes. A scheduler's options may follow its name: `camrl:switch=false`.
 
     Raises:
         ConfigError: a scheduler is unknown or lacks options; said before anything is trained.
     """
-    plans = {name: override(config, {"curriculum.scheduler": name, "env_runners.num_env_runners": 0}) for name in schedulers}
+    plans = {name: override(config, _scheduler(name) | {"env_runners.num_env_runners": 0}) for name in schedulers}
     for plan in plans.values():
         make_scheduler(plan.curriculum, make_suite(plan.suite.name).names)
     outcomes: dict[str, list[Outcome]] = {name: [] for name in schedulers}
@@ -78,18 +78,27 @@ def train(config: ExperimentConfig, score: float = 0.8) -> Outcome:
     return Outcome(mastered, reached, float(np.nan_to_num(trainer.statistics.scores).mean()), seconds, spent[0] / seconds)
 
 
+def _scheduler(text: str) -> dict[str, Any]:
+    """What `NAME:OPTION=VALUE:…` changes in an experiment."""
+    name, *options = text.split(":")
+    if not all("=" in option for option in options):
+        raise ConfigError(f"--schedulers: options are written NAME:OPTION=VALUE, got {text!r}")
+    found = {key: read_scalar(value) for key, _, value in (option.partition("=") for option in options)}
+    return {"curriculum.scheduler": name} | ({"curriculum.options": found} if found else {})
+
+
 def _print_table(config: ExperimentConfig, outcomes: dict[str, list[Outcome]], score: float) -> None:
     budget = config.total_frames
     columns = {
         "frames to mastery of all tasks": [[outcome.frames_to_mastery for outcome in found] for found in outcomes.values()],
         f"frames to a mean score of {score:g}": [[outcome.frames_to_score for outcome in found] for found in outcomes.values()],
     }
-    print("\n" + f"{'scheduler':20} " + " ".join(f"{title:>34} {'ratio':>6}" for title in columns) + f" {'final score':>24} {'cost':>7}")
+    print("\n" + f"{'scheduler':24} " + " ".join(f"{title:>34} {'ratio':>6}" for title in columns) + f" {'final score':>24} {'cost':>7}")
     for place, (name, found) in enumerate(outcomes.items()):
         final = mean_interval(np.array([outcome.score for outcome in found]), np.random.default_rng(0))
         cells = " ".join(_cell(column[place], column[0], budget) for column in columns.values())
         cost = np.mean([outcome.scheduling for outcome in found])
-        print(f"{name:20} {cells} {f'{final.value:.3f} ({final.low:.3f} to {final.high:.3f})':>24} {cost:7.2%}")
+        print(f"{name:24} {cells} {f'{final.value:.3f} ({final.low:.3f} to {final.high:.3f})':>24} {cost:7.2%}")
     print("medians, and their ratio to the first scheduler's; a run that never got there counts as its whole budget")
 
 

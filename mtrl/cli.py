@@ -374,14 +374,15 @@ def doctor(arguments: list[str], program: str) -> int:
 class BenchOptions:
     """What `bench` reads."""
 
-    what: Annotated[str, Positional, arg(metavar="throughput|peers|learner|curriculum", help_behavior_hint="")] = ""
-    """Frames per second of training, of other libraries on the same tasks, or of the learner alone; or which scheduler learns fastest."""
+    what: Annotated[str, Positional, arg(metavar="throughput|peers|learner|curriculum|transfer", help_behavior_hint="")] = ""
+    """Frames per second of training, of other libraries on the same tasks, or of the learner alone; which scheduler learns fastest; which
+    contexts to train on."""
     config: Annotated[str | None, Positional, arg(metavar="[CONFIG]", help_behavior_hint=f"(default: {DEFAULT_CONFIG})")] = None
     """The experiment: a YAML file, or the name of one in configs/."""
     schedulers: Annotated[str, arg(metavar="A,B,C")] = "uniform,t3s,learning_progress"
     """Of `curriculum`: whom to compare; the first is what the others are measured against."""
     seeds: Annotated[str, arg(metavar="N")] = "3"
-    """Of `curriculum`: runs of each."""
+    """Of `curriculum` and `transfer`: runs of each."""
     score: Annotated[str, arg(metavar="X")] = "0.8"
     """Of `curriculum`: the mean score whose frames are counted."""
 
@@ -391,12 +392,17 @@ def bench(arguments: list[str], program: str) -> int:
     options, config = parse_with_experiment(
         BenchOptions(), arguments, program, "Measure speed.", lambda options: load_config(find_config(options.config or DEFAULT_CONFIG))
     )
-    _check_choice("bench", options.what, ("throughput", "peers", "learner", "curriculum"))
+    _check_choice("bench", options.what, ("throughput", "peers", "learner", "curriculum", "transfer"))
     _check_packages()
     if options.what == "curriculum":
         from mtrl.bench_curriculum import compare
 
         compare(config, options.schedulers.split(","), _whole_number("--seeds", options.seeds, 1), _fraction("--score", options.score))
+        return 0
+    if options.what == "transfer":
+        from mtrl.bench_transfer import compare as compare_sources
+
+        compare_sources(config, _whole_number("--seeds", options.seeds, 1), Path("runs") / f"{config.name}-transfer")
         return 0
     from mtrl import benchmark
 

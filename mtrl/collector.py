@@ -39,13 +39,14 @@ class Collector:
         *,
         runner: int = 0,
         device: torch.device | None = None,
+        slots_per_task: int | None = None,
     ):
         self.version = -1  # of the weights that act; -1 before any were set
         self._tasks = tasks
         self._unroll_length = unroll_length
         self._runner = runner
         self._inference = Inference(actor, torch.Generator().manual_seed(int(rng.integers(2**63))), device or torch.device("cpu"))
-        self._allocator = Allocator(tasks.suite.num_tasks, tasks.num_slots, rng)
+        self._allocator = Allocator(tasks.suite.num_tasks, tasks.num_slots, rng, slots_per_task)
         self._memories = SlotMemories(self._inference, tasks.suite.num_tasks)
         self._shares: np.ndarray | None = None
         self._obs = tasks.reset()
@@ -258,7 +259,7 @@ def build_collector(config: ExperimentConfig, suite: TaskSuite, runner: int, res
     device = torch.device("cuda" if runners.num_gpus_per_env_runner > 0 and torch.cuda.is_available() else "cpu")
     rng = np.random.default_rng([config.seed, runner, restart_count])
     actor = build_policy(config.model, suite, config.seed).actor
-    return Collector(tasks, actor, runners.unroll_length, rng, runner=runner, device=device)
+    return Collector(tasks, actor, runners.unroll_length, rng, runner=runner, device=device, slots_per_task=runners.slots_per_task)
 
 
 def check_fit(config: ExperimentConfig, suite: TaskSuite) -> None:
@@ -272,6 +273,12 @@ def check_fit(config: ExperimentConfig, suite: TaskSuite) -> None:
         raise ConfigError(
             f"env_runners.slots is {slots}, but {suite.name} has {suite.num_tasks} tasks and each needs a slot: "
             f"set it to {suite.num_tasks} or more"
+        )
+    most = config.env_runners.slots_per_task
+    if most is not None and most * suite.num_tasks < slots:
+        raise ConfigError(
+            f"env_runners.slots_per_task is {most}, but {suite.name} has {suite.num_tasks} tasks for {slots} slots: set it to "
+            f"{-(-slots // suite.num_tasks)} or more"
         )
     if backend != "auto" and backend not in suite.backends:
         raise ConfigError(f"suite.backend is {backend}, but {suite.name} can only run on {' or '.join(suite.backends)}")

@@ -46,6 +46,8 @@ class EnvRunnersConfig(Section):
     """Environment instances that one runner steps together (B)."""
     unroll_length: int = Field(32, ge=1)
     """Steps of every slot in one rollout (T)."""
+    slots_per_task: int | None = Field(None, ge=1)
+    """The most slots that one task may take of a runner, which bounds the environments a runner has to keep; null is all of them."""
     env_threads: int = Field(1, ge=1)
     """Threads of one runner that step environments."""
     inference_threads: int = Field(1, ge=1)
@@ -172,6 +174,8 @@ class CurriculumConfig(Section):
     """Who decides each task's share of the next unroll; one of `mtrl.curriculum.SCHEDULERS`."""
     options: dict[str, Any] = {}
     """The scheduler's own settings; docs/curriculum.md lists them."""
+    evidence: Literal["training", "evaluation"] = "training"
+    """Whose episodes schedulers judge tasks by; those of `evaluation.every_frames` are rarer and of one policy each."""
     floor: float = Field(0.1, ge=0, le=1)
     """Every task keeps at least this part of its uniform share."""
     boost_forgotten: float = Field(1.0, ge=1)
@@ -222,6 +226,8 @@ class ExperimentConfig(Section):
             raise ValueError(f"learner.actor_updates {learner.actor_updates} and learner.epochs {learner.epochs} both say how often")
         if self.model.memory and learner.minibatches > 1 and learner.minibatch_of != "traces":
             raise ValueError(f"learner.minibatch_of is {learner.minibatch_of!r}, but a memory needs whole traces: set it to 'traces'")
+        if self.curriculum.evidence == "evaluation" and self.evaluation.every_frames is None:
+            raise ValueError("curriculum.evidence is 'evaluation', but evaluation.every_frames is null: there would be none")
         if learner.c_bar > learner.rho_bar:
             raise ValueError(f"learner.c_bar is {learner.c_bar}, above learner.rho_bar {learner.rho_bar}: V-trace needs rho_bar >= c_bar")
         return self

@@ -85,7 +85,7 @@ class Learner:
         self._generator = torch.Generator().manual_seed(config.seed)  # of minibatches
         self._compares_tasks = config.curriculum.scheduler in SCHEDULERS_THAT_COMPARE_TASKS
         self._skipped_in_a_row = 0
-        self._value_errors: dict[str, float] = {}  # of the batch's first look, by metric
+        self._task_values: dict[str, float] = {}  # of the batch's first look, by metric
         self._entropy_cost = config.learner.entropy_cost
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
@@ -104,7 +104,7 @@ class Learner:
         batch = self._batch(rollout)
         statistics = _Means()
         self._entropy_cost = self._config.entropy_cost * ((1.0 - progress) if self._config.entropy_decay else 1.0)
-        self._value_errors = {}
+        self._task_values = {}
         self.similarity = None
         self._rescale_values(batch)
         for part in self._parts(batch):
@@ -113,7 +113,7 @@ class Learner:
         self.version += 1
         return (
             statistics.means()
-            | self._value_errors
+            | self._task_values
             # A look at the experts costs as much as a twentieth of a small batch.
             | (self._expert_health(batch) if self.version % HEALTH_UPDATES == 1 else {})
             | {"rows": float(batch.seen.inverse.max() + 1), "skipped": float(self.skipped)}
@@ -339,14 +339,23 @@ class Learner:
         popart = self.policy.critic.popart
         if popart is not None:
             advantages = advantages / popart.scale[batch.seen.task_ids]
-        if not self._value_errors:
-            moments_of_size = task_moments(advantages.abs(), batch.valid, batch.seen.task_ids, self._suite.num_tasks)
-            present = batch.seen.task_ids.unique().tolist()
-            sizes = moments_of_size.mean.tolist()
-            self._value_errors = {f"tasks/{self._suite.names[task]}/value_error": sizes[task] for task in present}
+        if not self._task_values:
+            self._task_values = self._look_at_values(batch, advantages, values)
         if config.normalize_advantages and moments is None:
             moments = task_moments(advantages, batch.valid, batch.seen.task_ids, self._suite.num_tasks)
         return Targets(corrected.vs, advantages, moments)
+
+    def _look_at_values(self, batch: Batch, advantages: Tensor, values: Tensor) -> dict[str, float]:
+        """By task, the mean size of the advantages, and the value of the observations that episodes have begun with."""
+        tasks, n = batch.seen.task_ids, self._suite.num_tasks
+        sizes = task_moments(advantages.abs(), batch.valid, tasks, n).mean.tolist()
+        found = {f"tasks/{self._suite.names[task]}/value_error": sizes[task] for task in tasks.unique().tolist()}
+        first = ~batch.valid.bool()  # a step that was a reset shows a first observation after it
+        counts = torch.bincount(tasks, weights=first.sum(0).float(), minlength=n)
+        sums = torch.bincount(tasks, weights=(values[1:] * first).sum(0), minlength=n)
+        for task in counts.nonzero().flatten().tolist():
+            found[f"tasks/{self._suite.names[task]}/initial_value"] = float(sums[task] / counts[task])
+        return found
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == torch.bfloat16)

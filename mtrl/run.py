@@ -59,7 +59,7 @@ def run_training(trainer: Trainer, directory: RunDirectory, console: Console) ->
                 trainer.step()
                 for message in trainer.messages():
                     console.message(f"warning: {message}")
-                evaluated |= _take_in(aside.poll(), directory, console)
+                evaluated |= _take_in(aside.poll(), trainer, directory, console)
                 now = time.monotonic()
                 if now - reported >= config.report_seconds:
                     reported, reported_frames = now, trainer.frames
@@ -74,7 +74,7 @@ def run_training(trainer: Trainer, directory: RunDirectory, console: Console) ->
             code = 128 + received[0] if received else 0
             finished = save(trainer, directory, console, aside.running) and not received
             if config.evaluation.every_frames is not None and finished:
-                evaluated |= _evaluate_last(aside, trainer.frames, directory, console, received)
+                evaluated |= _evaluate_last(aside, trainer, directory, console, received)
             if trainer.frames > reported_frames or evaluated:
                 _report(trainer, directory, console, evaluated)
     except NonFiniteError as error:
@@ -182,12 +182,13 @@ def resume(trainer: Trainer, directory: RunDirectory, console: Console, which: s
     return True
 
 
-def _take_in(found: dict[str, Any] | str | None, directory: RunDirectory, console: Console) -> dict[str, float]:
+def _take_in(found: dict[str, Any] | str | None, trainer: Trainer, directory: RunDirectory, console: Console) -> dict[str, float]:
     """An evaluation's figures, and `best` if they are the best so far."""
     if found is None or isinstance(found, str):
         if found is not None:
             console.message(f"warning: {found}")
         return {}
+    trainer.statistics.add_evaluation(found)
     best = evaluated_score(directory.path, (directory.checkpoints / "best").resolve().name)
     value = found["score_mean"]["value"]
     if best is None or value > best:
@@ -201,15 +202,18 @@ def _take_in(found: dict[str, Any] | str | None, directory: RunDirectory, consol
     return evaluation_metrics(found)
 
 
-def _evaluate_last(aside: EvaluationAside, frames: int, directory: RunDirectory, console: Console, received: list[int]) -> dict[str, float]:
+def _evaluate_last(
+    aside: EvaluationAside, trainer: Trainer, directory: RunDirectory, console: Console, received: list[int]
+) -> dict[str, float]:
     """Waits for the evaluation that is going on, and for one of the last policy; a signal ends the waiting."""
     console.message("evaluating the last policy")
     figures: dict[str, float] = {}
+    frames = trainer.frames
     if aside.running is None:
         aside.start(frames)
     while (step := aside.running) is not None and not received:
         time.sleep(POLL_SECONDS)
-        figures |= _take_in(aside.poll(), directory, console)
+        figures |= _take_in(aside.poll(), trainer, directory, console)
         if aside.running is None and step != frames:
             aside.start(frames)
     return figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from envs import Episode, TaskSuite
 WINDOW = 100  # episodes of a task that its current figures are averaged over
 VALUE_ERROR_RATE = 0.1  # step of the running mean of value errors, per update
 SIMILARITY_RATE = 0.1  # of the gradients' cosines
+FAST_RATE = 0.05  # of the fast mean of success and score, per episode; the slow one follows the fast one as fast
 
 
 class Evidence(NamedTuple):
@@ -23,7 +25,10 @@ class Evidence(NamedTuple):
     success_rates: np.ndarray  # over the window of recent episodes
     frames: np.ndarray  # trained on so far
     value_errors: np.ndarray  # running mean of |r + γ v' - V|
+    scores: np.ndarray  # mean over the window of recent episodes
+    initial_values: np.ndarray  # running mean of V at the first observation of episodes
     similarity: np.ndarray | None = None  # [num_tasks, num_tasks], cosine of the tasks' gradients at the mixed feature
+    contexts: np.ndarray | None = None  # the number in which tasks differ; None where they have none
 
 
 class TaskStatistics:
@@ -37,7 +42,15 @@ class TaskStatistics:
         self.retired_frames = 0  # trained on tasks that the run no longer has
         self.success_sums = np.zeros(n)  # successful episodes so far
         self.value_errors = np.full(n, np.nan)  # running mean of |r + γ v' - V|, NaN before the first update
+        self.initial_values = np.full(n, np.nan)  # running mean of V at the first observation of episodes
         self.similarity: np.ndarray | None = None  # running mean of the gradients' cosines; None before the first
+        self.fast_successes = np.full(n, np.nan)  # exponential mean over episodes
+        self.slow_successes = np.full(n, np.nan)  # exponential mean of the fast one, which lags behind it
+        self.fast_scores = np.full(n, np.nan)
+        self.evaluated_episodes = np.zeros(n, np.int64)  # played in evaluations so far
+        self.evaluated_success_sums = np.zeros(n)
+        self.evaluated_success_rates = np.full(n, np.nan)  # in the newest evaluation
+        self.evaluated_scores = np.full(n, np.nan)
         self._last_episode = np.zeros(n, np.int64)  # all trained frames when a task's last episode came
         self._returns = np.full((n, WINDOW), np.nan)
         self._lengths = np.full((n, WINDOW), np.nan)
@@ -53,23 +66,54 @@ class TaskStatistics:
             self.episodes[task] += 1
             self.success_sums[task] += episode.success
             self._last_episode[task] = self.frames.sum()
+            score = float(self._suite.score(task, episode.episode_return, float(episode.success)))
+            for mean, new in ((self.fast_successes, episode.success), (self.slow_successes, None), (self.fast_scores, score)):
+                value = float(self.fast_successes[task] if new is None else new)
+                before = float(mean[task])
+                mean[task] = value if math.isnan(before) else before + FAST_RATE * (value - before)
 
-    def add_value_errors(self, errors: np.ndarray) -> None:
-        """Takes in one update's mean size of the advantages, [num_tasks]; NaN for tasks that had no frame."""
-        known = ~np.isnan(errors)
-        before = np.where(np.isnan(self.value_errors), errors, self.value_errors)
-        self.value_errors = np.where(known, before + VALUE_ERROR_RATE * (errors - before), self.value_errors)
+    def add_values(self, errors: np.ndarray, initial_values: np.ndarray) -> None:
+        """Takes in one update's mean sizes of advantages and mean values of first observations, [num_tasks]; NaN where there were none."""
+        self.value_errors = _nearer(self.value_errors, errors, VALUE_ERROR_RATE)
+        self.initial_values = _nearer(self.initial_values, initial_values, VALUE_ERROR_RATE)
 
-    def evidence(self) -> Evidence:
-        """A copy of what schedulers read."""
-        counted = (self.episodes.copy(), self.success_sums.copy(), self.success_rates, self.frames.copy())
-        return Evidence(*counted, self.value_errors.copy(), None if self.similarity is None else self.similarity.copy())
+    def add_evaluation(self, results: dict[str, Any]) -> None:
+        """Takes in an evaluation's results, as `results.json` has them."""
+        for name, row in results["tasks"].items():
+            task = self._suite.index(name)
+            self.evaluated_episodes[task] += row["n"]
+            self.evaluated_success_sums[task] += row["successes"]
+            self.evaluated_success_rates[task] = row["success_rate"]["value"]
+            self.evaluated_scores[task] = row["score"]["value"]
+
+    def evidence(self, *, evaluated: bool = False) -> Evidence:
+        """A copy of what schedulers read; with `evaluated`, episodes are those of evaluations instead of training's."""
+        return Evidence(
+            episodes=(self.evaluated_episodes if evaluated else self.episodes).copy(),
+            success_sums=(self.evaluated_success_sums if evaluated else self.success_sums).copy(),
+            success_rates=self.evaluated_success_rates.copy() if evaluated else self.success_rates,
+            frames=self.frames.copy(),
+            value_errors=self.value_errors.copy(),
+            scores=self.evaluated_scores.copy() if evaluated else self.scores,
+            initial_values=self.initial_values.copy(),
+            similarity=None if self.similarity is None else self.similarity.copy(),
+            contexts=self._suite.contexts,
+        )
 
     def add_similarity(self, similarity: np.ndarray) -> None:
         """Takes in one batch's cosines of the tasks' gradients, [num_tasks, num_tasks]; NaN where a task had no frame."""
         before = np.full_like(similarity, np.nan) if self.similarity is None else self.similarity
-        before = np.where(np.isnan(before), similarity, before)
-        self.similarity = np.where(np.isnan(similarity), before, before + SIMILARITY_RATE * (similarity - before))
+        self.similarity = _nearer(before, similarity, SIMILARITY_RATE)
+
+    @property
+    def contexts(self) -> np.ndarray | None:
+        """The number in which tasks differ, [num_tasks]; None where they have none."""
+        return self._suite.contexts
+
+    @property
+    def progress(self) -> np.ndarray:
+        """How far success has risen of late: its fast mean less its slow one."""
+        return self.fast_successes - self.slow_successes
 
     @property
     def frames_since_episode(self) -> np.ndarray:
@@ -122,7 +166,30 @@ def interquartile_mean(values: np.ndarray) -> np.ndarray:
     return trim_mean(values, 0.25, axis=-1)
 
 
-_STATE = ("episodes", "frames", "success_sums", "value_errors", "_last_episode", "_returns", "_lengths", "_successes")
+_STATE = (
+    "episodes",
+    "frames",
+    "success_sums",
+    "value_errors",
+    "initial_values",
+    "fast_successes",
+    "slow_successes",
+    "fast_scores",
+    "evaluated_episodes",
+    "evaluated_success_sums",
+    "evaluated_success_rates",
+    "evaluated_scores",
+    "_last_episode",
+    "_returns",
+    "_lengths",
+    "_successes",
+)
+
+
+def _nearer(mean: Any, new: Any, rate: float) -> Any:
+    """A running mean that takes a step towards what is new; NaN is nothing new, and the first value is taken whole."""
+    start = np.where(np.isnan(mean), new, mean)
+    return np.where(np.isnan(new), mean, start + rate * (new - start))
 
 
 def _window_mean(values: np.ndarray) -> np.ndarray:

@@ -15,6 +15,8 @@ from envs import list_suites, make_suite
 from mtrl.evaluation.statistics import aggregate, interquartile_mean, mean, mean_interval
 from mtrl.replay import Replayed
 
+WIDEST_SUITE = 110  # characters of a line of `print_suites`
+
 
 def print_results(results: dict[str, Any], directory: Path) -> None:
     """An evaluation's figures with their 95 % intervals, and where the file is."""
@@ -110,6 +112,7 @@ def print_replay(replayed: Replayed, task: str | None) -> None:
 def print_suites() -> None:
     """A table of all suites: their tasks, what steps them, what is seen and done."""
     terminal = rich.console.Console()
+    terminal.width = max(terminal.width, WIDEST_SUITE)  # a name that is cut short is of no use
     table = Table(box=None, padding=(0, 3, 0, 0), show_header=True)
     for title in ("suite", "tasks", "backends", "observation", "actions"):
         table.add_column(title, no_wrap=True)

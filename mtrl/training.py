@@ -155,6 +155,8 @@ class Trainer:
             self._thread = None
             torch.set_num_threads(threads)
         self._interval = _Interval(suite)
+        # By runner: environments of each task, of which a runner has as many as it once stepped together.
+        self._environments: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(suite.num_tasks, np.int64))
         self._shares = np.zeros(suite.num_tasks)
         self._publish()
 
@@ -272,10 +274,13 @@ class Trainer:
             statistics = self.learner.update(rollout, progress)
         else:
             statistics = self._receive_during(self._thread.submit(self.learner.update, rollout, progress))
-        errors = [statistics.pop(f"tasks/{name}/value_error", np.nan) for name in self.suite.names]
+        errors, initial = (
+            np.array([statistics.pop(f"tasks/{name}/{figure}", np.nan) for name in self.suite.names])
+            for figure in ("value_error", "initial_value")
+        )
         self._interval.add_update(statistics, rollout, frames, version, time.perf_counter() - before)
         self.statistics.add_frames(frames)
-        self.statistics.add_value_errors(np.array(errors))
+        self.statistics.add_values(errors, initial)
         if self.learner.similarity is not None:
             self.statistics.add_similarity(self.learner.similarity)
         self._publish()
@@ -293,12 +298,14 @@ class Trainer:
 
     def _receive(self, timeout: float) -> None:
         for collected in self._source.collect(timeout):
+            counts = np.bincount(collected.rollout.task_ids, minlength=self.suite.num_tasks)
+            self._environments[collected.runner] = np.maximum(counts, self._environments[collected.runner])
             self.statistics.add_episodes(collected.episodes)
             self._interval.add_collected(collected)
             self._arrived.append(collected)
 
     def _publish(self) -> None:
-        evidence = self.statistics.evidence()
+        evidence = self.statistics.evidence(evaluated=self.config.curriculum.evidence == "evaluation")
         verdict = self._decider.decide(evidence)
         self._messages += verdict.messages
         self._shares = verdict.shares
@@ -323,12 +330,16 @@ class Trainer:
             "episodes": self.statistics.episodes,
             "frames": self.statistics.frames,
             "value_error": self.statistics.value_errors,
+            "initial_value": self.statistics.initial_values,
             "share_wanted": self._shares,
+            "environments": np.sum(list(self._environments.values()), axis=0) if self._environments else np.zeros(self.suite.num_tasks),
             "forgotten": self._decider.watch.forgotten,
         }
         tasks = {f"tasks/{name}/{key}": values[task] for task, name in enumerate(self.suite.names) for key, values in columns.items()}
-        probabilities = {f"curriculum/{name}/probability": self._shares[task] for task, name in enumerate(self.suite.names)}
-        return tasks | probabilities
+        decided = {"probability": self._shares, "progress": self.statistics.progress}
+        return tasks | {
+            f"curriculum/{name}/{key}": values[task] for task, name in enumerate(self.suite.names) for key, values in decided.items()
+        }
 
 
 class _Interval:

@@ -80,7 +80,7 @@ def play_rounds(subject: CAMRL, looks: int, successes: np.ndarray) -> list[np.nd
     for _ in range(looks):
         played = 10 * (shares > 0)
         episodes, sums = episodes + played, sums + played * successes
-        evidence = Evidence(episodes.copy(), sums.copy(), successes, 100 * episodes, np.ones(N), np.eye(N))
+        evidence = Evidence(episodes.copy(), sums.copy(), successes, 100 * episodes, np.ones(N), successes, np.ones(N), np.eye(N))
         shares = subject.probabilities(evidence)
         taken.append(shares.copy())
     return taken

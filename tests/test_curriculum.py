@@ -43,7 +43,7 @@ def random_history(stats: TaskStatistics, rng: np.random.Generator, steps: int):
     for _ in range(steps):
         task = int(rng.integers(n))
         play(stats, task, int(rng.integers(11)), episodes=int(rng.integers(1, 14)), frames=int(rng.integers(1, 10**5)))
-        stats.add_value_errors(np.where(np.arange(n) == task, rng.random(n), np.nan))
+        stats.add_values(*np.where(np.arange(n) == task, rng.random((2, n)), np.nan))
         yield
 
 
@@ -177,7 +177,7 @@ def test_ducb_prefers_gains_and_comes_back_to_what_it_left():
 
 def test_plr_by_hand():
     stats, subject = TaskStatistics(suite_of(3)), scheduler("plr", temperature=1.0, staleness=0.5)
-    stats.add_value_errors(np.array([0.1, 0.9, 0.5]))
+    stats.add_values(np.array([0.1, 0.9, 0.5]), np.full(3, np.nan))
     for task in (0, 1, 2):
         play(stats, task, 5)
         shares = subject.probabilities(stats)
@@ -215,8 +215,8 @@ def test_statistics_keep_what_schedulers_look_at():
     assert stats.frames_since_episode.tolist() == [120, 120, 120]
     play(stats, 0, 1, frames=0)
     assert stats.frames_since_episode.tolist() == [0, 120, 120]
-    stats.add_value_errors(np.array([np.nan, 1.0, np.nan]))
-    stats.add_value_errors(np.array([2.0, 2.0, np.nan]))
+    stats.add_values(np.array([np.nan, 1.0, np.nan]), np.full(3, np.nan))
+    stats.add_values(np.array([2.0, 2.0, np.nan]), np.full(3, np.nan))
     np.testing.assert_allclose(stats.value_errors, [2.0, 1.1, np.nan])
 
 
@@ -298,3 +298,56 @@ def test_a_mastered_task_that_is_lost_is_reported_once_and_again_when_it_is_back
     assert watch.look(stats) == ["a is back at a success rate of 1.00"]
     play(stats, 1, 0, episodes=100)  # was never mastered
     assert watch.look(stats) == []
+
+
+def test_exponential_means_follow_success_and_the_slow_one_lags():
+    stats, rng = TaskStatistics(suite_of(2)), np.random.default_rng(0)
+    results = rng.random(60) < np.linspace(0.1, 1.0, 60)
+    stats.add_episodes([Episode(0, 0, float(won), 10, bool(won), True, False) for won in results])
+
+    def exponential(values):
+        weights = 0.05 * 0.95 ** np.arange(len(values))[::-1]
+        weights[0] = 0.95 ** (len(values) - 1)  # the first value begins the mean
+        return weights @ values
+
+    fast = [exponential(results[:n]) for n in range(1, 61)]
+    assert stats.fast_successes[0] == stats.fast_scores[0] == pytest.approx(fast[-1])
+    assert stats.slow_successes[0] == pytest.approx(exponential(np.array(fast)))
+    assert stats.progress[0] == stats.fast_successes[0] - stats.slow_successes[0] > 0.1
+    assert np.isnan(stats.progress[1])  # nothing is known of a task without episodes
+
+
+def test_without_a_range_of_returns_a_success_is_the_score():
+    task = Task("t", Corridor, high=None)
+    stats = TaskStatistics(TaskSuite("test", (task,), OBSERVATION_SPACE, ACTION_SPACE, lambda obs: obs, "test"))
+    stats.add_episodes([Episode(0, 0, 1e6, 10, won, True, False) for won in (True, False, False, True)])
+    assert stats.scores[0] == 0.5
+
+
+def test_evaluations_can_be_the_evidence():
+    suite = suite_of(2)
+    stats = TaskStatistics(suite)
+    play(stats, 0, 10, episodes=30)
+    play(stats, 1, 0, episodes=30)
+    nothing = scheduler("success_gap", 2).probabilities(stats.evidence(evaluated=True))
+    np.testing.assert_allclose(nothing, 0.5)  # a task is not judged by episodes that do not count
+    rows = {"t0": (2, 20), "t1": (15, 20)}
+    found = {
+        name: {"n": n, "successes": won, "success_rate": {"value": won / n}, "score": {"value": won / n}} for name, (won, n) in rows.items()
+    }
+    stats.add_evaluation({"tasks": found})
+    again = TaskStatistics(suite)
+    again.load_state_dict(stats.state_dict())
+    for known in (stats, again):
+        np.testing.assert_allclose(scheduler("success_gap", 2).probabilities(known.evidence(evaluated=True)), [0.9 / 1.15, 0.25 / 1.15])
+    with pytest.raises(ConfigError, match="there would be none"):
+        override(load_config("configs/toy.yaml"), {"curriculum.evidence": "evaluation"})
+
+
+def test_a_schedulers_options_follow_its_name(capsys):
+    config = override(load_config("configs/ladder.yaml"), {"total_frames": 800})
+    compare(config, ["uniform", "camrl:switch=false:pace=2"], seeds=1)
+    assert "camrl:switch=false:pace=2" in capsys.readouterr().out
+    for wrong in ("camrl:switch", "camrl:swich=false"):
+        with pytest.raises(ConfigError):
+            compare(config, [wrong], seeds=1)

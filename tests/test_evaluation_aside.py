@@ -19,7 +19,12 @@ from mtrl.training import build_trainer
 
 def test_a_run_evaluates_on_the_side_and_at_its_end(tmp_path: Path) -> None:
     config = toy_config(
-        total_frames=30_000, report_seconds=0.5, env_runners__slots=12, evaluation__every_frames=5_000, evaluation__episodes=3
+        total_frames=30_000,
+        report_seconds=0.5,
+        env_runners__slots=12,
+        evaluation__every_frames=5_000,
+        evaluation__episodes=3,
+        curriculum__evidence="evaluation",
     )
     directory, trainer, console = RunDirectory.create(tmp_path / "run", config), build_trainer(config), Silent()
     assert run_training(trainer, directory, console) == 0
@@ -30,6 +35,8 @@ def test_a_run_evaluates_on_the_side_and_at_its_end(tmp_path: Path) -> None:
     scores = {step: results["score_mean"]["value"] for step, results in sorted(found.items())}
     best = int((directory.checkpoints / "best").resolve().name)
     assert best in steps(directory.checkpoints) and best == max(scores, key=lambda step: scores[step])
+    # The curriculum has seen each of them.
+    assert trainer.statistics.evaluated_episodes.tolist() == [3 * len(found)] * 3
     # The metrics say what was found, and of which policy.
     rows = [row for row in directory.read_metrics() if "evaluation/frames" in row]
     assert [row["summary/evaluation_score"] for row in rows if row["evaluation/frames"] == trainer.frames] == [scores[trainer.frames]]

@@ -62,7 +62,7 @@ def test_a_resumed_runs_log_has_no_gap_and_no_repetition(tmp_path: Path) -> None
 
 def test_a_line_gives_back_the_very_numbers() -> None:
     rng = np.random.default_rng(0)
-    arrays = [rng.random(3) for _ in range(5)]
+    arrays = [rng.random(3) for _ in range(7)]
     arrays[2][1] = np.nan
     decision = Decision(7, 3000, Evidence(*arrays, similarity=rng.random((3, 3))), rng.random(3))
     again = from_line(to_line(decision))

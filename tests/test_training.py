@@ -12,7 +12,7 @@ from helpers import fingerprint, toy_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtrl.config import ConfigError
+from mtrl.config import ConfigError, override
 from mtrl.curriculum import with_floor
 from mtrl.curriculum.allocation import Allocator
 from mtrl.training import build_trainer
@@ -94,3 +94,39 @@ def test_the_floor_keeps_every_task_alive():
     probabilities = with_floor(np.array([1.0, 0, 0, 0]), 0.2)
     assert probabilities.sum() == pytest.approx(1)
     assert probabilities.min() == pytest.approx(0.2 / 4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 12), st.integers(12, 60), st.integers(0, 10**6))
+def test_no_task_takes_more_slots_than_it_may(num_tasks, slots, seed):
+    rng = np.random.default_rng(seed)
+    shares = rng.dirichlet(np.full(num_tasks, 0.3))
+    most = int(rng.integers(-(-slots // num_tasks), slots + 1))
+    allocator = Allocator(num_tasks, slots, rng, most)
+    counts = np.array([allocator.allocate(shares) for _ in range(200)])
+    assert (counts.sum(1) == slots).all() and (counts >= 0).all() and (counts <= most).all()
+    # Whoever is below the bound shares what the others could not have, in proportion.
+    given, below = counts.mean(0) / slots, counts.max(0) < most
+    if below.sum() > 1 and shares[below].sum() > 0:
+        expected = shares[below] / shares[below].sum() * given[below].sum()
+        np.testing.assert_allclose(given[below], expected, atol=0.02)
+
+
+def test_environments_are_counted_and_bounded():
+    config = toy_config(
+        env_runners__slots=12,
+        env_runners__slots_per_task=6,
+        curriculum__scheduler="fixed",
+        curriculum__options={"weights": {"cue": 1.0, "corridor": 0.0, "constant": 0.0}},
+        curriculum__floor=0.0,
+    )
+    trainer = build_trainer(config)
+    for _ in range(5):
+        trainer.step()
+    metrics = trainer.metrics()
+    kept = {name: metrics[f"tasks/{name}/environments"] for name in trainer.suite.names}
+    assert kept["cue"] == 6 and sum(kept.values()) >= 12
+    assert metrics["tasks/cue/share_wanted"] == 1.0 and metrics["tasks/cue/share_trained"] == pytest.approx(0.5, abs=0.1)
+    trainer.close()
+    with pytest.raises(ConfigError, match="slots_per_task is 3, but toy/three has 3 tasks for 12 slots: set it to 4 or more"):
+        build_trainer(override(config, {"env_runners.slots_per_task": 3}))

@@ -15,9 +15,12 @@ from mtrl.curriculum.fixed import Fixed
 from mtrl.curriculum.learnability import Learnability
 from mtrl.curriculum.learning_progress import LearningProgress
 from mtrl.curriculum.mastering_rate import MasteringRate
+from mtrl.curriculum.mbtl import MBTL
 from mtrl.curriculum.plr import PLR
+from mtrl.curriculum.rollin import ROLLIN
 from mtrl.curriculum.scheduler import RatedScheduler, Scheduler, with_floor
 from mtrl.curriculum.smt import SMT
+from mtrl.curriculum.space import SPaCE
 from mtrl.curriculum.success_gap import SuccessGap
 from mtrl.curriculum.t3s import T3S
 from mtrl.curriculum.teacher_student import TeacherStudent
@@ -37,6 +40,9 @@ SCHEDULERS: dict[str, type[RatedScheduler]] = {
     "plr": PLR,
     "smt": SMT,
     "camrl": CAMRL,
+    "space": SPaCE,
+    "mbtl": MBTL,
+    "rollin": ROLLIN,
 }
 
 __all__ = ["SCHEDULERS", "RatedScheduler", "Scheduler", "make_scheduler", "with_floor"]

@@ -9,25 +9,40 @@ class Allocator:
     """Error diffusion: what rounding took from a task in one unroll is owed to it in the next.
 
     A task with share 0.003 of 64 slots gets one slot in every fifth unroll, and over n unrolls no task is ever further from its wanted
-    number of slots than one slot.
+    number of slots than one slot. With a bound on one task's slots, what it cannot have goes to the others in proportion to their shares.
     """
 
-    def __init__(self, num_tasks: int, num_slots: int, rng: np.random.Generator):
+    def __init__(self, num_tasks: int, num_slots: int, rng: np.random.Generator, most: int | None = None):
         self._num_slots = num_slots
+        self._most = num_slots if most is None else min(most, num_slots)
         # Starting in the middle of somewhere keeps many runners from serving the same small task in the same unroll.
         start = rng.random(num_tasks)
         self.owed = start - start.mean()  # slots owed to each task; sums to 0
 
     def allocate(self, shares: np.ndarray) -> np.ndarray:
         """Slots of each task in the next unroll, [num_tasks] int64 summing to the number of slots, for `shares` that sum to 1."""
-        wanted = self.owed + shares * self._num_slots
-        counts = np.maximum(np.floor(wanted), 0).astype(np.int64)
+        wanted = self.owed + bounded(shares, self._most / self._num_slots) * self._num_slots
+        counts = np.clip(np.floor(wanted), 0, self._most).astype(np.int64)
         while (excess := int(counts.sum()) - self._num_slots) > 0:
             # Owing a task a negative number floors at zero slots, which can hand out too many elsewhere.
             given = np.flatnonzero(counts)
             latest = given[np.argsort((wanted - counts)[given], kind="stable")][:excess]
             counts[latest] -= 1
-        short = self._num_slots - int(counts.sum())
-        counts[np.argsort(counts - wanted, kind="stable")[:short]] += 1
+        while (short := self._num_slots - int(counts.sum())) > 0:
+            open_to_more = np.flatnonzero(counts < self._most)
+            counts[open_to_more[np.argsort((counts - wanted)[open_to_more], kind="stable")][:short]] += 1
         self.owed = wanted - counts
         return counts
+
+
+def bounded(shares: np.ndarray, most: float) -> np.ndarray:
+    """Shares of at most `most` each; what is over goes to the tasks below it, in proportion to their shares."""
+    result = shares.astype(float)
+    full = np.zeros(len(shares), bool)
+    while (over := result > most + 1e-12).any():
+        full |= over
+        result[full] = most
+        free = 1.0 - result[full].sum()
+        rest = result[~full].sum()
+        result[~full] = result[~full] * (free / rest) if rest > 0 else free / max(1, (~full).sum())
+    return result
