@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from envs.task import SeedSequences, SuiteError, TaskSuite
-from envs.vector import Arrays
+from envs.vector import Arrays, Stepped
 
 
 class EnvPoolBackend:
@@ -25,6 +25,7 @@ class EnvPoolBackend:
         self._pools: list[list[_Pool]] = [[] for _ in suite.tasks]
         self._plan: list[tuple[_Pool, int]] = []  # pools to step and how many environments of each, for the newest counts
         self._planned = np.empty(0, np.int64)
+        self.marker = np.full(1, -1, np.int64)
 
     def grow(self, task: int, count: int) -> Arrays:
         """Adds a pool of `count` environments and gives their first observations."""
@@ -32,12 +33,12 @@ class EnvPoolBackend:
         existing = sum(pool.size for pool in pools)
         spec = self._suite.tasks[task]
         seeds = [self._seeds.of(spec.name, existing + i) for i in range(count)]
-        pool = _Pool(str(spec.envpool_id), seeds, self._num_threads, spec.envpool_options)
+        pool = _Pool(task, str(spec.envpool_id), seeds, self._num_threads, spec.envpool_options)
         pools.append(pool)
         self._planned = np.empty(0, np.int64)
         return self._suite.adapt(pool.reset())
 
-    def step(self, counts: np.ndarray, actions: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def step(self, counts: np.ndarray, actions: np.ndarray) -> Stepped:
         """Steps the first `counts[task]` environments of each task; an environment whose episode has ended resets itself."""
         if not np.array_equal(counts, self._planned):
             self._make_plan(counts)
@@ -46,11 +47,15 @@ class EnvPoolBackend:
         for pool, count in self._plan:
             pool.send(actions[start : start + count], count)
             start += count
-        results = [pool.receive(count) for pool, count in self._plan]
+        results = []
+        for pool, count in self._plan:
+            self.marker[0] = pool.task
+            results.append(pool.receive(count))
+        self.marker[0] = -1
         observations = [self._suite.adapt(result[0]) for result in results]
         obs = {name: np.concatenate([observation[name] for observation in observations]) for name in observations[0]}
         rewards, terminated, truncated, success = (np.concatenate([result[i] for result in results]) for i in (1, 2, 3, 4))
-        return obs, rewards.astype(np.float32, copy=False), terminated, truncated, success
+        return Stepped(obs, rewards.astype(np.float32, copy=False), terminated, truncated, success, np.zeros(len(rewards), bool), [])
 
     def close(self) -> None:
         """Closes every pool."""
@@ -72,13 +77,14 @@ class EnvPoolBackend:
 class _Pool:
     """One EnvPool of one task."""
 
-    def __init__(self, envpool_id: str, seeds: list[int], num_threads: int, options: Mapping[str, Any]):
+    def __init__(self, task: int, envpool_id: str, seeds: list[int], num_threads: int, options: Mapping[str, Any]):
         try:
             import envpool
         except ImportError as error:
             raise SuiteError(
                 f"the envpool backend needs the envpool package ({error}); install it or set suite.backend to gymnasium"
             ) from None
+        self.task = task
         self.size = len(seeds)
         self._pool: Any = envpool.make(
             envpool_id, env_type="gymnasium", num_envs=self.size, seed=seeds, num_threads=min(num_threads, self.size), **options

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from envs import context, metaworld, minigrid, toy
+from envs import chaos, context, metaworld, minigrid, toy
 from envs.task import SuiteError, TaskSuite
 
 
@@ -22,6 +22,7 @@ class Family(NamedTuple):
 
 
 FAMILIES: dict[str, Family] = {
+    "chaos": Family(chaos.make, chaos.names),
     "context": Family(context.make, context.names),
     "metaworld": Family(metaworld.make, metaworld.names),
     "minigrid": Family(minigrid.make, minigrid.names),

@@ -24,6 +24,14 @@ class UnknownTaskError(SuiteError):
     """A suite has no task of that name."""
 
 
+class TaskFault(RuntimeError):  # noqa: N818  (not an error of the caller's)
+    """A task's environments did what none may: raised, or returned what is no observation or reward."""
+
+    def __init__(self, task_id: int, task: str, reason: str):
+        super().__init__(f"{task}: {reason}")
+        self.task_id = task_id
+
+
 @dataclass(frozen=True)
 class Task:
     """One environment with its own dynamics and reward."""
@@ -125,6 +133,7 @@ class TaskSuite:
         num_threads: int = 1,
         restart_count: int = 0,
         first_number: int = 0,
+        tolerant: bool = False,
     ) -> VectorTasks:
         """Environments for `counts` slots: of each task, or in all and spread evenly.
 
@@ -136,6 +145,7 @@ class TaskSuite:
             num_threads: threads that step environments (EnvPool).
             restart_count: how often the runner was started again; a restart does not repeat the streams of an earlier start.
             first_number: where the numbers of each task's environments begin, which their seeds depend on.
+            tolerant: replace an environment that fails and go on (Gymnasium's; EnvPool's cannot be replaced one at a time).
 
         Raises:
             SuiteError: the backend does not have these tasks, its package is missing, or the counts make no sense.
@@ -156,7 +166,7 @@ class TaskSuite:
             return SlotTable(self, EnvPoolBackend(self, seeds, num_threads), checked)
         from envs.gymnasium_backend import GymnasiumBackend
 
-        return SlotTable(self, GymnasiumBackend(self, seeds), checked)
+        return SlotTable(self, GymnasiumBackend(self, seeds, tolerant), checked)
 
 
 @dataclass(frozen=True)
@@ -169,7 +179,9 @@ class SeedSequences:
     first_number: int = 0
     """The number of a task's first environment."""
 
-    def of(self, task_name: str, place: int) -> int:
-        """The seed of a task's environment at `place`, counted from 0, below 2³¹."""
+    def of(self, task_name: str, place: int, replaced: int = 0) -> int:
+        """The seed of a task's environment at `place`, counted from 0, below 2³¹; another one for each that has failed there."""
+        # Names hold no character above 255, so that no name with a replacement is another name.
         entropy = [self.seed, self.runner_index, self.restart_count, self.first_number + place, *task_name.encode()]
+        entropy += [256 + replaced] if replaced else []
         return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)

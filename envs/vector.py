@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import gymnasium
 import numpy as np
 
-from envs.task import SuiteError, TaskSuite
+from envs.task import SuiteError, TaskFault, TaskSuite
 
 Arrays = dict[str, np.ndarray]
 
@@ -29,6 +29,14 @@ class Episode(NamedTuple):
     truncated: bool  # it was cut off, by a time limit
 
 
+class Fault(NamedTuple):
+    """An environment that failed and was replaced."""
+
+    task_id: int
+    reason: str  # in a line
+    traceback: str
+
+
 class Step(NamedTuple):
     """What one step of all B slots gave. All arrays are fresh."""
 
@@ -36,8 +44,10 @@ class Step(NamedTuple):
     rewards: np.ndarray  # [B] float32
     terminated: np.ndarray  # [B] bool
     truncated: np.ndarray  # [B] bool
-    valid: np.ndarray  # [B] bool; False where the step was the reset after an episode's end
+    valid: np.ndarray  # [B] bool; False where the step was the reset after an episode's end, or was lost
     episodes: list[Episode]
+    lost: np.ndarray  # [B] bool; True where the environment failed: the observation before this step was the episode's last
+    faults: list[Fault]
 
 
 class VectorTasks(Protocol):
@@ -45,6 +55,9 @@ class VectorTasks(Protocol):
 
     The step after an episode's end is the reset: its action is ignored, its reward is 0, `valid` is False and its observation is the
     first of the new episode (Gymnasium's NEXT_STEP autoreset).
+
+    Tolerant ones replace an environment that fails. Its step is lost: it is not valid, and whoever had taken the step before it for an
+    episode's middle has to cut the episode there.
     """
 
     @property
@@ -86,22 +99,40 @@ class VectorTasks(Protocol):
             SuiteError: not one whole number for each task, or their sum is not B.
         """
 
+    def watch(self, marker: np.ndarray) -> None:
+        """Keeps the id of the task that is being stepped in `marker` [1] int64, -1 between steps: it survives where this process hangs."""
+
     def close(self) -> None:
         """Frees the environments."""
+
+
+class Stepped(NamedTuple):
+    """What a backend's step gave, in the order of tasks."""
+
+    obs: Arrays  # name -> [B, ...]
+    rewards: np.ndarray  # [B] float32
+    terminated: np.ndarray  # [B] bool
+    truncated: np.ndarray  # [B] bool
+    success: np.ndarray  # [B] bool
+    lost: np.ndarray  # [B] bool
+    faults: list[Fault]
 
 
 class Backend(Protocol):
     """Environments of every task, numbered from 0 within a task."""
 
+    marker: np.ndarray  # [1] int64, the task that is being stepped, -1 between steps
+
     def grow(self, task: int, count: int) -> Arrays:
         """Adds `count` environments of a task and gives their first observations, `[count, ...]`."""
 
-    def step(self, counts: np.ndarray, actions: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def step(self, counts: np.ndarray, actions: np.ndarray) -> Stepped:
         """Steps the first `counts[task]` environments of each task with `actions` [B, ...], in the order of tasks.
 
-        Returns:
-            observations `[B, ...]`, rewards [B] float32, terminated, truncated and success flags [B]. An environment whose episode has
-            ended is reset instead.
+        An environment whose episode has ended is reset instead.
+
+        Raises:
+            TaskFault: an environment failed and is not replaced.
         """
 
     def close(self) -> None:
@@ -148,8 +179,9 @@ class SlotTable:
             raise ValueError(f"{len(active.task_ids)} slots need one action each; got {len(actions)}")
         if isinstance(self.suite.action_space, gymnasium.spaces.Box):
             actions = np.clip(actions, self.suite.action_space.low, self.suite.action_space.high)
-        obs, rewards, terminated, truncated, success = self._backend.step(self._counts, actions)
-        valid = ~active.ended.astype(bool)
+        obs, rewards, terminated, truncated, success, lost, faults = self._backend.step(self._counts, actions)
+        self._check(obs, rewards)
+        valid = ~active.ended.astype(bool) & ~lost
         rewards = np.where(valid, rewards, np.float32(0))
         terminated, truncated = terminated & valid, truncated & valid
         active.returns *= valid
@@ -172,7 +204,7 @@ class SlotTable:
             )
             for slot in np.flatnonzero(ended).tolist()
         ]
-        return Step(obs, rewards, terminated, truncated, valid, episodes)
+        return Step(obs, rewards, terminated, truncated, valid, episodes, lost, faults)
 
     def set_allocation(self, counts: Sequence[int] | np.ndarray) -> None:
         """Slots of each task from now on, [num_tasks] summing to B."""
@@ -189,6 +221,19 @@ class SlotTable:
     def close(self) -> None:
         """Frees the environments."""
         self._backend.close()
+
+    def watch(self, marker: np.ndarray) -> None:
+        """Keeps the id of the task that is being stepped in `marker`."""
+        self._backend.marker = marker
+
+    def _check(self, obs: Arrays, rewards: np.ndarray) -> None:
+        """One number that is none would be in every weight after the next update."""
+        for name, array in (("reward", rewards), *obs.items()):
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                row = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))[0])
+                task = int(self.task_ids[row])
+                what = "the reward" if name == "reward" else f"the observation {name!r}"
+                raise TaskFault(task, self.suite.names[task], f"{what} is not finite: {array[row].tolist()}")
 
     def _store(self) -> None:
         """Writes the state of the active slots back to their tasks."""

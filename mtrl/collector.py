@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs import Episode, Step, TaskSuite, VectorTasks
+from envs import Episode, Fault, Step, TaskSuite, VectorTasks
 from mtrl.config import ConfigError, ExperimentConfig
 from mtrl.curriculum.allocation import Allocator
 from mtrl.models.policy import Actor, build_policy
@@ -22,6 +22,7 @@ class Collected(NamedTuple):
 
     rollout: Rollout
     episodes: list[Episode]  # those that ended during the unroll
+    faults: list[Fault]  # environments that failed during the unroll and were replaced
     runner: int
     env_seconds: float  # spent in environments
     inference_seconds: float  # spent in the policy
@@ -71,6 +72,7 @@ class Collector:
         terminated, truncated, valid = np.empty((3, steps, slots), bool)
         actions: list[np.ndarray] = []
         episodes: list[Episode] = []
+        faults: list[Fault] = []
         inference_seconds = env_seconds = 0.0
 
         initial_memory = self._memories.load(task_ids)
@@ -89,6 +91,11 @@ class Collector:
             actions.append(action)
             rewards[t], terminated[t], truncated[t], valid[t] = step.rewards, step.terminated, step.truncated, step.valid
             episodes.extend(step.episodes)
+            if step.faults or step.lost.any():
+                faults.extend(step.faults)
+                if t > 0:
+                    # The episode ended with the observation before. Where the unroll begins here, the trace has ended there anyway.
+                    truncated[t - 1] |= step.lost & valid[t - 1] & ~terminated[t - 1]
         _write(obs, steps, self._obs)
         self._memories.store(task_ids, self._inference.memory)
 
@@ -104,7 +111,7 @@ class Collector:
             initial_memory=initial_memory,
             version=np.full(slots, self.version, np.int64),
         )
-        return Collected(rollout, episodes, self._runner, env_seconds, inference_seconds)
+        return Collected(rollout, episodes, faults, self._runner, env_seconds, inference_seconds)
 
     def state_dict(self) -> dict[str, Any]:
         """The random state of actions and allocation; environments are not part of it."""
@@ -240,8 +247,26 @@ class SlotMemories:
                 array[: int(own.sum())] = memory[name][own]
 
 
-def build_collector(config: ExperimentConfig, suite: TaskSuite, runner: int, restart_count: int = 0) -> Collector:
+def build_collector(
+    config: ExperimentConfig,
+    suite: TaskSuite,
+    runner: int,
+    restart_count: int = 0,
+    *,
+    shares: np.ndarray | None = None,
+    tolerant: bool = False,
+    marker: np.ndarray | None = None,
+) -> Collector:
     """The collector of runner number `runner`; runners and restarts never share a stream of random numbers.
+
+    Args:
+        config: the experiment.
+        suite: its tasks.
+        runner: its number.
+        restart_count: how often it was built before.
+        shares: tasks without a share get no environment yet.
+        tolerant: whether environments that fail are replaced.
+        marker: where the task that is being stepped is written, see `VectorTasks.watch`.
 
     Raises:
         ConfigError: the suite cannot be collected as the experiment says.
@@ -249,17 +274,30 @@ def build_collector(config: ExperimentConfig, suite: TaskSuite, runner: int, res
     check_fit(config, suite)
     runners = config.env_runners
     tasks = suite.make(
-        runners.slots,
+        _first_counts(runners.slots, suite, shares),
         backend=config.suite.backend,
         seed=config.seed,
         runner_index=runner,
         num_threads=runners.env_threads,
         restart_count=restart_count,
+        tolerant=tolerant,
     )
+    if marker is not None:
+        tasks.watch(marker)
     device = torch.device("cuda" if runners.num_gpus_per_env_runner > 0 and torch.cuda.is_available() else "cpu")
     rng = np.random.default_rng([config.seed, runner, restart_count])
     actor = build_policy(config.model, suite, config.seed).actor
     return Collector(tasks, actor, runners.unroll_length, rng, runner=runner, device=device, slots_per_task=runners.slots_per_task)
+
+
+def _first_counts(slots: int, suite: TaskSuite, shares: np.ndarray | None) -> np.ndarray:
+    """Slots spread evenly over the tasks that have a share."""
+    wanted = np.ones(suite.num_tasks, bool) if shares is None else shares > 0
+    places = np.flatnonzero(wanted)
+    counts = np.zeros(suite.num_tasks, np.int64)
+    counts[places] = slots // len(places)
+    counts[places[: slots % len(places)]] += 1
+    return counts
 
 
 def check_fit(config: ExperimentConfig, suite: TaskSuite) -> None:

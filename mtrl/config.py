@@ -182,6 +182,17 @@ class CurriculumConfig(Section):
     """Factor on the share of a mastered task that has lost more than 0.1 of its success; 1 only reports it."""
 
 
+class FaultsConfig(Section):
+    """What is put up with."""
+
+    budget: int = Field(5, ge=1)
+    """Faults of a task's environments without a finished episode between, after which it is left out for a while."""
+    retry_seconds: float = Field(300.0, gt=0)
+    """For how long at first; twice as long each time it fails again."""
+    unroll_seconds: float = Field(300.0, gt=0)
+    """A runner that takes longer for an unroll hangs: its stack is written down, and it is started anew."""
+
+
 class CheckpointsConfig(Section):
     """What is kept to go on from."""
 
@@ -216,6 +227,7 @@ class ExperimentConfig(Section):
     model: ModelConfig = ModelConfig()
     learner: LearnerConfig = LearnerConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
+    faults: FaultsConfig = FaultsConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 

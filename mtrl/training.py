@@ -16,12 +16,14 @@ from mtrl.collector import Collected, build_collector
 from mtrl.config import ExperimentConfig
 from mtrl.curriculum import Scheduler, make_scheduler
 from mtrl.curriculum.decisions import Decider, Decision
+from mtrl.faults import Fault, Quarantine
 from mtrl.learner import Learner
 from mtrl.rollout import Arrays, Rollout, concatenate
 from mtrl.stats import TaskStatistics, interquartile_mean
 
 THREADS = torch.get_num_threads()  # what torch chose for this process
 MOST_DECISIONS = 10_000  # kept for those who ask seldom
+STALLED_UPDATES = 100  # that a runner may lie behind while its version stands still
 POLL_SECONDS = 0.005  # how long one look at the source may block while the learner works
 
 
@@ -55,6 +57,9 @@ class RolloutSource(Protocol):
 
     def collect(self, timeout: float) -> list[Collected]:
         """What has arrived, after waiting at most `timeout` seconds for something to arrive; asks for more."""
+
+    def faults(self) -> list[Fault]:
+        """What has failed since the last call, besides the faults that came with rollouts."""
 
     def state_dict(self) -> dict[str, Any]:
         """What the next rollouts depend on besides weights and shares, as far as it can be known."""
@@ -114,6 +119,10 @@ class InProcessSource:
         """One unroll, however long it takes."""
         return [self._collector.collect()]
 
+    def faults(self) -> list[Fault]:
+        """None: in this process an error stops at its place, where a debugger finds it."""
+        return []
+
     def state_dict(self) -> dict[str, Any]:
         """The collector's random state, and how often environments were started."""
         return {"collector": self._collector.state_dict(), "restarts": self._restarts}
@@ -146,6 +155,8 @@ class Trainer:
         self._decider = Decider(config.curriculum, make_scheduler(config.curriculum, suite.names), suite.names)
         self._decisions: deque[Decision] = deque(maxlen=MOST_DECISIONS)
         self._messages: list[str] = []
+        self.quarantine = Quarantine(suite.names, config.faults)
+        self._versions = VersionWatch()
         self._source = source
         self._arrived: list[Collected] = []
         threads = config.learner.threads or _learner_threads(config, source)
@@ -157,7 +168,6 @@ class Trainer:
         self._interval = _Interval(suite)
         # By runner: environments of each task, of which a runner has as many as it once stepped together.
         self._environments: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(suite.num_tasks, np.int64))
-        self._shares = np.zeros(suite.num_tasks)
         self._publish()
 
     @property
@@ -300,17 +310,39 @@ class Trainer:
         for collected in self._source.collect(timeout):
             counts = np.bincount(collected.rollout.task_ids, minlength=self.suite.num_tasks)
             self._environments[collected.runner] = np.maximum(counts, self._environments[collected.runner])
+            self._hear_of(collected)
             self.statistics.add_episodes(collected.episodes)
             self._interval.add_collected(collected)
             self._arrived.append(collected)
+        now = time.monotonic()
+        for fault in self._source.faults():
+            self._messages += self.quarantine.report(fault, now)
+        self._messages += self.quarantine.retry(now)
+        if not np.array_equal(self.quarantine.out, self._left_out):
+            self._share_out()  # at once: without the task that fails there may be no other update
+
+    def _hear_of(self, collected: Collected) -> None:
+        """What a rollout says about its runner and its environments."""
+        now = time.monotonic()
+        for fault in collected.faults:
+            self._messages += self.quarantine.report(Fault(collected.runner, *fault), now)
+        self.quarantine.finished(np.array([episode.task_id for episode in collected.episodes], np.int64))
+        self._messages += self._versions.look(collected.runner, int(collected.rollout.version.min()), self.learner.version)
 
     def _publish(self) -> None:
         evidence = self.statistics.evidence(evaluated=self.config.curriculum.evidence == "evaluation")
         verdict = self._decider.decide(evidence)
         self._messages += verdict.messages
-        self._shares = verdict.shares
+        self._decided = verdict.shares
         self._decisions.append(Decision(self.learner.version, self.frames, evidence, verdict.shares))
-        self._source.publish(self.learner.version, self.learner.actor_weights(), self._shares)
+        self._published_version, self._actor_weights = self.learner.version, self.learner.actor_weights()
+        self._share_out()
+
+    def _share_out(self) -> None:
+        """Gives the runners the newest decision, less what is left out."""
+        self._left_out = self.quarantine.out.copy()
+        self._shares = self.quarantine.applied(self._decided)
+        self._source.publish(self._published_version, self._actor_weights, self._shares)
 
     def _summary(self) -> dict[str, float]:
         mean = self.mean_score
@@ -334,12 +366,34 @@ class Trainer:
             "share_wanted": self._shares,
             "environments": np.sum(list(self._environments.values()), axis=0) if self._environments else np.zeros(self.suite.num_tasks),
             "forgotten": self._decider.watch.forgotten,
+            "faults": self.quarantine.faults,
+            "quarantined": self.quarantine.out,
         }
         tasks = {f"tasks/{name}/{key}": values[task] for task, name in enumerate(self.suite.names) for key, values in columns.items()}
         decided = {"probability": self._shares, "progress": self.statistics.progress}
         return tasks | {
             f"curriculum/{name}/{key}": values[task] for task, name in enumerate(self.suite.names) for key, values in decided.items()
         }
+
+
+class VersionWatch:
+    """Notices a runner that no longer gets new weights."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, int] = {}  # the version of each runner's newest rollout
+        self._stalled: set[int] = set()
+
+    def look(self, runner: int, version: int, newest: int) -> list[str]:
+        """Takes in a runner's rollout and says once if the version that it acts with stands still while the learner's goes on."""
+        stalls = self._last.get(runner) == version and newest - version > STALLED_UPDATES
+        self._last[runner] = version
+        if not stalls:
+            self._stalled.discard(runner)
+            return []
+        if runner in self._stalled:
+            return []
+        self._stalled.add(runner)
+        return [f"runner {runner} still acts with version {version}, {newest - version} updates ago: it gets no new weights"]
 
 
 class _Interval:

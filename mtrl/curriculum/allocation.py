@@ -21,6 +21,7 @@ class Allocator:
 
     def allocate(self, shares: np.ndarray) -> np.ndarray:
         """Slots of each task in the next unroll, [num_tasks] int64 summing to the number of slots, for `shares` that sum to 1."""
+        self._write_off(shares == 0)
         wanted = self.owed + bounded(shares, self._most / self._num_slots) * self._num_slots
         counts = np.clip(np.floor(wanted), 0, self._most).astype(np.int64)
         while (excess := int(counts.sum()) - self._num_slots) > 0:
@@ -29,10 +30,16 @@ class Allocator:
             latest = given[np.argsort((wanted - counts)[given], kind="stable")][:excess]
             counts[latest] -= 1
         while (short := self._num_slots - int(counts.sum())) > 0:
-            open_to_more = np.flatnonzero(counts < self._most)
+            open_to_more = np.flatnonzero((counts < self._most) & (shares > 0))
             counts[open_to_more[np.argsort((counts - wanted)[open_to_more], kind="stable")][:short]] += 1
         self.owed = wanted - counts
         return counts
+
+    def _write_off(self, gone: np.ndarray) -> None:
+        """A task that shall have nothing is owed nothing, or rounding would give it a slot now and then."""
+        if (self.owed[gone] != 0).any():
+            self.owed[gone] = 0.0
+            self.owed[~gone] -= self.owed[~gone].mean()
 
 
 def bounded(shares: np.ndarray, most: float) -> np.ndarray:

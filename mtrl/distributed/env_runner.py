@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import traceback
 from typing import Any, NamedTuple
 
@@ -12,12 +13,16 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env import INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
 
-from envs import make_suite
+from envs import TaskFault, make_suite
 from mtrl.collector import Collected, Collector, build_collector
+from mtrl.distributed.watchdog import Watchdog
+from mtrl.faults import Fault
+
+LONGEST_WAIT = 30.0  # seconds before environments that keep failing are built again
 
 
 class Failure(NamedTuple):
-    """An error in a runner."""
+    """An error in a runner that is no environment's, and will be there again."""
 
     error: Exception
     traceback: str
@@ -33,24 +38,53 @@ class MultiTaskEnvRunner(EnvRunner):
         torch.set_num_threads(self._experiment.env_runners.inference_threads)
         self._server = ray.get_actor(config.state_server)
         self._collector: Collector | None = None
+        self._serial = -1  # of what was pulled last
+        self._watchdog = Watchdog(f"{config.state_server}-{self.worker_index}", self._experiment.faults.unroll_seconds)
+        self._failures_in_a_row = 0
 
-    def sample(self, **kwargs: Any) -> Collected | Failure:
+    def sample(self, **kwargs: Any) -> Collected | Fault | Failure:
         """One unroll with the newest weights, or what went wrong.
 
-        Errors are returned: RLlib ends a runner that raises, and what it said is lost with it.
+        Errors are returned: RLlib ends a runner that raises, and what it said is lost with it. After a task's fault the environments are
+        built anew for the next unroll, after a wait if that happens again and again.
         """
+        hang = self._watchdog.hang()
+        if hang is not None:
+            reason = f"an unroll took more than {self._experiment.faults.unroll_seconds:g} s; the process was ended"
+            return Fault(self.worker_index, hang.task, reason, hang.stacks)
+        if self._failures_in_a_row > 1:
+            time.sleep(min(0.5 * 2.0 ** (self._failures_in_a_row - 2), LONGEST_WAIT))
         try:
-            return self._sample()
+            with self._watchdog.armed():
+                collected = self._sample()
+        except TaskFault as fault:
+            self._failures_in_a_row += 1
+            self.stop()
+            self._collector = None
+            return Fault(self.worker_index, fault.task_id, str(fault), traceback.format_exc())
         except Exception as error:
             return Failure(error, traceback.format_exc())
+        self._failures_in_a_row = 0
+        return collected
 
     def _sample(self) -> Collected:
         if self._collector is None:
             # Not before the first unroll, so that a resumed run can still say which streams were used already.
             restarts = ray.get(self._server.register.remote(self.worker_index))
-            self._collector = build_collector(self._experiment, self._suite, runner=self.worker_index, restart_count=restarts)
-        published = ray.get(self._server.newer_than.remote(self._collector.version))
+            self._serial = -1
+            newest = ray.get(self._server.newer_than.remote(self._serial))
+            self._collector = build_collector(
+                self._experiment,
+                self._suite,
+                runner=self.worker_index,
+                restart_count=restarts,
+                shares=None if newest is None else newest.shares,
+                tolerant=True,
+                marker=self._watchdog.marker,
+            )
+        published = ray.get(self._server.newer_than.remote(self._serial))
         if published is not None:
+            self._serial = published.serial
             self._collector.set_weights(published.version, ray.get(published.weights[0]))
             self._collector.set_shares(published.shares)
         return self._collector.collect()

@@ -13,6 +13,7 @@ from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from mtrl.collector import Collected
 from mtrl.distributed.env_runner import Failure
 from mtrl.distributed.state_server import Published
+from mtrl.faults import Fault
 from mtrl.rollout import Arrays
 
 POLL_SECONDS = 0.003
@@ -32,12 +33,20 @@ class RaySource:
         # Where there are several nodes, this one is the learner's as far as Ray can arrange it.
         self.local_cores = runner_cores if len(ray.nodes()) == 1 else 0.0
         self.lost = 0  # unrolls that died with their runner
+        self._serial = 0
+        self._version = -1
+        self._weights: list[Any] = []  # the reference to that version's
+        self._faults: list[Fault] = []
+        self._dead: set[int] = set()  # runners from which nothing has come since they died
         self._starts = 0  # processes that have run this experiment before
         self._probed = time.monotonic()
 
     def publish(self, version: int, weights: Arrays, shares: np.ndarray) -> None:
         """One copy into the object store, however many runners there are."""
-        self._server.publish.remote(Published(version, [ray.put(weights)], shares))
+        self._serial += 1
+        if version != self._version:
+            self._version, self._weights = version, [ray.put(weights)]
+        self._server.publish.remote(Published(self._serial, version, self._weights, shares))
 
     def collect(self, timeout: float) -> list[Collected]:
         """Rollouts that have arrived; asks every runner for more."""
@@ -50,6 +59,11 @@ class RaySource:
             if arrived or time.monotonic() >= deadline:
                 return arrived
             self._probe()
+
+    def faults(self) -> list[Fault]:
+        """Of environments that could not be replaced, and of runners."""
+        faults, self._faults = self._faults, []
+        return faults
 
     def state_dict(self) -> dict[str, Any]:
         """How many processes have run this experiment; what is in flight is lost."""
@@ -69,8 +83,18 @@ class RaySource:
         arrived = []
         for result in results:
             value = result.get()
+            runner = result.actor_id
             if isinstance(value, RayActorError):
+                # All its requests fail, but it was at one of them.
+                if runner not in self._dead:
+                    self.lost += 1
+                    self._faults.append(Fault(runner, None, "died, and is started again", str(value)))
+                self._dead.add(runner)
+                continue
+            self._dead.discard(runner)
+            if isinstance(value, Fault):
                 self.lost += 1
+                self._faults.append(value)
             elif isinstance(value, Failure):
                 raise value.error from RuntimeError(f"in runner {result.actor_id}:\n{value.traceback}")
             elif not result.ok:

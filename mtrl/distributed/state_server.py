@@ -10,8 +10,9 @@ import ray
 
 
 class Published(NamedTuple):
-    """One version of the policy."""
+    """One version of the policy, and how slots are shared out."""
 
+    serial: int  # grows with each publication; shares may change while the version does not
     version: int
     weights: list[ray.ObjectRef]  # one reference, in a list so that Ray passes the reference and not the arrays
     shares: np.ndarray
@@ -29,9 +30,9 @@ class StateServer:
         """Replaces what runners get."""
         self._published = published
 
-    def newer_than(self, version: int) -> Published | None:
-        """The newest version, or None if the caller has it."""
-        if self._published is None or self._published.version == version:
+    def newer_than(self, serial: int) -> Published | None:
+        """What was published last, or None if the caller has it."""
+        if self._published is None or self._published.serial == serial:
             return None
         return self._published
 

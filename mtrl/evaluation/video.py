@@ -118,7 +118,7 @@ def _episode(env: gymnasium.Env[Any, Any], inference: Inference, suite: TaskSuit
         if last:
             return
         no = np.zeros(1, bool)
-        inference.follow(Step({}, np.array([reward], np.float32), no, no, ~no, []))
+        inference.follow(Step({}, np.array([reward], np.float32), no, no, ~no, [], no, []))
 
 
 def beside(picture: np.ndarray, task: str, moment: Moment, weights: Sequence[float]) -> np.ndarray:

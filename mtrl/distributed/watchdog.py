@@ -1,0 +1,59 @@
+"""Ends a runner that hangs, and keeps what it was doing for the one that takes its place."""
+
+from __future__ import annotations
+
+import faulthandler
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Hang(NamedTuple):
+    """What an earlier process of this runner left when it hung."""
+
+    task: int | None  # that was being stepped
+    stacks: str
+
+
+class Watchdog:
+    """Armed during an unroll. When the time is over, Python's own watchdog thread, which needs no lock of the interpreter's, writes all
+    stacks to a file and ends the process; Ray starts another one, which finds the file.
+    """
+
+    def __init__(self, name: str, seconds: float):
+        folder = Path(tempfile.gettempdir()) / f"mtrl-{re.sub(r'[^a-z0-9-]', '', name)}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._stacks = folder / "stacks.txt"
+        self._seconds = seconds
+        marker = folder / "task"
+        fresh = not marker.exists()
+        self.marker = np.memmap(marker, np.int64, "w+" if fresh else "r+", shape=(1,))
+        if fresh:
+            self.marker[0] = -1
+        self._left = int(self.marker[0])
+
+    def hang(self) -> Hang | None:
+        """What the process before this one was at when it was ended for hanging; None if it was not. Said once."""
+        try:
+            stacks = self._stacks.read_text(errors="replace")
+        except OSError:
+            return None
+        self._stacks.unlink()
+        self.marker[0] = -1
+        return Hang(self._left if self._left >= 0 else None, stacks) if stacks else None
+
+    @contextmanager
+    def armed(self) -> Iterator[None]:
+        """Ends this process if the block takes longer than it may."""
+        with self._stacks.open("w") as file:
+            faulthandler.dump_traceback_later(self._seconds, exit=True, file=file)
+            try:
+                yield
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+        self._stacks.unlink(missing_ok=True)

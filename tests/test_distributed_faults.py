@@ -1,0 +1,112 @@
+"""Runners on real Ray actors that die, hang and fail."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import ray
+from helpers import toy_config
+
+from mtrl.distributed import MultiTaskIMPALAConfig
+from mtrl.distributed.cluster import start_ray
+
+RAY_TOY = {"env_runners__num_env_runners": 1, "env_runners__slots": 12, "total_frames": 10_000_000}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    start_ray()
+    yield
+    ray.shutdown()
+
+
+def built(suite: str = "toy/three", **changes):
+    return MultiTaskIMPALAConfig.from_experiment(toy_config(suite, **RAY_TOY | changes)).build_algo()
+
+
+def steps_until(trainer, condition, seconds: float = 90.0) -> list[str]:
+    """Trains until the condition holds and returns what was said meanwhile."""
+    said: list[str] = []
+    end = time.monotonic() + seconds
+    while not condition(said):
+        assert time.monotonic() < end, f"not within {seconds} s; said: {said}"
+        trainer.step(0.2)
+        said += trainer.messages()
+    return said
+
+
+def test_a_runner_that_is_killed_costs_one_unroll_and_acts_again_with_new_weights():
+    algorithm = built(env_runners__num_env_runners=2, env_runners__num_cpus_per_env_runner=0.5)
+    trainer = algorithm.trainer
+    try:
+        steps_until(trainer, lambda said: trainer.updates >= 20)
+        (pid,) = algorithm.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), remote_worker_ids=[1], local_env_runner=False)
+        os.kill(pid, signal.SIGKILL)
+        killed, frames = time.monotonic(), trainer.frames
+        steps_until(trainer, lambda said: any("runner 1: died, and is started again" in message for message in said))
+        trainer._versions._last.pop(1, None)
+        version = trainer.updates
+        steps_until(trainer, lambda said: 1 in trainer._versions._last)
+        assert trainer.frames > frames  # the other one went on meanwhile
+        assert trainer._versions._last[1] >= version  # it has pulled weights before it acted
+        assert trainer._source.lost == 1
+        print(f"acting again after {time.monotonic() - killed:.1f} s")
+    finally:
+        algorithm.stop()
+
+
+def test_environments_that_raise_cost_their_steps_and_no_runner():
+    algorithm = built("chaos/toy/three?raise=0.01")
+    trainer = algorithm.trainer
+    try:
+        steps_until(trainer, lambda said: trainer.quarantine.faults.sum() > 50)
+        assert not trainer.quarantine.out.any() and trainer._source.lost == 0
+        assert (trainer.statistics.episodes > 0).all()
+    finally:
+        algorithm.stop()
+
+
+def test_a_hanging_environment_is_ended_with_its_stack_and_left_out():
+    algorithm = built("chaos/toy/three?hang=1&only=cue", faults__unroll_seconds=2.0, faults__budget=1, faults__retry_seconds=1000.0)
+    trainer = algorithm.trainer
+    try:
+        said = steps_until(trainer, lambda said: trainer.updates >= 10)
+        report = next(message for message in said if message.startswith("cue failed in runner 1: an unroll took more than 2 s"))
+        assert "chaos.py" in report and "in _fail" in report  # where it hung
+        assert any("cue is left out for 1000 s" in message for message in said)
+        assert trainer.statistics.frames[2] == 0 and (trainer.statistics.frames[:2] > 0).all()
+        assert trainer._source.lost >= 1
+    finally:
+        algorithm.stop()
+
+
+def test_environments_that_cannot_be_replaced_are_built_anew():
+    """What EnvPool's tasks do when one returns what is no number: the whole runner's environments begin again."""
+
+    def poison(runner):
+        tasks = runner._collector._tasks
+        step = tasks._backend.step
+
+        def poisoned(counts, actions):
+            tasks._backend.step = step
+            stepped = step(counts, actions)
+            return stepped._replace(rewards=np.full_like(stepped.rewards, np.inf))
+
+        tasks._backend.step = poisoned
+
+    algorithm = built()
+    trainer = algorithm.trainer
+    try:
+        steps_until(trainer, lambda said: trainer.updates >= 5)
+        algorithm.env_runner_group.foreach_env_runner(poison, local_env_runner=False)
+        said = steps_until(trainer, lambda said: any("the reward is not finite: inf" in message for message in said))
+        assert any("corridor failed in runner 1" in message for message in said)
+        updates = trainer.updates
+        steps_until(trainer, lambda said: trainer.updates > updates + 10)
+        assert trainer._source.lost == 1
+    finally:
+        algorithm.stop()
