@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from mtrl.processes import held_by
 from mtrl.run_directory import RunDirectory
 
 
@@ -16,7 +17,7 @@ def measure(config: str, frames: int) -> None:
     """Trains `config` to `frames` frames and prints its memory on the way."""
     path = Path(tempfile.mkdtemp()) / "run"
     command = [sys.executable, "launch.py", "train", config, "--run-dir", str(path), "--total-frames", str(frames), "--report-seconds", "5"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     printed = 0
     while process.poll() is None:
         time.sleep(5)
@@ -24,22 +25,7 @@ def measure(config: str, frames: int) -> None:
         trained = int(rows[-1]["summary/frames"]) if rows else 0
         if trained - printed >= 250_000:
             printed = trained
-            print(f"{trained:>10,} frames  {_memory(process.pid) / 2**30:.3f} GiB", flush=True)
-
-
-def _memory(pid: int) -> float:
-    """Bytes of the process and all that it started. Ray's daemons leave its tree, but not its process group's session."""
-    session = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[3]
-    total = 0.0
-    for entry in Path("/proc").iterdir():
-        try:
-            own = entry.name.isdigit() and (entry / "stat").read_text().rsplit(")", 1)[1].split()[3] == session
-            if own or (entry.name.isdigit() and b"ray" in (entry / "cmdline").read_bytes()):
-                lines = (entry / "smaps_rollup").read_text().splitlines()
-                total += 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        except OSError:
-            continue
-    return total
+            print(f"{trained:>10,} frames  {held_by(process.pid).memory / 2**30:.3f} GiB", flush=True)
 
 
 if __name__ == "__main__":

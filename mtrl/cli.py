@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mtrl.training import Trainer
 
 DEFAULT_CONFIG = "minigrid_mt3"
+BENCHMARKS = ("throughput", "peers", "learner", "curriculum", "transfer", "soak")
 FIXED_ON_RESUME = ("model.", "learner.actor.name", "learner.critic.name", "curriculum.scheduler")  # what a checkpoint's contents depend on
 
 
@@ -374,9 +375,9 @@ def doctor(arguments: list[str], program: str) -> int:
 class BenchOptions:
     """What `bench` reads."""
 
-    what: Annotated[str, Positional, arg(metavar="throughput|peers|learner|curriculum|transfer", help_behavior_hint="")] = ""
+    what: Annotated[str, Positional, arg(metavar="|".join(BENCHMARKS), help_behavior_hint="")] = ""
     """Frames per second of training, of other libraries on the same tasks, or of the learner alone; which scheduler learns fastest; which
-    contexts to train on."""
+    contexts to train on; whether a long run holds ever more."""
     config: Annotated[str | None, Positional, arg(metavar="[CONFIG]", help_behavior_hint=f"(default: {DEFAULT_CONFIG})")] = None
     """The experiment: a YAML file, or the name of one in configs/."""
     schedulers: Annotated[str, arg(metavar="A,B,C")] = "uniform,t3s,learning_progress"
@@ -385,6 +386,8 @@ class BenchOptions:
     """Of `curriculum` and `transfer`: runs of each."""
     score: Annotated[str, arg(metavar="X")] = "0.8"
     """Of `curriculum`: the mean score whose frames are counted."""
+    minutes: Annotated[str, arg(metavar="N")] = "60"
+    """Of `soak`: how long."""
 
 
 def bench(arguments: list[str], program: str) -> int:
@@ -392,7 +395,7 @@ def bench(arguments: list[str], program: str) -> int:
     options, config = parse_with_experiment(
         BenchOptions(), arguments, program, "Measure speed.", lambda options: load_config(find_config(options.config or DEFAULT_CONFIG))
     )
-    _check_choice("bench", options.what, ("throughput", "peers", "learner", "curriculum", "transfer"))
+    _check_choice("bench", options.what, BENCHMARKS)
     _check_packages()
     if options.what == "curriculum":
         from mtrl.bench_curriculum import compare
@@ -403,6 +406,11 @@ def bench(arguments: list[str], program: str) -> int:
         from mtrl.bench_transfer import compare as compare_sources
 
         compare_sources(config, _whole_number("--seeds", options.seeds, 1), Path("runs") / f"{config.name}-transfer")
+        return 0
+    if options.what == "soak":
+        from mtrl.bench_soak import soak
+
+        soak(config, _whole_number("--minutes", options.minutes, 1))
         return 0
     from mtrl import benchmark
 

@@ -1,0 +1,74 @@
+"""A long run, watched: whether its memory, its open files and its threads stay what they were."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import linregress
+
+from mtrl.config import ExperimentConfig, dump_yaml
+from mtrl.processes import Held, held_by
+from mtrl.run_directory import RunDirectory
+
+ROOT = Path(__file__).parents[1]
+LOOK_SECONDS = 10.0
+SETTLED = 0.2  # of the time, after which caches are full and the slope begins to count
+MEBIBYTE = 2.0**20
+
+
+def soak(config: ExperimentConfig, minutes: float, look_seconds: float = LOOK_SECONDS) -> dict[str, float]:
+    """Trains for so many minutes, in a process of its own as a user would, and prints how what it holds has grown.
+
+    Returns:
+        slopes by name, per minute, and the most of the object store.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="soak-"))
+    (folder / "config.yaml").write_text(dump_yaml(config))
+    command = [sys.executable, str(ROOT / "launch.py"), "train", str(folder / "config.yaml"), "--run-dir", str(folder / "run")]
+    process = subprocess.Popen([*command, "--total-frames", str(10**12)], stdout=subprocess.DEVNULL, start_new_session=True)
+    start, times, looks = time.monotonic(), [], []
+    try:
+        while (now := time.monotonic() - start) < 60 * minutes and process.poll() is None:
+            times.append(now / 60)
+            looks.append(held_by(process.pid))
+            if len(looks) % 30 == 1:
+                print(_line(times[-1], looks[-1], folder / "run"), flush=True)
+            time.sleep(look_seconds)
+        if process.poll() is not None:
+            raise RuntimeError(f"the run ended by itself with code {process.returncode} after {times[-1]:.1f} minutes; see {folder}")
+    finally:
+        process.terminate()
+        process.wait()
+    return _judged(np.array(times), looks)
+
+
+def _judged(times: np.ndarray, looks: list[Held]) -> dict[str, float]:
+    """Prints and returns the slopes of straight lines through what was seen once the run had settled."""
+    settled = times >= SETTLED * times[-1]
+    found = {}
+    for name, unit, values in (
+        ("memory", "MiB", [look.memory / MEBIBYTE for look in looks]),
+        ("open files", "", [look.files for look in looks]),
+        ("threads", "", [look.threads for look in looks]),
+    ):
+        line = linregress(times[settled], np.array(values)[settled])
+        found[name] = float(line.slope)
+        low, high = line.slope - 1.96 * line.stderr, line.slope + 1.96 * line.stderr
+        print(f"{name}: {line.slope:+.3f} {unit} a minute ({low:+.3f} to {high:+.3f}), at the end {values[-1]:,.0f}")
+    found["shared"] = max(look.shared for look in looks) / MEBIBYTE
+    print(f"object store and other shared memory: at most {found['shared']:.0f} MiB")
+    return found
+
+
+def _line(minutes: float, look: Held, run: Path) -> str:
+    rows = RunDirectory.open(run).read_metrics() if (run / "metrics.jsonl").exists() else []
+    frames = int(rows[-1]["summary/frames"]) if rows else 0
+    return (
+        f"{minutes:6.1f} min  {frames:>11,} frames  {look.memory / MEBIBYTE:8.1f} MiB  {look.files:5} files  "
+        f"{look.threads:4} threads  {look.processes:3} processes"
+    )

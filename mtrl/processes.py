@@ -1,0 +1,70 @@
+"""What a program and all that it has started hold of this machine (Linux)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Held(NamedTuple):
+    """Sums over processes."""
+
+    memory: float  # bytes; what processes share is divided among them (proportional set size)
+    shared: float  # of them in shared memory, where Ray's object store is
+    files: int  # open
+    threads: int
+    processes: int
+
+
+def held_by(pid: int) -> Held:
+    """What the process and everything in its session holds. Ray's daemons leave its tree of processes, but not its session."""
+    return sum_up([part for member in session_of(pid) if (part := _held_by_one(member)) is not None])
+
+
+def session_of(pid: int) -> list[int]:
+    """The living processes of a process's session; empty if it has gone."""
+    wanted = _session(pid)
+    return [
+        int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and wanted == _session(int(entry.name)) is not None
+    ]
+
+
+def named(pids: list[int], text: str) -> list[int]:
+    """Those of them whose command line has the text in it, as Ray's actors have their class."""
+    found = []
+    for pid in pids:
+        try:
+            if text.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+def sum_up(parts: list[Held]) -> Held:
+    """One for all."""
+    return Held(*(sum(column) for column in zip(*parts, strict=True))) if parts else Held(0.0, 0.0, 0, 0, 0)
+
+
+def _held_by_one(pid: int) -> Held | None:
+    folder = Path(f"/proc/{pid}")
+    try:
+        sizes = dict(line.split(":") for line in (folder / "smaps_rollup").read_text().splitlines()[1:])
+        status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+        files = len(list((folder / "fd").iterdir()))
+    except OSError:  # it has ended meanwhile
+        return None
+    if "Pss" not in sizes:
+        return None
+    return Held(_bytes(sizes["Pss"]), _bytes(sizes["Pss_Shmem"]), files, int(status["Threads"]), 1)
+
+
+def _bytes(text: str) -> float:
+    return 1024.0 * int(text.split()[0])
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[3])
+    except (OSError, IndexError, ValueError):
+        return None
