@@ -173,6 +173,11 @@ class RunView:
         """Part of the frames that is done, 0 to 1."""
         return min(self.frames / self.config.total_frames, 1.0)
 
+    @property
+    def left_out(self) -> list[str]:
+        """Tasks whose environments keep failing, which are not trained for now."""
+        return [short for short, name in zip(self._names, self.suite.names, strict=True) if self._get(f"tasks/{name}/quarantined") == 1]
+
     def _get(self, name: str) -> float:
         return self._metrics.get(name, math.nan)
 
@@ -186,12 +191,15 @@ class RunView:
             f"{self.frames:,.0f} of {self.config.total_frames:,} frames ({self.fraction:.1%}), {number(self.speed, ',.0f')} frames/s, "
             f"{duration(self.left)} left, score {number(self.score, '.3f')} "
             f"({'lowest: ' if len(tasks) < self.suite.num_tasks else ''}{scores}), policy lag {number(self.policy_lag, '.1f')}"
+            + (f", left out: {', '.join(self.left_out)}" if self.left_out else "")
         )
 
     def farewell(self, program: str) -> str:
         """Where the run's files are and the command that a user wants next."""
         directory = shlex.quote(str(self.directory))
         lines = [f"run directory: {directory}"]
+        if self.left_out:
+            lines.append(f"left out:      {', '.join(self.left_out)} (their environments kept failing)")
         if (self.directory / "checkpoints" / "latest").exists():
             if self.frames < self.config.total_frames:
                 lines.append(f"to go on:      {program} train --resume {directory}")
@@ -234,8 +242,11 @@ class Status:
             f" ({waiting} task{'s' if waiting > 1 else ''} without an episode)" if waiting else "",
             f"   policy lag {number(run.policy_lag, '.1f')} updates   running for {duration(run.elapsed)}",
         )
-        summary.truncate(width, overflow="ellipsis")
-        return [title, progress, summary]
+        if not run.left_out:
+            return [title, progress, summary]
+        left_out = Text(f"left out, since their environments keep failing: {', '.join(run.left_out)}", style="red")
+        left_out.truncate(width, overflow="ellipsis")
+        return [title, progress, summary, left_out]
 
 
 GAP = 3  # cells between two columns of tasks

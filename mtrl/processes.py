@@ -24,9 +24,8 @@ def held_by(pid: int) -> Held:
 def session_of(pid: int) -> list[int]:
     """The living processes of a process's session; empty if it has gone."""
     wanted = _session(pid)
-    return [
-        int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and wanted == _session(int(entry.name)) is not None
-    ]
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [other for other in pids if wanted is not None and _session(other) == wanted]
 
 
 def named(pids: list[int], text: str) -> list[int]:

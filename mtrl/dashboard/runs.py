@@ -94,6 +94,10 @@ def read_run(path: Path) -> Run:
     run.config = _mapping(run, "config.yaml", yaml.safe_load)
     run.versions = _mapping(run, "versions.json", json.loads)
     run.columns = _metrics(run)
+    for task in run.tasks:
+        if run.last(f"tasks/{task}/quarantined") == 1:
+            faults = run.last(f"tasks/{task}/faults") or 0
+            run.problems.append(f"{task} is left out for now: its environments keep failing ({faults:.0f} faults so far)")
     results = path / "evaluation"
     steps = (
         sorted((entry for entry in results.iterdir() if entry.name.isdigit()), key=lambda entry: int(entry.name))

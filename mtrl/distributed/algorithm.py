@@ -13,6 +13,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_trainable
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from envs import make_suite
 from mtrl.config import ConfigError, ExperimentConfig, load_config, override
@@ -152,7 +153,10 @@ class MultiTaskIMPALA(Algorithm):
         self.config = self.config.copy(copy_frozen=False)
         self.config.state_server = f"mtrl-state-{uuid.uuid4().hex}"
         self.config.freeze()
-        self._server = ray.remote(num_cpus=0)(StateServer).options(name=self.config.state_server).remote(0)
+        # On this node: with any other one the run would lose what its runners pull.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        server = ray.remote(num_cpus=0)(StateServer)
+        self._server = server.options(name=self.config.state_server, scheduling_strategy=here).remote(0)
         super().setup(self.config)
         experiment = self.config.experiment()
         runners = experiment.env_runners
