@@ -363,12 +363,32 @@ def suites(arguments: list[str], program: str) -> int:
     return 0
 
 
-def doctor(arguments: list[str], program: str) -> int:
-    """Check this machine: packages, cores, memory, GPU, and one step of every backend."""
-    parse(NoOptions(), arguments, program, "Check this machine, and say what will not work. Exit code 1 if the default run cannot start.")
-    from mtrl.doctor import examine
+@dataclass(frozen=True)
+class DoctorOptions:
+    """What `doctor` reads."""
 
-    return examine(load_config(find_config(DEFAULT_CONFIG)))
+    config: Annotated[str | None, Positional, arg(metavar="[CONFIG]", help_behavior_hint=f"(default: {DEFAULT_CONFIG})")] = None
+    """The experiment that must be able to start."""
+    cluster: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False
+    """Look at the Ray cluster that RAY_ADDRESS names instead of this machine: what it has, and whether its nodes agree."""
+    run_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """Of --cluster: the folder that all nodes should see."""
+
+
+def doctor(arguments: list[str], program: str) -> int:
+    """Check this machine, or a cluster: packages, cores, memory, GPU, and one step of every backend."""
+    options, config = parse_with_experiment(
+        DoctorOptions(),
+        arguments,
+        program,
+        "Check this machine or a cluster, and say what will not work. Exit code 1 if the run cannot start.",
+        lambda options: load_config(find_config(options.config or DEFAULT_CONFIG)),
+    )
+    if options.run_dir is not None and not options.cluster:
+        raise UserError("--run-dir is looked at with --cluster only")
+    from mtrl.doctor import examine, examine_cluster
+
+    return examine_cluster(config, options.run_dir) if options.cluster else examine(config)
 
 
 @dataclass(frozen=True)

@@ -68,14 +68,26 @@ def examine(config: ExperimentConfig) -> int:
     Returns:
         the exit code: 1 if that run cannot start.
     """
-    console = rich.console.Console()
     installed = {package: version for package in PACKAGES if (version := _version(package))}
+    console = rich.console.Console()
     console.print(Text(f"python {platform.python_version()}, " + ", ".join(f"{name} {version}" for name, version in installed.items())))
+    return _conclude(console, collect_findings(config), config)
+
+
+def examine_cluster(config: ExperimentConfig, run_dir: Path | None) -> int:
+    """The same of the Ray cluster that RAY_ADDRESS names."""
+    from mtrl.distributed.inspect import inspect_cluster
+
+    lines = inspect_cluster(config, run_dir)
+    return _conclude(rich.console.Console(), [Finding(*line) for line in lines], config)  # type: ignore[arg-type]
+
+
+def _conclude(console: rich.console.Console, findings: list[Finding], config: ExperimentConfig) -> int:
+    """Prints what was found and returns the exit code."""
     table = Table.grid(padding=(0, 2))
     for width in (7, 24, None):
         table.add_column(width=width, no_wrap=width == 7)
     styles = {"ok": "green", "note": "yellow", "problem": "bold red"}
-    findings = collect_findings(config)
     for finding in findings:
         table.add_row(Text(finding.level, style=styles[finding.level]), finding.subject, Text(finding.text))
     console.print()
@@ -83,9 +95,9 @@ def examine(config: ExperimentConfig) -> int:
     console.print()
     problems = sum(finding.level == "problem" for finding in findings)
     if problems:
-        console.print(Text(f"The default run ({config.name}) cannot start: {problems} problem{'s' if problems > 1 else ''} above."))
+        console.print(Text(f"The run {config.name} cannot start: {problems} problem{'s' if problems > 1 else ''} above."))
         return 1
-    console.print(Text(f"The default run ({config.name}) can start."))
+    console.print(Text(f"The run {config.name} can start."))
     return 0
 
 

@@ -99,7 +99,7 @@ class Learner:
             means over the batch's steps, named as the metrics of the run are, and the number of distinct `rows`.
 
         Raises:
-            NonFiniteError: the twentieth step in a row had to be skipped.
+            NonFiniteError: in the twentieth update in a row an optimiser could not make a single step.
         """
         batch = self._batch(rollout)
         statistics = _Means()
@@ -107,8 +107,15 @@ class Learner:
         self._task_values = {}
         self.similarity = None
         self._rescale_values(batch)
+        waiting: dict[str, Part] = {}  # optimisers that have not made a step yet
+        made: set[str] = set()
         for part in self._parts(batch):
-            self._step(part, progress, statistics)
+            due = [name for name in self._optimizers if getattr(part, name)]
+            if self._step(part, progress, statistics):
+                made.update(due)
+            else:
+                waiting |= dict.fromkeys(due, part)
+        self._check_steps([part for name, part in waiting.items() if name not in made])
         self.policy.observe(batch.seen, batch.weights)
         self.version += 1
         return (
@@ -236,8 +243,8 @@ class Learner:
         batch = batch._replace(anchor_log_probs=log_probs)
         return Look(log_probs, valued.values, self._targets(batch, log_probs - batch.behaviour_log_probs, valued.values, None))
 
-    def _step(self, part: Part, progress: float, statistics: _Means) -> None:
-        """One step of the optimisers concerned, unless it has to be skipped."""
+    def _step(self, part: Part, progress: float, statistics: _Means) -> bool:
+        """One step of the optimisers concerned. It is skipped if loss or gradient is not finite; returns whether it was made."""
         losses, numbers = self._losses(part)
         optimizers = {name: optimizer for name, optimizer in self._optimizers.items() if getattr(part, name)}
         loss = torch.stack(list(losses.values())).sum()
@@ -247,12 +254,12 @@ class Learner:
         norms = {name: nn.utils.get_total_norm([p.grad for p in _parameters(o) if p.grad is not None]) for name, o in optimizers.items()}
         total_norm = torch.stack(list(norms.values())).square().sum().sqrt()
         if not torch.isfinite(loss + total_norm):
-            self._skip(part)
-            return
-        self._skipped_in_a_row = 0
+            self.skipped += 1
+            return False
         for name, optimizer in optimizers.items():
             self._apply(optimizer, getattr(self._config, name), norms[name], progress)
         statistics.add(numbers | {"learner/grad_norm": float(total_norm)})
+        return True
 
     def _rescale_values(self, batch: Batch) -> None:
         """PopArt's statistics follow the batch before anything is learned from it.
@@ -367,13 +374,13 @@ class Learner:
             group["lr"] = settings.learning_rate * (max(0.0, 1.0 - progress) if settings.decay else 1.0)
         optimizer.step()
 
-    def _skip(self, part: Part) -> None:
-        self.skipped += 1
-        self._skipped_in_a_row += 1
+    def _check_steps(self, lost: list[Part]) -> None:
+        """Gives up after too many updates in a row in which somebody could not make a single step; `lost` are their parts of this one."""
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if lost else 0
         if self._skipped_in_a_row >= MAX_SKIPPED:
             raise NonFiniteError(
                 f"the loss or its gradient was not finite in {MAX_SKIPPED} updates in a row; "
-                f"the task at fault is {self._task_at_fault(part) or 'unknown'}"
+                f"the task at fault is {self._task_at_fault(lost[0]) or 'unknown'}"
             )
 
     def _task_at_fault(self, part: Part) -> str | None:

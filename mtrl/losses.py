@@ -16,11 +16,16 @@ def policy_gradient_loss(
     return -(weights * advantages * log_probs).sum()
 
 
+LARGEST_LOG_RATIO = 10.0
+
+
 def clipped_surrogate_loss(
     log_ratios: Float[Tensor, "T B"], advantages: Float[Tensor, "T B"], weights: Float[Tensor, "T B"], clip: float
 ) -> Float[Tensor, ""]:
     """-Σ w_t min(ρ_t adv_t, clamp(ρ_t, 1 - clip, 1 + clip) adv_t) with ρ_t = π(a_t|x_t) / μ(a_t|x_t) (PPO, Schulman et al. 2017)."""
-    ratios = log_ratios.exp()
+    # Beyond e^±10 a step says nothing of the neighbourhood, and e^89 is infinite. It happens with narrow Gaussians: an action of the policy
+    # before this one can lie a hundred deviations from the mean and become likely again in the middle of a batch.
+    ratios = log_ratios.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
     return -(weights * torch.minimum(ratios * advantages, ratios.clamp(1 - clip, 1 + clip) * advantages)).sum()
 
 

@@ -165,3 +165,12 @@ def test_a_restored_learner_draws_the_same_minibatches():
     first.update(rollout, 0.0)
     second.update(rollout, 0.0)
     assert all(np.array_equal(array, second.policy_weights()[name]) for name, array in first.policy_weights().items())
+
+
+def test_an_action_that_was_all_but_impossible_spoils_no_update():
+    """With narrow Gaussians a log-ratio of hundreds occurs (it ended a run on MT10 after 800 000 frames)."""
+    log_ratios = torch.tensor([[500.0, 0.1], [-500.0, -0.1]], requires_grad=True)
+    loss = clipped_surrogate_loss(log_ratios, torch.tensor([[-1.0, 1.0], [-1.0, 1.0]]), torch.full((2, 2), 0.25), 0.2)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.equal(log_ratios.grad[:, 0], torch.zeros(2)) and (log_ratios.grad[:, 1] < 0).all()

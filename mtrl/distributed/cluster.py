@@ -75,7 +75,13 @@ def start_ray() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if "RAY_ADDRESS" not in os.environ:
-        options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "_node_ip_address": "127.0.0.1"}
+        # "local": a cluster that somebody else has started on this machine is not ours to join.
+        options |= {
+            "address": "local",
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "_node_ip_address": "127.0.0.1",
+        }
     # What it says of dead runners, of each several times, the run says once.
     logging.getLogger("ray.rllib.utils.actor_manager").setLevel(logging.CRITICAL)
     with _without_log_level_notice():

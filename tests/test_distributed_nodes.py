@@ -1,0 +1,62 @@
+"""A run on several nodes: real raylets of a local cluster, one of which is killed."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import ray
+from helpers import toy_config
+from ray.cluster_utils import Cluster
+from test_distributed_faults import steps_until
+
+from mtrl.distributed import MultiTaskIMPALAConfig
+from mtrl.distributed.cluster import ENVIRONMENT, ROOT, start_ray
+
+RUNNERS = {"env_runners__num_env_runners": 2, "env_runners__slots": 12, "total_frames": 10_000_000}
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    small = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args=small)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_a_node_that_is_lost_takes_its_unrolls_and_one_that_joins_is_used(cluster):
+    other = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    cluster.wait_for_nodes()
+    start_ray()
+    assert ray.cluster_resources()["CPU"] == 2
+    algorithm = MultiTaskIMPALAConfig.from_experiment(toy_config(**RUNNERS)).build_algo()
+    trainer, acting = algorithm.trainer, algorithm.trainer._versions._last
+    try:
+        steps_until(trainer, lambda said: set(acting) == {1, 2})
+        assert trainer._source.local_cores == 0  # with other nodes, this one's cores are the learner's
+        nodes = algorithm.env_runner_group.foreach_env_runner(
+            lambda runner: (runner.worker_index, ray.get_runtime_context().get_node_id()), local_env_runner=False
+        )
+        here = ray.get_runtime_context().get_node_id()
+        (lost,) = [index for index, node in nodes if node != here]
+
+        cluster.remove_node(other, allow_graceful=False)
+        steps_until(trainer, lambda said: any(f"runner {lost}: died" in message for message in said))
+        acting.clear()
+        frames = trainer.frames
+        steps_until(trainer, lambda said: trainer.frames > frames + 5000)
+        assert set(acting) == {3 - lost}  # the other one goes on
+        assert trainer._source.lost == 1
+
+        cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+        version = trainer.updates
+        steps_until(trainer, lambda said: lost in acting)
+        assert acting[lost] >= version
+        assert int(trainer.statistics.frames.sum()) == trainer.frames
+    finally:
+        algorithm.stop()
