@@ -89,16 +89,17 @@ class Cue(gymnasium.Env[dict[str, np.ndarray], int]):
 class Ladder(gymnasium.Env[dict[str, np.ndarray], int]):
     """A sequence of answers to be given in order: the first wrong one ends the episode, and only the last right one pays 1.
 
-    Rung k asks for the first 2 k answers, and all rungs ask for the same ones. Guessing finds rung k with probability 9^-k, but whoever
-    has mastered the rung below finds it with 1/9: with a policy that the tasks share, each is learnable as soon as the one before it is.
+    Rung k asks for the first 4 k answers, and all rungs ask for the same ones. Guessing finds rung k with probability 81^-k, but whoever
+    has mastered the rung below finds it with 1/81: with a policy that the tasks share, each is learnable as soon as the one before it is.
     """
 
+    answers_per_rung = 4
     answers = (0, 2, 1, 1, 0, 2, 2, 0, 1, 2, 0, 1, 2, 2, 1, 0, 0, 1, 2, 1)
     observation_space = gymnasium.spaces.Dict({"vector": gymnasium.spaces.Box(0.0, 1.0, (len(answers) + 1,), np.float32)})
     action_space = ACTION_SPACE
 
     def __init__(self, rung: int):
-        self._goal = 2 * rung
+        self._goal = self.answers_per_rung * rung
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Asks for the first answer."""
@@ -117,7 +118,7 @@ class Ladder(gymnasium.Env[dict[str, np.ndarray], int]):
         return {"vector": np.eye(len(self.answers) + 1, dtype=np.float32)[self._given]}
 
 
-LADDER = tuple(Task(f"rung-{rung}", functools.partial(Ladder, rung)) for rung in range(1, len(Ladder.answers) // 2 + 1))
+LADDER = tuple(Task(f"rung-{rung}", functools.partial(Ladder, rung)) for rung in range(1, len(Ladder.answers) // Ladder.answers_per_rung + 1))
 
 TASKS = {
     "corridor": Task("corridor", Corridor),
