@@ -118,7 +118,9 @@ class Ladder(gymnasium.Env[dict[str, np.ndarray], int]):
         return {"vector": np.eye(len(self.answers) + 1, dtype=np.float32)[self._given]}
 
 
-LADDER = tuple(Task(f"rung-{rung}", functools.partial(Ladder, rung)) for rung in range(1, len(Ladder.answers) // Ladder.answers_per_rung + 1))
+LADDER = tuple(
+    Task(f"rung-{rung}", functools.partial(Ladder, rung)) for rung in range(1, len(Ladder.answers) // Ladder.answers_per_rung + 1)
+)
 
 TASKS = {
     "corridor": Task("corridor", Corridor),

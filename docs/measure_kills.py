@@ -1,0 +1,54 @@
+"""Kills a training run with SIGKILL at random moments and starts it again: `python docs/measure_kills.py [KILLS]`.
+
+After every kill the same command goes on (`--auto-resume`). Prints each time how far the checkpoints are, and in the end whether a start
+failed, a checkpoint was lost or the counters ever ran back. Exit code 1 if one did.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from mtrl.checkpoint import load_checkpoint, newest_valid, steps
+from mtrl.run_directory import RunDirectory
+
+LONGEST = 12.0  # seconds from a start to its kill; starting takes the first half
+
+
+def main(kills: int) -> int:
+    """Returns the exit code."""
+    run = Path(tempfile.mkdtemp()) / "run"
+    command = [sys.executable, "launch.py", "train", "toy", "--run-dir", str(run), "--auto-resume", "--total-frames", str(10**9)]
+    command += ["--checkpoints.every-seconds", "0.1", "--report-seconds", "0.5"]
+    rng, reached, faults, resumed = random.Random(0), 0, [], 0
+    for kill in range(1, kills + 1):
+        before = time.monotonic()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        time.sleep(rng.uniform(0.0, LONGEST))
+        os.killpg(process.pid, signal.SIGKILL)
+        said = process.communicate()[0].decode()
+        if process.returncode != -signal.SIGKILL:
+            faults.append(f"kill {kill}: ended by itself with code {process.returncode}: {said[-500:]}")
+        resumed += "resumed" in said
+        newest, problems = newest_valid(run / "checkpoints") if (run / "checkpoints").exists() else (None, [])
+        faults += [f"kill {kill}: {problem}" for problem in problems]
+        frames = newest.manifest.step if newest is not None else 0
+        if frames < reached:
+            faults.append(f"kill {kill}: the newest checkpoint is of {frames:,} frames, and was of {reached:,}")
+        for step in steps(run / "checkpoints") if newest is not None else []:
+            load_checkpoint(run / "checkpoints" / str(step))
+        reached = max(reached, frames)
+        print(f"kill {kill} after {time.monotonic() - before:4.1f} s: {frames:,} frames in the newest checkpoint", flush=True)
+    rows = [int(row["summary/frames"]) for row in RunDirectory.open(run).read_metrics()]
+    if rows != sorted(rows):
+        faults.append("the metrics run back")
+    print("\n".join(faults) or f"{kills} kills, {resumed} of the starts had come as far as going on, none failed; nothing was lost")
+    return bool(faults)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 50))
