@@ -7,6 +7,7 @@ A checkpoint is a folder `STEP/` with two files for each component, its tensors 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -98,7 +99,7 @@ def save_checkpoint(
         kept = {path.name, best.resolve().name, *map(str, protected), *[str(s) for s in steps(root)[-keep:]]}
         for old in steps(root):
             if str(old) not in kept:
-                shutil.rmtree(root / str(old), ignore_errors=True)
+                _remove(root / str(old))
     except OSError as error:
         raise CheckpointError(f"cannot update the links in {root}: {error.strerror}") from None
     return path
@@ -189,7 +190,7 @@ def save_policy(root: Path, step: int, weights: Arrays, description: dict[str, A
     path = _publish(root, str(step), write)
     for old in steps(root):
         if old != step and old not in keep:
-            shutil.rmtree(root / str(old), ignore_errors=True)
+            _remove(root / str(old))
     return path
 
 
@@ -231,6 +232,14 @@ def _publish(root: Path, name: str, write: Callable[[Path], None]) -> Path:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(f"cannot save {root / name}: {error.strerror}") from None
+
+
+def _remove(folder: Path) -> None:
+    """Renamed first: a process that is killed meanwhile leaves no half of it under its name."""
+    temporary = folder.with_name(f"{_TEMPORARY}old-{folder.name}")
+    with contextlib.suppress(OSError):
+        folder.rename(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write(path: Path, content: bytes) -> None:

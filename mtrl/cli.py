@@ -87,6 +87,8 @@ class TrainOptions:
     """Let --resume go on with another --suite.name: what is known of a task goes to the task of that name, new tasks begin anew."""
     init_experts: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")] = None
     """Begin with the experts of that run's newest policy; --model.freeze-experts keeps them as they are."""
+    profile: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False
+    """Begin with a few updates under torch's profiler: a table of where a frame's time goes, and a trace in the run's folder."""
 
 
 def train(arguments: list[str], program: str) -> int:
@@ -108,7 +110,9 @@ def train(arguments: list[str], program: str) -> int:
     console = make_console(program.removesuffix(" train"))
     directory = _existing_run(options)
     if directory is None:
-        return _start(config, options.run_dir, console, options.init_experts)
+        return _start(config, options.run_dir, console, options.init_experts, profiled=options.profile)
+    if options.profile:
+        raise UserError("--profile is for the beginning of a run; leave it out to go on with one")
     return _go_on(directory, config, console, repeated=options.auto_resume, allow_task_change=options.allow_task_change)
 
 
@@ -496,7 +500,9 @@ def _existing_run(options: TrainOptions) -> Path | None:
     return None
 
 
-def _start(config: ExperimentConfig, path: Path | None, console: PlainConsole | TerminalConsole, experts: Path | None) -> int:
+def _start(
+    config: ExperimentConfig, path: Path | None, console: PlainConsole | TerminalConsole, experts: Path | None, *, profiled: bool
+) -> int:
     from mtrl.checkpoint import load_policy, resolve
     from mtrl.run import run_training
     from mtrl.run_directory import RunDirectory
@@ -510,7 +516,12 @@ def _start(config: ExperimentConfig, path: Path | None, console: PlainConsole | 
     with _trainer(config) as trainer:
         if weights is not None:
             trainer.load_experts(weights)
-        return run_training(trainer, RunDirectory.create(path, config), console)
+        directory = RunDirectory.create(path, config)
+        if profiled:
+            from mtrl.profiling import profile_training
+
+            console.message(profile_training(trainer, directory.path / "profile"))
+        return run_training(trainer, directory, console)
 
 
 def _go_on(

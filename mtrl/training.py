@@ -181,6 +181,11 @@ class Trainer:
         return self.learner.version
 
     @property
+    def asynchronous(self) -> bool:
+        """Whether rollouts arrive while the learner works."""
+        return self._source.asynchronous
+
+    @property
     def mean_score(self) -> float | None:
         """Mean score of the tasks' recent training episodes; None until every task has one.
 
@@ -411,11 +416,14 @@ class _Interval:
         self._env_steps = 0
         self._observations = 0
         self._learner_seconds = 0.0
+        self._env_seconds = self._inference_seconds = 0.0  # in the runners, added up
         self.queue_wait_seconds = 0.0
 
     def add_collected(self, collected: Collected) -> None:
         """Counts a rollout that has arrived."""
         self._env_steps += collected.rollout.valid.size
+        self._env_seconds += collected.env_seconds
+        self._inference_seconds += collected.inference_seconds
 
     def add_update(self, statistics: dict[str, float], rollout: Rollout, frames: np.ndarray, version: int, seconds: float) -> None:
         """Counts an update on `rollout` that took `seconds` and began at the learner's `version`."""
@@ -451,6 +459,9 @@ class _Interval:
             "throughput/env_steps": self._env_steps / seconds,
             "throughput/learner_frames": self._frames.sum() / self._learner_seconds,
             "throughput/queue_wait_seconds": self.queue_wait_seconds,
+            "throughput/env_seconds": self._env_seconds,
+            "throughput/inference_seconds": self._inference_seconds,
+            "throughput/learner_seconds": self._learner_seconds,
             **tasks,
         }
 

@@ -170,3 +170,22 @@ def test_arrays_come_back_in_their_shape(tmp_path: Path, array: np.ndarray) -> N
     again = load_checkpoint(path).components["part"]["array"]
     assert again.shape == array.shape and again.dtype == array.dtype
     np.testing.assert_array_equal(again, array)
+
+
+def test_a_process_killed_while_it_removes_leaves_no_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by docs/measure_kills.py: an old checkpoint without its manifest."""
+
+    def killed(folder: Path, ignore_errors: bool) -> None:
+        next(Path(folder).glob("manifest.json")).unlink()
+        raise KeyboardInterrupt
+
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, {"a": {"x": torch.ones(3)}}, tasks=("t",), keep=2)
+    monkeypatch.setattr("mtrl.checkpoint.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, 3, {"a": {"x": torch.ones(3)}}, tasks=("t",), keep=2)
+    monkeypatch.undo()
+    assert steps(tmp_path) == [2, 3]
+    assert all(load_checkpoint(tmp_path / str(step)).manifest.step == step for step in (2, 3))
+    save_checkpoint(tmp_path, 4, {"a": {"x": torch.ones(3)}}, tasks=("t",), keep=2)
+    assert not list(tmp_path.glob(".incomplete-*"))

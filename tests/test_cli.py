@@ -437,3 +437,18 @@ def test_amounts(value: float, text: str) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_profile_says_where_a_frames_time_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(
+        ["train", "debug_1gpu", "--profile", "--run-dir", str(tmp_path / "run"), "--total-frames", "2500", "--env-runners.slots", "6"]
+    )
+    said = capsys.readouterr().out
+    assert code == 0
+    spent = {name: float(value) for name, value in re.findall(r"^([a-z ]+?) +([\d.]+) µs", said, re.M)}
+    parts = ("environments", "policy in the runners", "learner", "everything else")
+    assert sum(spent[part] for part in parts) == pytest.approx(spent["a frame"], abs=0.3) and min(spent.values()) > 0
+    events = json.loads((tmp_path / "run" / "profile" / "trace.json").read_text())["traceEvents"]
+    assert any("aten::" in event.get("name", "") for event in events)
+    assert "Self CPU" in (tmp_path / "run" / "profile" / "operations.txt").read_text()
+    assert "leave it out" in complaint(["train", "--profile", "--resume", str(tmp_path / "run")], capsys)
