@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mtrl.training import Trainer
 
 DEFAULT_CONFIG = "minigrid_mt3"
-BENCHMARKS = ("throughput", "peers", "learner", "curriculum", "transfer", "soak")
+BENCHMARKS = ("throughput", "peers", "learner", "curriculum", "transfer", "soak", "chaos")
 FIXED_ON_RESUME = ("model.", "learner.actor.name", "learner.critic.name", "curriculum.scheduler")  # what a checkpoint's contents depend on
 
 
@@ -401,7 +401,7 @@ class BenchOptions:
 
     what: Annotated[str, Positional, arg(metavar="|".join(BENCHMARKS), help_behavior_hint="")] = ""
     """Frames per second of training, of other libraries on the same tasks, or of the learner alone; which scheduler learns fastest; which
-    contexts to train on; whether a long run holds ever more."""
+    contexts to train on; whether a long run holds ever more; what runners that are killed and environments that fail cost."""
     config: Annotated[str | None, Positional, arg(metavar="[CONFIG]", help_behavior_hint=f"(default: {DEFAULT_CONFIG})")] = None
     """The experiment: a YAML file, or the name of one in configs/."""
     schedulers: Annotated[str, arg(metavar="A,B,C")] = "uniform,t3s,learning_progress"
@@ -411,7 +411,7 @@ class BenchOptions:
     score: Annotated[str, arg(metavar="X")] = "0.8"
     """Of `curriculum`: the mean score whose frames are counted."""
     minutes: Annotated[str, arg(metavar="N")] = "60"
-    """Of `soak`: how long."""
+    """Of `soak` and `chaos`: how long."""
 
 
 def bench(arguments: list[str], program: str) -> int:
@@ -435,6 +435,11 @@ def bench(arguments: list[str], program: str) -> int:
         from mtrl.bench_soak import soak
 
         soak(config, _whole_number("--minutes", options.minutes, 1))
+        return 0
+    if options.what == "chaos":
+        from mtrl.bench_chaos import chaos
+
+        chaos(config, _whole_number("--minutes", options.minutes, 1))
         return 0
     from mtrl import benchmark
 

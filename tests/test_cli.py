@@ -92,7 +92,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
         (["evaluate", "runs/x", "--episodes", "ten"], "--episodes: must be a whole number of 1 or more, got 'ten'"),
         (["evaluate", "runs/x", "--episode", "1"], "there is no option --episode; did you mean --episodes?"),
         (["evaluate", "runs/x", "--backend", "gym"], "--backend: must be one of envpool, gymnasium, got 'gym'; did you mean gymnasium?"),
-        (["bench"], "bench: must be one of throughput, peers, learner, curriculum, transfer, soak, got ''"),
+        (["bench"], "bench: must be one of throughput, peers, learner, curriculum, transfer, soak, chaos, got ''"),
         (["bench", "thruput"], "got 'thruput'; did you mean throughput?"),
         (["doctor", "--fast"], "there is no option --fast"),
         (["suites", "minigrid"], "'minigrid' is one argument too many"),

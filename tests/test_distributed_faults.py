@@ -11,6 +11,8 @@ import pytest
 import ray
 from helpers import toy_config
 
+from mtrl import bench_chaos
+from mtrl.config import load_config, override
 from mtrl.distributed import MultiTaskIMPALAConfig
 from mtrl.distributed.cluster import start_ray
 
@@ -110,3 +112,12 @@ def test_environments_that_cannot_be_replaced_are_built_anew():
         assert trainer._source.lost == 1
     finally:
         algorithm.stop()
+
+
+def test_a_short_chaos(monkeypatch, capsys):
+    monkeypatch.setattr(bench_chaos, "KILL_SECONDS", 4.0)
+    config = override(load_config("configs/toy.yaml"), {"env_runners.num_env_runners": 1, "checkpoints.every_seconds": 2.0})
+    alone, disturbed = bench_chaos.chaos(config, minutes=0.2)
+    assert (alone.kills, alone.faults, alone.lost) == (0, 0, 0) and disturbed.kills >= 1
+    assert disturbed.lost >= 1 and disturbed.faults >= 1 and disturbed.frames > 1000
+    assert "speed when disturbed" in capsys.readouterr().out
