@@ -47,14 +47,14 @@ def test_broken_packages_are_lines_and_exit_code_1(tmp_path: Path) -> None:
     )
     assert re.search(r"note +envpool +cannot be imported: ImportError: GLIBC; environments step on gymnasium instead", report)
     assert re.search(r"ok +minigrid on gymnasium +steps minigrid/mt3", report)
-    assert "The default run (minigrid_mt3) cannot start: 1 problem above." in report
+    assert "The run minigrid_mt3 cannot start: 1 problem above." in report
 
 
 def test_what_the_default_run_does_not_need_is_a_note(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(doctor, "collect_findings", lambda config: [Finding("ok", "a", "b"), Finding("note", "c", "d")])
     assert doctor.examine(CONFIG) == 0
     out = capsys.readouterr().out
-    assert "The default run (minigrid_mt3) can start." in out and "torch 2." in out
+    assert "The run minigrid_mt3 can start." in out and "torch 2." in out
     monkeypatch.setattr(doctor, "collect_findings", lambda config: [Finding("problem", "a", "b")])
     assert doctor.examine(CONFIG) == 1
 
