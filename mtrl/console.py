@@ -242,6 +242,7 @@ class Status:
             f" ({waiting} task{'s' if waiting > 1 else ''} without an episode)" if waiting else "",
             f"   policy lag {number(run.policy_lag, '.1f')} updates   running for {duration(run.elapsed)}",
         )
+        summary.truncate(width, overflow="ellipsis")
         if not run.left_out:
             return [title, progress, summary]
         left_out = Text(f"left out, since their environments keep failing: {', '.join(run.left_out)}", style="red")

@@ -388,6 +388,19 @@ def test_a_window_that_is_too_small_says_how_many_tasks_it_hides() -> None:
     assert f"and {50 - shown} more tasks" in lines[-1] and shown > 10
 
 
+def test_tasks_that_are_left_out_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    view = view_of(3)
+    quarantined = f"tasks/{view.suite.names[1]}/quarantined"
+    before = rendered(view, 60, 14)
+    view.update({quarantined: 1.0})
+    lines = rendered(view, 60, 14)
+    assert len(lines) == len(before) + 1 and max(map(len, lines)) <= 60
+    assert any(line.startswith("left out, since their environments keep failing") for line in lines)
+    assert "left out: " in view.line() and "left out: " in view.farewell("x")
+    view.update({quarantined: 0.0})
+    assert rendered(view, 60, 14) == before and "left out" not in view.line()
+
+
 def test_the_block_is_drawn_and_leaves_the_next_command(tmp_path: Path) -> None:
     stream = io.StringIO()
     console = TerminalConsole(rich.console.Console(file=stream, force_terminal=True, width=100, height=30), "python launch.py")
