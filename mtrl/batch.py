@@ -12,6 +12,7 @@ from torch import Tensor
 from mtrl.losses import step_weights
 from mtrl.models.memory import recurrence_of
 from mtrl.models.rows import Rows, Sequences, arrange, make_rows, padded
+from mtrl.parallel import Total, add_up, alone
 from mtrl.rollout import Rollout
 
 
@@ -26,10 +27,19 @@ class Batch(NamedTuple):
     discounts: Float[Tensor, "T B"]  # γ (1 - terminated)
     continues: Float[Tensor, "T B"]  # whether the next row is the same episode
     valid: Bool[Tensor, "T B"]
-    weights: Float[Tensor, "T B"]  # how much each step counts; sums to 1
+    weights: Float[Tensor, "T B"]  # how much each step counts; sums to 1, over all learners
 
 
-def make_batch(rollout: Rollout, num_tasks: int, *, discount: float, equal_tasks: bool, share_repeats: bool, device: torch.device) -> Batch:
+def make_batch(
+    rollout: Rollout,
+    num_tasks: int,
+    *,
+    discount: float,
+    equal_tasks: bool,
+    share_repeats: bool,
+    device: torch.device,
+    total: Total = alone,
+) -> Batch:
     """`rollout` on `device`; each distinct observation of a task is one row where `share_repeats` says so."""
 
     def move(array: np.ndarray) -> Tensor:
@@ -54,11 +64,11 @@ def make_batch(rollout: Rollout, num_tasks: int, *, discount: float, equal_tasks
         discounts=discount * (~terminated).float(),
         continues=(valid & ~terminated & ~move(rollout.truncated)).float(),
         valid=valid,
-        weights=step_weights(valid, task_ids, num_tasks, equal_tasks=equal_tasks),
+        weights=step_weights(valid, task_ids, num_tasks, equal_tasks=equal_tasks, total=total),
     )
 
 
-def select_slots(batch: Batch, slots: Int[Tensor, " S"]) -> Batch:
+def select_slots(batch: Batch, slots: Int[Tensor, " S"], total: Total = alone) -> Batch:
     """Whole traces: all steps of the given ascending slots, looking only at the observations that occur there."""
     seen = batch.seen
     recurrence = seen.recurrence.select(slots) if seen.recurrence is not None else None
@@ -71,11 +81,11 @@ def select_slots(batch: Batch, slots: Int[Tensor, " S"]) -> Batch:
         discounts=batch.discounts[:, slots],
         continues=batch.continues[:, slots],
         valid=batch.valid[:, slots],
-        weights=_rescaled(batch.weights[:, slots], batch.weights),
+        weights=_rescaled(batch.weights[:, slots], batch.weights, total),
     )
 
 
-def select_steps(batch: Batch, steps: Int[Tensor, " S"]) -> Batch:
+def select_steps(batch: Batch, steps: Int[Tensor, " S"], total: Total = alone) -> Batch:
     """Single steps, given as positions in the flattened [T, B]: a batch [1, S] that has no next observations."""
     num_steps = batch.rewards.numel()
 
@@ -92,29 +102,28 @@ def select_steps(batch: Batch, steps: Int[Tensor, " S"]) -> Batch:
         discounts=pick(batch.discounts),
         continues=pick(batch.continues),
         valid=pick(batch.valid),
-        weights=_rescaled(pick(batch.weights), batch.weights),
+        weights=_rescaled(pick(batch.weights), batch.weights, total),
     )
 
 
 def split_slots(batch: Batch, parts: int, generator: torch.Generator) -> list[Tensor]:
-    """The slots in `parts` random groups of nearly equal size, each ascending as task ids must be."""
+    """The slots in `parts` random groups of nearly equal size, some of them perhaps empty, each ascending as task ids must be."""
     order = torch.randperm(len(batch.seen.task_ids), generator=generator)
-    return [part.sort().values.to(batch.valid.device) for part in order.tensor_split(parts) if len(part)]
+    return [part.sort().values.to(batch.valid.device) for part in order.tensor_split(parts)]
 
 
 def split_steps(batch: Batch, parts: int, generator: torch.Generator) -> list[Tensor]:
     """The valid steps in `parts` random groups of nearly equal size, as positions in the flattened [T, B]."""
     valid = batch.valid.flatten().nonzero().squeeze(-1)
     order = torch.randperm(len(valid), generator=generator).to(valid.device)
-    return [valid[part] for part in order.tensor_split(parts) if len(part)]
+    return [valid[part] for part in order.tensor_split(parts)]
 
 
 def split_observations(batch: Batch, parts: int, generator: torch.Generator) -> list[Tensor]:
     """Like `split_steps`, but steps with the same observation stay together, so that each is evaluated once in a pass."""
     group_of_row = torch.randperm(len(batch.seen.rows.task_ids), generator=generator).to(batch.valid.device) % parts
     groups = torch.where(batch.valid, group_of_row[batch.seen.inverse[:-1]], parts).flatten()
-    found = [(groups == part).nonzero().squeeze(-1) for part in range(parts)]
-    return [part for part in found if len(part)]
+    return [(groups == part).nonzero().squeeze(-1) for part in range(parts)]
 
 
 def _rows_of(rows: Rows, inverse: Tensor) -> tuple[Rows, Tensor]:
@@ -125,6 +134,7 @@ def _rows_of(rows: Rows, inverse: Tensor) -> tuple[Rows, Tensor]:
     return padded(Rows({name: array[used] for name, array in rows.obs.items()}, task_ids, counts)), position
 
 
-def _rescaled(part: Tensor, whole: Tensor) -> Tensor:
+def _rescaled(part: Tensor, whole: Tensor, total: Total) -> Tensor:
     """Weights of a part as if it stood for the whole: the mean over random parts is the whole's loss."""
-    return part * (whole.count_nonzero() / part.count_nonzero().clamp(min=1))
+    steps, of = add_up([part.count_nonzero(), whole.count_nonzero()], total)
+    return part * (of / steps.clamp(min=1))

@@ -108,7 +108,7 @@ def train(arguments: list[str], program: str) -> int:
     from mtrl.console import make_console
 
     console = make_console(program.removesuffix(" train"))
-    directory = _existing_run(options)
+    directory = _existing_run(options) or _fetched_run(options, config)
     if directory is None:
         return _start(config, options.run_dir, console, options.init_experts, profiled=options.profile)
     if options.profile:
@@ -503,6 +503,15 @@ def _existing_run(options: TrainOptions) -> Path | None:
     if options.auto_resume and options.run_dir is not None and (options.run_dir / "config.yaml").is_file():
         return options.run_dir
     return None
+
+
+def _fetched_run(options: TrainOptions, config: ExperimentConfig) -> Path | None:
+    """The directory of the run to go on with, if it is not here but where its checkpoints were copied to."""
+    if not options.auto_resume or options.run_dir is None or config.checkpoints.copy_to is None:
+        return None
+    from mtrl.mirror import fetch
+
+    return options.run_dir if fetch(config.checkpoints.copy_to, options.run_dir) else None
 
 
 def _start(

@@ -167,6 +167,17 @@ class LearnerConfig(Section):
     """Threads of the learner's tensor operations; null takes the cores that runners do not keep busy meanwhile."""
 
 
+class LearnersConfig(Section):
+    """Who learns."""
+
+    num_learners: int = Field(0, ge=0)
+    """Ray actors that share every batch, slot by slot, and make the same step; 0 learns in the driver's process."""
+    num_cpus_per_learner: float = Field(1, ge=0)
+    """Cores that Ray reserves for one of them."""
+    num_gpus_per_learner: float = Field(0, ge=0)
+    """GPUs that Ray reserves for one of them; above 0 it computes there."""
+
+
 class CurriculumConfig(Section):
     """How the frames are divided among the tasks."""
 
@@ -200,6 +211,9 @@ class CheckpointsConfig(Section):
     """Time between two checkpoints."""
     keep: int = Field(3, ge=1)
     """Newest checkpoints that stay; the best one stays as well."""
+    copy_to: str | None = None
+    """A folder on any file system that fsspec knows (s3://bucket/run, gs://, sftp://, file://) that gets a copy of each. `--auto-resume` on
+    a machine that lacks the run directory goes on from there."""
 
 
 class EvaluationConfig(Section):
@@ -226,6 +240,7 @@ class ExperimentConfig(Section):
     env_runners: EnvRunnersConfig = EnvRunnersConfig()
     model: ModelConfig = ModelConfig()
     learner: LearnerConfig = LearnerConfig()
+    learners: LearnersConfig = LearnersConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
     faults: FaultsConfig = FaultsConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
@@ -240,6 +255,11 @@ class ExperimentConfig(Section):
             raise ValueError(f"learner.minibatch_of is {learner.minibatch_of!r}, but a memory needs whole traces: set it to 'traces'")
         if self.curriculum.evidence == "evaluation" and self.evaluation.every_frames is None:
             raise ValueError("curriculum.evidence is 'evaluation', but evaluation.every_frames is null: there would be none")
+        if self.learners.num_learners and not self.env_runners.num_env_runners:
+            raise ValueError(
+                f"learners.num_learners is {self.learners.num_learners}, but env_runners.num_env_runners 0 runs everything in one process: "
+                "learners need Ray, with at least one runner"
+            )
         if learner.c_bar > learner.rho_bar:
             raise ValueError(f"learner.c_bar is {learner.c_bar}, above learner.rho_bar {learner.rho_bar}: V-trace needs rho_bar >= c_bar")
         return self

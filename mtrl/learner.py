@@ -24,6 +24,7 @@ from mtrl.losses import (
 )
 from mtrl.models.experts import health
 from mtrl.models.policy import Policy, build_policy
+from mtrl.parallel import Total, add_up, alone
 from mtrl.rollout import Arrays, Rollout
 from mtrl.vtrace import td_errors, vtrace
 
@@ -65,9 +66,19 @@ class Part(NamedTuple):
 
 
 class Learner:
-    """Trains one policy on all tasks with V-trace."""
+    """Trains one policy on all tasks with V-trace.
 
-    def __init__(self, config: ExperimentConfig, suite: TaskSuite):
+    Args:
+        config: the experiment.
+        suite: its tasks.
+        device: where to compute; by default what `config.learner.device` says.
+        rank: which of several learners this is, each with a part of every batch.
+        total: adds up over all of them. They start with equal weights, and make equal steps.
+    """
+
+    def __init__(
+        self, config: ExperimentConfig, suite: TaskSuite, *, device: torch.device | None = None, rank: int = 0, total: Total = alone
+    ):
         self.version = 0  # updates made so far
         self.similarity: np.ndarray | None = None  # cosines of the tasks' gradients in the newest update, where it was looked at
         self.skipped = 0  # optimiser steps not made since the loss or gradient was not finite
@@ -75,14 +86,15 @@ class Learner:
         self._suite = suite
         self._shared = config.model.trunks == "shared"
         self._share_repeats = config.model.share_repeats
-        self.device = torch.device(_pick_device(config.learner.device))
+        self.device = device or torch.device(_pick_device(config.learner.device))
+        self.rank = rank
+        self._seed, self._total = config.seed, total
         self._precision = _pick_precision(config.learner.precision, self.device)
         self.policy: Policy = build_policy(config.model, suite, config.seed).to(self.device)
         if config.model.freeze_experts:
             for name, parameter in self.policy.named_parameters():
                 parameter.requires_grad_(".encoder.experts." not in name)
         self._optimizers = _make_optimizers(self.policy, config)
-        self._generator = torch.Generator().manual_seed(config.seed)  # of minibatches
         self._compares_tasks = config.curriculum.scheduler in SCHEDULERS_THAT_COMPARE_TASKS
         self._skipped_in_a_row = 0
         self._task_values: dict[str, float] = {}  # of the batch's first look, by metric
@@ -92,7 +104,7 @@ class Learner:
         """One batch's optimiser steps.
 
         Args:
-            rollout: T steps of B slots.
+            rollout: T steps of B slots, this learner's part of the batch.
             progress: share of the training already done, 0 to 1; what decays follows it.
 
         Returns:
@@ -116,14 +128,15 @@ class Learner:
             else:
                 waiting |= dict.fromkeys(due, part)
         self._check_steps([part for name, part in waiting.items() if name not in made])
-        self.policy.observe(batch.seen, batch.weights)
+        self.policy.observe(batch.seen, batch.weights, self._total)
+        rows = self._total(batch.seen.inverse.max() + 1)
         self.version += 1
         return (
             statistics.means()
             | self._task_values
             # A look at the experts costs as much as a twentieth of a small batch.
             | (self._expert_health(batch) if self.version % HEALTH_UPDATES == 1 else {})
-            | {"rows": float(batch.seen.inverse.max() + 1), "skipped": float(self.skipped)}
+            | {"rows": float(rows), "skipped": float(self.skipped)}
         )
 
     @torch.no_grad()
@@ -168,11 +181,10 @@ class Learner:
         return {name: [parameter.detach() for parameter in _parameters(optimizer)] for name, optimizer in self._optimizers.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimisers, counters and randomness."""
+        """Weights, optimisers and counters. Of several learners any one's is everybody's, whatever their number was."""
         return {
             "policy": self.policy.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
-            "generator": self._generator.get_state(),
             "version": self.version,
             "skipped": self.skipped,
             "skipped_in_a_row": self._skipped_in_a_row,
@@ -183,9 +195,12 @@ class Learner:
         self.policy.load_state_dict(state["policy"])
         for name, optimizer in self._optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        self._generator.set_state(state["generator"])
         self.version, self.skipped = state["version"], state["skipped"]
         self._skipped_in_a_row = state["skipped_in_a_row"]
+
+    def restart(self) -> None:
+        """Never needed: who lives in the driver's process dies with it."""
+        raise RuntimeError("a learner in this process cannot have been lost")
 
     def _batch(self, rollout: Rollout) -> Batch:
         return make_batch(
@@ -195,6 +210,7 @@ class Learner:
             equal_tasks=self._config.task_weighting == "tasks",
             share_repeats=self._share_repeats,
             device=self.device,
+            total=self._total,
         )
 
     def _parts(self, batch: Batch) -> Iterator[Part]:
@@ -218,19 +234,21 @@ class Learner:
         for selection in self._selections(batch, steps):
             if config.minibatch_of == "traces":
                 known = None if self._shared else values[:, selection]
-                yield Part(select_slots(batch, selection), None, known, targets.moments, actor=True, critic=self._shared)
+                yield Part(select_slots(batch, selection, self._total), None, known, targets.moments, actor=True, critic=self._shared)
             else:
                 own = targets._replace(vs=_at(targets.vs, selection), advantages=_at(targets.advantages, selection))
-                yield Part(select_steps(batch, selection), own, None, None, actor=True, critic=self._shared)
+                yield Part(select_steps(batch, selection, self._total), own, None, None, actor=True, critic=self._shared)
 
     def _selections(self, batch: Batch, steps: int) -> Iterator[Tensor]:
-        """Slots or steps of `steps` minibatches; the batch is divided anew for each pass."""
+        """Slots or steps of `steps` minibatches; the batch is divided anew for each pass. One that is empty for any learner is left out."""
         split = {"traces": split_slots, "steps": split_steps, "observations": split_observations}[self._config.minibatch_of]
+        seed = int(np.random.SeedSequence((self._seed, self.rank, self.version)).generate_state(1)[0])
+        generator = torch.Generator().manual_seed(seed)
         made = 0
-        while made < steps:
-            for selection in split(batch, self._config.minibatches, self._generator):
-                if made == steps:
-                    return
+        for _ in range(steps):  # passes; each has a minibatch at least
+            parts = split(batch, self._config.minibatches, generator)
+            empty = self._total(torch.tensor([not len(part) for part in parts], dtype=torch.int64, device=self.device)).tolist()
+            for selection in [part for part, lacking in zip(parts, empty, strict=True) if not lacking][: steps - made]:
                 yield selection
                 made += 1
 
@@ -251,6 +269,7 @@ class Learner:
         for optimizer in optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        loss = self._exchange(loss.detach(), [parameter for optimizer in optimizers.values() for parameter in _parameters(optimizer)])
         norms = {name: nn.utils.get_total_norm([p.grad for p in _parameters(o) if p.grad is not None]) for name, o in optimizers.items()}
         total_norm = torch.stack(list(norms.values())).square().sum().sqrt()
         if not torch.isfinite(loss + total_norm):
@@ -261,6 +280,16 @@ class Learner:
         statistics.add(numbers | {"learner/grad_norm": float(total_norm)})
         return True
 
+    def _exchange(self, loss: Tensor, parameters: list[Tensor]) -> Tensor:
+        """Puts all learners' gradients in the place of this one's. Returns the loss of all."""
+        if self._total is alone:
+            return loss
+        own = [parameter.grad if parameter.grad is not None else torch.zeros_like(parameter) for parameter in parameters]
+        loss, *gradients = add_up([loss, *own], self._total)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return loss
+
     def _rescale_values(self, batch: Batch) -> None:
         """PopArt's statistics follow the batch before anything is learned from it.
 
@@ -269,7 +298,8 @@ class Learner:
         popart = self.policy.critic.popart
         if popart is not None:
             head: Any = self.policy.critic.head
-            popart.update(self._look_at(batch).targets.vs, batch.valid, batch.seen.task_ids, head, self._config.popart_rate)
+            targets = self._look_at(batch).targets
+            popart.update(targets.vs, batch.valid, batch.seen.task_ids, head, self._config.popart_rate, self._total)
 
     def _losses(self, part: Part) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The objectives of those who step, and what to report of them."""
@@ -297,7 +327,7 @@ class Learner:
                 self.similarity = self._compare_tasks(losses["actor"], acted.features, seen.rows.task_ids)
         if part.critic:
             losses["critic"], numbers["learner/value_loss"] = self._critic_loss(batch, targets, valued.normalized[:steps])
-        read = torch.stack([number.detach() for number in numbers.values()]).tolist()
+        read = self._total(torch.stack([number.detach() for number in numbers.values()])).tolist()
         return losses, dict(zip(numbers, read, strict=True))
 
     def _actor_loss(self, batch: Batch, targets: Targets, log_probs: Tensor, entropies: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -310,7 +340,7 @@ class Learner:
         else:
             policy_loss = policy_gradient_loss(log_probs, advantages, weights)
         negative_entropy = entropy_loss(entropies, weights)
-        rhos, total = (log_probs.detach() - batch.behaviour_log_probs).exp(), weights.sum()
+        rhos, total = (log_probs.detach() - batch.behaviour_log_probs).exp(), self._total(weights.sum())
         return policy_loss + self._entropy_cost * negative_entropy, {
             "learner/policy_loss": policy_loss,
             "learner/entropy": -negative_entropy,
@@ -321,7 +351,8 @@ class Learner:
     def _compare_tasks(self, loss: Tensor, features: Tensor, row_tasks: Tensor) -> np.ndarray:
         """Cosines of the tasks' gradients at the mixed feature; the way back from there goes through the heads alone."""
         (gradients,) = torch.autograd.grad(loss, features, retain_graph=True)
-        sums = torch.zeros(self._suite.num_tasks, features.shape[1], device=self.device).index_add_(0, row_tasks, gradients.float())
+        sums = torch.zeros(self._suite.num_tasks, features.shape[1], device=self.device)
+        sums = self._total(sums.index_add_(0, row_tasks, gradients.float()))
         lengths = sums.norm(dim=1, keepdim=True)
         cosines = (sums @ sums.T) / (lengths * lengths.T).clamp(min=1e-30)
         unknown = (lengths == 0).squeeze(1)
@@ -349,17 +380,17 @@ class Learner:
         if not self._task_values:
             self._task_values = self._look_at_values(batch, advantages, values)
         if config.normalize_advantages and moments is None:
-            moments = task_moments(advantages, batch.valid, batch.seen.task_ids, self._suite.num_tasks)
+            moments = task_moments(advantages, batch.valid, batch.seen.task_ids, self._suite.num_tasks, self._total)
         return Targets(corrected.vs, advantages, moments)
 
     def _look_at_values(self, batch: Batch, advantages: Tensor, values: Tensor) -> dict[str, float]:
         """By task, the mean size of the advantages, and the value of the observations that episodes have begun with."""
         tasks, n = batch.seen.task_ids, self._suite.num_tasks
-        sizes = task_moments(advantages.abs(), batch.valid, tasks, n).mean.tolist()
-        found = {f"tasks/{self._suite.names[task]}/value_error": sizes[task] for task in tasks.unique().tolist()}
-        first = ~batch.valid.bool()  # a step that was a reset shows a first observation after it
-        counts = torch.bincount(tasks, weights=first.sum(0).float(), minlength=n)
-        sums = torch.bincount(tasks, weights=(values[1:] * first).sum(0), minlength=n)
+        sizes = task_moments(advantages.abs(), batch.valid, tasks, n, self._total).mean.tolist()
+        first = ~batch.valid  # a step that was a reset shows a first observation after it
+        added = (torch.ones_like(tasks), first.sum(0), (values[1:] * first).sum(0))
+        slots, counts, sums = add_up([torch.bincount(tasks, weights=each.float(), minlength=n) for each in added], self._total)
+        found = {f"tasks/{self._suite.names[task]}/value_error": sizes[task] for task in slots.nonzero().flatten().tolist()}
         for task in counts.nonzero().flatten().tolist():
             found[f"tasks/{self._suite.names[task]}/initial_value"] = float(sums[task] / counts[task])
         return found
@@ -403,7 +434,8 @@ class Learner:
                     targets = targets._replace(moments=Moments(*(torch.where(only, m, 0.0) for m in targets.moments)))
             loss = torch.stack(list(self._losses(part._replace(batch=alone, targets=targets))[0].values())).sum()
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-            if not torch.isfinite(loss) or not all(torch.isfinite(g).all() for g in gradients if g is not None):
+            finite = [torch.isfinite(loss), *(torch.isfinite(gradient).all() for gradient in gradients if gradient is not None)]
+            if self._total((~torch.stack(finite)).sum()):  # somebody's is not
                 return name
         return None
 

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mtrl.parallel import Total, add_up, alone
+
 
 def policy_gradient_loss(
     log_probs: Float[Tensor, "T B"], advantages: Float[Tensor, "T B"], weights: Float[Tensor, "T B"]
@@ -39,12 +41,14 @@ def entropy_loss(entropies: Float[Tensor, "T B"], weights: Float[Tensor, "T B"])
     return -(weights * entropies).sum()
 
 
-def step_weights(valid: Bool[Tensor, "T B"], task_ids: Int[Tensor, " B"], num_tasks: int, *, equal_tasks: bool) -> Float[Tensor, "T B"]:
-    """How much each step counts; valid steps sum to 1 and invalid ones are 0.
+def step_weights(
+    valid: Bool[Tensor, "T B"], task_ids: Int[Tensor, " B"], num_tasks: int, *, equal_tasks: bool, total: Total = alone
+) -> Float[Tensor, "T B"]:
+    """How much each step counts; valid steps sum to 1, over all learners, and invalid ones are 0.
 
     With `equal_tasks` every task that has a valid step counts the same however many frames it has; else every frame counts the same.
     """
-    frames = torch.zeros(num_tasks, device=valid.device).index_add_(0, task_ids, valid.sum(0).float())
+    frames = total(torch.zeros(num_tasks, device=valid.device).index_add_(0, task_ids, valid.sum(0).float()))
     if not equal_tasks:
         return valid / frames.sum().clamp(min=1)
     present = (frames > 0).sum().clamp(min=1)
@@ -58,13 +62,16 @@ class Moments(NamedTuple):
     deviation: Float[Tensor, " tasks"]
 
 
-def task_moments(advantages: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"], task_ids: Int[Tensor, " B"], num_tasks: int) -> Moments:
-    """Over the valid steps of each task; 0 for tasks without any."""
+def task_moments(
+    advantages: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"], task_ids: Int[Tensor, " B"], num_tasks: int, total: Total = alone
+) -> Moments:
+    """Over the valid steps of each task, of all learners; 0 for tasks without any."""
     mask = valid.float()
     zeros = torch.zeros(num_tasks, device=valid.device)
-    counts = zeros.index_add(0, task_ids, mask.sum(0)).clamp(min=1)
-    mean = zeros.index_add(0, task_ids, (advantages * mask).sum(0)) / counts
-    squares = zeros.index_add(0, task_ids, ((advantages - mean[task_ids]).square() * mask).sum(0))
+    counts, sums = add_up([zeros.index_add(0, task_ids, each.sum(0)) for each in (mask, advantages * mask)], total)
+    counts = counts.clamp(min=1)
+    mean = sums / counts
+    squares = total(zeros.index_add(0, task_ids, ((advantages - mean[task_ids]).square() * mask).sum(0)))
     return Moments(mean, (squares / counts).sqrt())
 
 

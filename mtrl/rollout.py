@@ -48,6 +48,23 @@ class Rollout(NamedTuple):
         return np.bincount(self.task_ids, weights=self.valid.sum(axis=0), minlength=num_tasks).astype(np.int64)
 
 
+def take_slots(rollout: Rollout, slots: np.ndarray) -> Rollout:
+    """The rollout of the given ascending slots alone, copied."""
+    memory = rollout.initial_memory
+    return Rollout(
+        obs={name: array[:, slots] for name, array in rollout.obs.items()},
+        actions=rollout.actions[:, slots],
+        behaviour_log_probs=rollout.behaviour_log_probs[:, slots],
+        rewards=rollout.rewards[:, slots],
+        terminated=rollout.terminated[:, slots],
+        truncated=rollout.truncated[:, slots],
+        valid=rollout.valid[:, slots],
+        task_ids=rollout.task_ids[slots],
+        initial_memory=None if memory is None else {name: array[slots] for name, array in memory.items()},
+        version=rollout.version[slots],
+    )
+
+
 def concatenate(rollouts: Sequence[Rollout]) -> Rollout:
     """One rollout of all slots of `rollouts`, sorted by task id as every rollout is.
 

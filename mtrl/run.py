@@ -18,10 +18,12 @@ from mtrl.checkpoint import CheckpointError, load_checkpoint, mark_best, newest_
 from mtrl.config import ExperimentConfig
 from mtrl.evaluation.aside import EvaluationAside, evaluated_score, evaluation_metrics
 from mtrl.learner import NonFiniteError
+from mtrl.mirror import Mirror
 from mtrl.run_directory import RunDirectory, code_commit
 from mtrl.task_change import carry_over
-from mtrl.training import Trainer
+from mtrl.training import LearnerLostError, Trainer
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last is what Slurm's jobs ask to be warned with
 POLL_SECONDS = 0.2  # between two looks at an evaluation that is waited for
 
 
@@ -42,49 +44,123 @@ class Console(Protocol):
 
 
 def run_training(trainer: Trainer, directory: RunDirectory, console: Console) -> int:
-    """Trains to the experiment's `total_frames`, or until SIGINT or SIGTERM, and saves a checkpoint at the end.
+    """Trains to the experiment's `total_frames`, or until one of `SIGNALS`, and saves a checkpoint at the end.
 
     Returns:
-        the exit code: 0, 130 after SIGINT, 143 after SIGTERM, 1 after too many updates that were not finite.
+        the exit code: 0, 130 after SIGINT, 143 after SIGTERM, 138 after SIGUSR1, 1 after too many updates that were not finite or losses of
+        learners.
     """
-    config = trainer.config
-    console.start(config, trainer.suite, directory.path)
-    reported = saved = time.monotonic()
-    code, reported_frames = 0, -1
-    aside = EvaluationAside(directory, config.evaluation)
-    evaluated: dict[str, float] = {}  # not written yet
+    console.start(trainer.config, trainer.suite, directory.path)
+    run = _Run(trainer, directory, console)
     try:
         with _signals() as received:
-            while trainer.frames < config.total_frames and not received:
-                trainer.step()
-                for message in trainer.messages():
-                    console.message(f"warning: {message}")
-                evaluated |= _take_in(aside.poll(), trainer, directory, console)
-                now = time.monotonic()
-                if now - reported >= config.report_seconds:
-                    reported, reported_frames = now, trainer.frames
-                    _report(trainer, directory, console, evaluated)
-                    evaluated = {}
-                if aside.due(trainer.frames) or now - saved >= config.checkpoints.every_seconds:
-                    saved = now
-                    saved_whole = save(trainer, directory, console, aside.running)
-                    return_free_memory()
-                    if saved_whole and aside.due(trainer.frames):
-                        aside.start(trainer.frames)
-            code = 128 + received[0] if received else 0
-            finished = save(trainer, directory, console, aside.running) and not received
-            if config.evaluation.every_frames is not None and finished:
-                evaluated |= _evaluate_last(aside, trainer, directory, console, received)
-            if trainer.frames > reported_frames or evaluated:
-                _report(trainer, directory, console, evaluated)
-    except NonFiniteError as error:
+            return run.to_the_end(received)
+    except (NonFiniteError, LearnerLostError) as error:
         console.message(f"error: {error}")
-        code = 1
+        return 1
     finally:
-        aside.close()
+        run.close()
         directory.close()
         console.close()
-    return code
+
+
+class _Run:
+    """What lies between the trainer's steps."""
+
+    def __init__(self, trainer: Trainer, directory: RunDirectory, console: Console):
+        self.aside = EvaluationAside(directory, trainer.config.evaluation)
+        self._trainer, self._directory, self._console = trainer, directory, console
+        self._config = trainer.config
+        self._reported = self._saved = time.monotonic()
+        self._reported_frames = -1
+        self._evaluated: dict[str, float] = {}  # not written yet
+        checkpoints = trainer.config.checkpoints
+        self._mirror = Mirror(checkpoints.copy_to, checkpoints.keep) if checkpoints.copy_to is not None else None
+        self._losses = 0  # of learners since the newest checkpoint
+        # What to go back to before there is a checkpoint; nobody needs it whose learner lives in this process.
+        self._beginning = trainer.state_dict() if trainer.config.learners.num_learners else None
+
+    def to_the_end(self, received: list[int]) -> int:
+        """Trains until there are enough frames or `received` holds a signal; returns the exit code."""
+        finished = None
+        while finished is None:
+            try:
+                while self._trainer.frames < self._config.total_frames and not received:
+                    self._trainer.step()
+                    self._between_steps()
+                self._hear_of_copy(wait=True)  # so that the last one finds the way free
+                finished = self._save() and not received
+            except LearnerLostError as lost:
+                self._recover(lost)
+        if self._config.evaluation.every_frames is not None and finished:
+            self._evaluated |= _evaluate_last(self.aside, self._trainer, self._directory, self._console, received)
+        if self._trainer.frames > self._reported_frames or self._evaluated:
+            self._report()
+        self._hear_of_copy(wait=True)
+        return 128 + received[0] if received else 0
+
+    def close(self) -> None:
+        """Ends what goes on beside the training."""
+        self.aside.close()
+        if self._mirror is not None:
+            self._mirror.close()
+
+    def _between_steps(self) -> None:
+        trainer, now = self._trainer, time.monotonic()
+        self._hear_of_copy()
+        for message in trainer.messages():
+            self._console.message(f"warning: {message}")
+        self._evaluated |= _take_in(self.aside.poll(), trainer, self._directory, self._console)
+        if now - self._reported >= self._config.report_seconds:
+            self._reported = now
+            self._report()
+        if self.aside.due(trainer.frames) or now - self._saved >= self._config.checkpoints.every_seconds:
+            self._saved = now
+            saved_whole = self._save()
+            return_free_memory()
+            if saved_whole and self.aside.due(trainer.frames):
+                self.aside.start(trainer.frames)
+
+    def _save(self) -> bool:
+        saved = save(self._trainer, self._directory, self._console, self.aside.running)
+        if saved:
+            self._losses = 0
+            if self._mirror is not None:
+                self._mirror.offer(self._directory.path)
+        return saved
+
+    def _hear_of_copy(self, *, wait: bool = False) -> None:
+        problem = self._mirror.poll(wait=wait) if self._mirror is not None else None
+        if problem is not None:
+            self._console.message(f"warning: {problem}; training goes on")
+
+    def _report(self) -> None:
+        self._reported_frames = self._trainer.frames
+        _report(self._trainer, self._directory, self._console, self._evaluated)
+        self._evaluated = {}
+
+    def _recover(self, lost: LearnerLostError) -> None:
+        """New learners, and everything back to the newest checkpoint.
+
+        Raises:
+            LearnerLostError: `lost`, if that has happened too often since then.
+        """
+        self._losses += 1
+        if self._losses > self._config.faults.budget:
+            raise LearnerLostError(f"learners were lost {self._losses} times since the newest checkpoint; the last time: {lost}") from lost
+        reached = self._trainer.frames
+        self._console.message(f"warning: a learner was lost ({str(lost).strip().splitlines()[0]}); all of them are started again")
+        loaded, problems = newest_valid(self._directory.checkpoints)
+        for problem in problems:
+            self._console.message(f"warning: {problem}")
+        state = loaded.components if loaded is not None else self._beginning
+        if state is None:
+            raise lost
+        self._trainer.recover(state)
+        self._directory.forget_after(self._trainer.frames)
+        self._reported_frames = min(self._reported_frames, self._trainer.frames)
+        where = f"checkpoint {loaded.path.name}" if loaded is not None else "the beginning"
+        self._console.message(f"went back to {where}: {reached - self._trainer.frames:,} frames are trained on again")
 
 
 def return_free_memory() -> None:
@@ -178,7 +254,7 @@ def resume(trainer: Trainer, directory: RunDirectory, console: Console, which: s
             f"{loaded.path} was trained on {', '.join(before)}, but this experiment has {', '.join(now)}; "
             "--allow-task-change goes on with the tasks that both have"
         )
-    console.message(f"resumed {loaded.path} at {trainer.frames:,} frames")
+    console.message(f"resumed {loaded.path} at {trainer.frames:,} frames; its hashes match, which tells damage, not who wrote it: trust it")
     return True
 
 
@@ -238,12 +314,12 @@ def _write_decisions(trainer: Trainer, directory: RunDirectory, console: Console
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """A list that the first SIGINT or SIGTERM is put into; a second one is left to what was there before."""
+    """A list that the first of `SIGNALS` is put into; a second one is left to what was there before."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
 
     def receive(number: int, frame: FrameType | None) -> None:
         received.append(number)

@@ -122,6 +122,7 @@ class RunDirectory:
 
     def forget_after(self, frames: int) -> None:
         """Drops metrics and decisions of frames that a resumed run will train on again, so that curves do not run back."""
+        self.close()
         rows = (row for row in self.read_metrics() if row["summary/frames"] <= frames)
         _rewrite(self.path / "metrics.jsonl", (json.dumps(row) + "\n" for row in rows))
         decisions = (decision for decision in self.read_decisions() if decision.frames <= frames)
@@ -131,6 +132,7 @@ class RunDirectory:
         """Writes what is still in memory."""
         if self._writer is not None:
             self._writer.close()
+            self._writer = None
 
     def _open_writer(self, suite: TaskSuite) -> Any:
         from tensorboardX import SummaryWriter  # slow to import, and only training writes

@@ -71,6 +71,10 @@ class RolloutSource(Protocol):
         """Stops the runners."""
 
 
+class LearnerLostError(RuntimeError):
+    """A learner in another process died, and what it has learned since the newest checkpoint with it. The message says how."""
+
+
 class LearnerLike(Protocol):
     """What the loop needs of a learner; `mtrl.learner.Learner` is one."""
 
@@ -95,6 +99,9 @@ class LearnerLike(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a `state_dict`."""
+
+    def restart(self) -> None:
+        """After `LearnerLostError`: begins anew, with initial weights."""
 
 
 class InProcessSource:
@@ -202,6 +209,7 @@ class Trainer:
 
         Raises:
             NonFiniteError: from the learner.
+            LearnerLostError: from learners in other processes; `recover` goes on.
         """
         needed = self.config.learner.rollouts_per_update
         before = time.perf_counter()
@@ -267,6 +275,11 @@ class Trainer:
         self._arrived.clear()
         self._decisions.clear()  # made before the state was known
         self._publish()
+
+    def recover(self, state: dict[str, Any]) -> None:
+        """After `LearnerLostError`: new learners that go on from a `state_dict`, as everything else does."""
+        self.learner.restart()
+        self.load_state_dict(state)
 
     def tasks_changed(self) -> None:
         """To be called after a state of other tasks was loaded: nothing that stands on their order goes on."""

@@ -291,7 +291,7 @@ def test_auto_resume_begins_goes_on_and_is_done(tmp_path: Path, capsys: pytest.C
     assert "nothing to do" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_a_signal_saves_and_ends_with_its_code(number: signal.Signals, code: int, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "launch.py"), "train", "toy", "--run-dir", "run", "--total-frames", "1e9"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

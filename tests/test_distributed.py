@@ -94,8 +94,8 @@ def test_rllibs_words_reach_the_experiment():
     assert experiment.env_runners.num_env_runners == 8
     assert experiment.learner.actor.learning_rate == experiment.learner.critic.learning_rate == 0.5
     assert (experiment.learner.discount, experiment.learner.entropy_cost, experiment.seed) == (0.5, 0.25, 7)
-    with pytest.raises(ConfigError, match="only a local learner"):
-        config.learners(num_learners=2).validate()
+    config.learners(num_learners=2, num_gpus_per_learner=1, num_cpus_per_learner="auto")
+    assert config.experiment().learners.model_dump() == {"num_learners": 2, "num_cpus_per_learner": 0, "num_gpus_per_learner": 1}
 
 
 def test_more_runners_than_cores_is_said_before_waiting():

@@ -11,6 +11,7 @@ import numpy as np
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_trainable
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -18,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from envs import make_suite
 from mtrl.config import ConfigError, ExperimentConfig, load_config, override
 from mtrl.distributed.env_runner import MultiTaskEnvRunner
-from mtrl.distributed.learner import PolicyLearner
+from mtrl.distributed.learner import PolicyLearner, RemoteLearners
 from mtrl.distributed.module import PolicyModule
 from mtrl.distributed.source import RaySource
 from mtrl.distributed.state_server import StateServer
@@ -37,6 +38,7 @@ class MultiTaskIMPALAConfig(AlgorithmConfig):
         self.lr = self.gamma = None
         self.seed = None
         self.num_env_runners = ExperimentConfig().env_runners.num_env_runners
+        self.num_cpus_per_learner = ExperimentConfig().learners.num_cpus_per_learner
         self.env_runner_cls = MultiTaskEnvRunner
         self.create_local_env_runner = False
         self.restart_failed_env_runners = True
@@ -53,7 +55,7 @@ class MultiTaskIMPALAConfig(AlgorithmConfig):
             ConfigError: the file cannot be read or does not hold an experiment.
         """
         resolved = experiment if isinstance(experiment, ExperimentConfig) else load_config(experiment)
-        runners = resolved.env_runners
+        runners, learners = resolved.env_runners, resolved.learners
         config = cls()
         config.base_experiment = resolved.model_dump()
         config.max_requests_in_flight_per_env_runner = runners.rollouts_in_flight
@@ -61,6 +63,10 @@ class MultiTaskIMPALAConfig(AlgorithmConfig):
             num_env_runners=runners.num_env_runners,
             num_cpus_per_env_runner=runners.num_cpus_per_env_runner,
             num_gpus_per_env_runner=runners.num_gpus_per_env_runner,
+        ).learners(
+            num_learners=learners.num_learners,
+            num_cpus_per_learner=learners.num_cpus_per_learner,
+            num_gpus_per_learner=learners.num_gpus_per_learner,
         )
 
     def training(
@@ -98,6 +104,9 @@ class MultiTaskIMPALAConfig(AlgorithmConfig):
             "env_runners.num_env_runners": self.num_env_runners,
             "env_runners.num_cpus_per_env_runner": self.num_cpus_per_env_runner,
             "env_runners.num_gpus_per_env_runner": self.num_gpus_per_env_runner,
+            "learners.num_learners": 0 if self.in_evaluation else self.num_learners,
+            "learners.num_cpus_per_learner": self._cpus_per_learner(),
+            "learners.num_gpus_per_learner": self.num_gpus_per_learner,
         }
         fields = {
             "lr": ("learner.actor.learning_rate", "learner.critic.learning_rate"),
@@ -112,14 +121,17 @@ class MultiTaskIMPALAConfig(AlgorithmConfig):
                 changes |= dict.fromkeys(targets, value)
         return override(ExperimentConfig.model_validate(self.base_experiment), changes)
 
+    def _cpus_per_learner(self) -> float:
+        """RLlib's `auto` is a core for those without a GPU."""
+        wanted: Any = self.num_cpus_per_learner
+        return float(self.num_gpus_per_learner == 0) if wanted == "auto" else float(wanted)
+
     def validate(self) -> None:
         """Refuses what this algorithm does not do.
 
         Raises:
             ConfigError: one sentence.
         """
-        if self.num_learners:
-            raise ConfigError(f"num_learners is {self.num_learners}, but only a local learner (0) is supported")
         experiment = self.experiment()
         if experiment.env_runners.num_env_runners < 1 and not self.in_evaluation:
             raise ConfigError("MultiTaskIMPALA needs num_env_runners >= 1; without Ray, use mtrl.training.build_trainer")
@@ -155,15 +167,19 @@ class MultiTaskIMPALA(Algorithm):
         self.config.freeze()
         # On this node: with any other one the run would lose what its runners pull.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        server = ray.remote(num_cpus=0)(StateServer)
-        self._server = server.options(name=self.config.state_server, scheduling_strategy=here).remote(0)
+        server = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(StateServer)
+        self._server = server.options(name=self.config.state_server, scheduling_strategy=here).remote()
         super().setup(self.config)
         experiment = self.config.experiment()
         runners = experiment.env_runners
         cores = runners.num_env_runners * runners.num_cpus_per_env_runner
         source = RaySource(self.env_runner_group, self._server, runners.rollouts_in_flight, cores)
-        learner = self.learner_group._learner.core
+        learner = RemoteLearners(self.learner_group, self._new_learners) if self.config.num_learners else self.learner_group._learner.core
         self.trainer = Trainer(experiment, make_suite(experiment.suite.name), source, learner)
+
+    def _new_learners(self) -> LearnerGroup:
+        self.learner_group = self.config.build_learner_group(rl_module_spec=self.config.get_multi_rl_module_spec())
+        return self.learner_group
 
     def training_step(self) -> None:
         """One update, or a second's wait for one."""

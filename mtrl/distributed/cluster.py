@@ -104,20 +104,24 @@ def _without_log_level_notice() -> Iterator[None]:
 
 
 def check_resources(config: ExperimentConfig) -> None:
-    """Compares what the runners ask for with what the cluster has, instead of waiting for it for ever.
+    """Compares what runners and learners ask for with what the cluster has, instead of waiting for it for ever.
 
     Raises:
         ResourceError: one sentence.
     """
-    runners = config.env_runners
     have = ray.cluster_resources()
-    wanted = {
-        "CPU": runners.num_env_runners * runners.num_cpus_per_env_runner,
-        "GPU": runners.num_env_runners * runners.num_gpus_per_env_runner,
-    }
-    for kind, amount in wanted.items():
+    for kind, amount in wanted_resources(config).items():
         if amount > have.get(kind, 0):
-            raise ResourceError(
-                f"env_runners.num_env_runners {runners.num_env_runners} needs {amount:g} {kind}, but Ray has {have.get(kind, 0):g}; "
-                f"ask for fewer runners or less env_runners.num_{kind.lower()}s_per_env_runner"
-            )
+            runners, learners = config.env_runners.num_env_runners, config.learners.num_learners
+            who = f"env_runners.num_env_runners {runners}" + (f" and learners.num_learners {learners} need" if learners else " needs")
+            least = f"env_runners.num_{kind.lower()}s_per_env_runner"
+            raise ResourceError(f"{who} {amount:g} {kind}, but Ray has {have.get(kind, 0):g}; ask for fewer runners or less {least}")
+
+
+def wanted_resources(config: ExperimentConfig) -> dict[str, float]:
+    """Cores and GPUs of an experiment's runners and learners."""
+    runners, learners = config.env_runners, config.learners
+    return {
+        "CPU": runners.num_env_runners * runners.num_cpus_per_env_runner + learners.num_learners * learners.num_cpus_per_learner,
+        "GPU": runners.num_env_runners * runners.num_gpus_per_env_runner + learners.num_learners * learners.num_gpus_per_learner,
+    }

@@ -70,7 +70,8 @@ class MultiTaskEnvRunner(EnvRunner):
     def _sample(self) -> Collected:
         if self._collector is None:
             # Not before the first unroll, so that a resumed run can still say which streams were used already.
-            restarts = ray.get(self._server.register.remote(self.worker_index))
+            while (restarts := ray.get(self._server.register.remote(self.worker_index))) is None:
+                time.sleep(0.1)
             self._serial = -1
             newest = ray.get(self._server.newer_than.remote(self._serial))
             self._collector = build_collector(

@@ -46,7 +46,7 @@ class RaySource:
         self._serial += 1
         if version != self._version:
             self._version, self._weights = version, [ray.put(weights)]
-        self._server.publish.remote(Published(self._serial, version, self._weights, shares))
+        self._server.publish.remote(Published(self._serial, version, self._weights, shares, self._starts))
 
     def collect(self, timeout: float) -> list[Collected]:
         """Rollouts that have arrived; asks every runner for more."""
@@ -72,7 +72,6 @@ class RaySource:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Runners that have not begun yet take streams of random numbers that no earlier process has used."""
         self._starts = int(state.get("starts", state.get("restarts", 0))) + 1
-        ray.get(self._server.set_earlier_starts.remote(self._starts))
 
     def close(self) -> None:
         """The algorithm stops its runners."""

@@ -16,13 +16,17 @@ class Published(NamedTuple):
     version: int
     weights: list[ray.ObjectRef]  # one reference, in a list so that Ray passes the reference and not the arrays
     shares: np.ndarray
+    starts: int  # processes that have run this experiment before
 
 
 class StateServer:
-    """An actor that keeps the newest version only; a reference that is replaced frees its arrays."""
+    """An actor that keeps the newest version only; a reference that is replaced frees its arrays.
 
-    def __init__(self, earlier_starts: int):
-        self._earlier_starts = earlier_starts
+    One that died and was started again knows nothing until the next publication; runners go on with what they have.
+    """
+
+    def __init__(self) -> None:
+        self._again = ray.get_runtime_context().was_current_actor_reconstructed
         self._starts: Counter[int] = Counter()
         self._published: Published | None = None
 
@@ -36,11 +40,11 @@ class StateServer:
             return None
         return self._published
 
-    def register(self, runner: int) -> int:
-        """How often this runner has been started before, over all processes and resumed runs."""
+    def register(self, runner: int) -> int | None:
+        """How often this runner has been started before, over all processes and resumed runs: no two use the same stream of random
+        numbers. None as long as nothing was published.
+        """
+        if self._published is None:
+            return None
         self._starts[runner] += 1
-        return self._earlier_starts * 1000 + self._starts[runner] - 1
-
-    def set_earlier_starts(self, earlier_starts: int) -> None:
-        """The run was resumed: runners that start from now on use streams that no earlier process has used."""
-        self._earlier_starts = earlier_starts
+        return self._published.starts * 1000 + self._again * 500 + self._starts[runner] - 1

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor, nn
 
 from mtrl.config import ConfigError, ModelConfig
+from mtrl.parallel import Total, add_up, alone
 
 
 class GridEncoder(nn.Module):
@@ -89,17 +90,23 @@ class ObservationScale(nn.Module):
         return (centred / deviation[task_ids]).clamp(-self.LIMIT, self.LIMIT)
 
     @torch.no_grad()
-    def update(self, vectors: Num[Tensor, "N size"], task_ids: Int[Tensor, " N"], weights: Float[Tensor, " N"]) -> None:
-        """Takes in vectors that count `weights` times each (Chan et al.: two groups' means and squares give those of both)."""
+    def update(
+        self, vectors: Num[Tensor, "N size"], task_ids: Int[Tensor, " N"], weights: Float[Tensor, " N"], total: Total = alone
+    ) -> None:
+        """Takes in vectors that count `weights` times each, those of all learners.
+
+        Chan et al.: two groups' means and squares give those of both.
+        """
         x, w = vectors.double(), weights.double().unsqueeze(-1)
-        count = torch.zeros_like(self.count).index_add(0, task_ids, w)
-        mean = torch.zeros_like(self.mean).index_add(0, task_ids, w * x) / count.clamp(min=1)
-        square = torch.zeros_like(self.square).index_add(0, task_ids, w * (x - mean[task_ids]).square())
-        total = self.count + count
+        added = ((self.count, w), (self.mean, w * x))
+        count, sums = add_up([torch.zeros_like(like).index_add(0, task_ids, each) for like, each in added], total)
+        mean = sums / count.clamp(min=1)
+        square = total(torch.zeros_like(self.square).index_add(0, task_ids, w * (x - mean[task_ids]).square()))
+        both = self.count + count
         shift = mean - self.mean
-        self.mean += torch.where(count > 0, shift * count / total.clamp(min=1), 0.0)
-        self.square += torch.where(count > 0, square + shift.square() * self.count * count / total.clamp(min=1), 0.0)
-        self.count.copy_(total)
+        self.mean += torch.where(count > 0, shift * count / both.clamp(min=1), 0.0)
+        self.square += torch.where(count > 0, square + shift.square() * self.count * count / both.clamp(min=1), 0.0)
+        self.count.copy_(both)
 
 
 class EncoderKind(NamedTuple):

@@ -18,6 +18,7 @@ from mtrl.models.heads import MultiHead, SingleHead
 from mtrl.models.memory import Memory
 from mtrl.models.popart import PopArt
 from mtrl.models.rows import Rows, Sequences
+from mtrl.parallel import Total, alone
 
 
 class Trunk(nn.Module):
@@ -125,14 +126,14 @@ class Policy(nn.Module):
         hidden = actor.memory.unroll(actor.memory.project(features)[seen.inverse], seen.recurrence)
         return Acted(_per_slot(actor.head, hidden, seen).float(), features, hidden)
 
-    def observe(self, seen: Sequences, weights: Float[Tensor, "T B"]) -> None:
-        """Lets encoders that normalise their input take in what was seen; `weights` are 0 where a step does not count."""
+    def observe(self, seen: Sequences, weights: Float[Tensor, "T B"], total: Total = alone) -> None:
+        """Lets encoders that normalise their input take in what all learners have seen; `weights` are 0 where a step does not count."""
         steps = len(weights)
         counts = torch.zeros(len(seen.rows.task_ids), device=weights.device)
         counts.index_add_(0, seen.inverse[:steps].flatten(), (weights > 0).float().flatten())
         for module in self.modules():
             if isinstance(module, ObservationScale):
-                module.update(seen.rows.obs["vector"], seen.rows.task_ids, counts)
+                module.update(seen.rows.obs["vector"], seen.rows.task_ids, counts, total)
 
     def value(self, seen: Sequences, acted: Acted) -> Valued:
         """The critic's side, which with a shared trunk or a memory builds on the actor's."""

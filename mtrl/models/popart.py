@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mtrl.models.heads import MultiHead
+from mtrl.parallel import Total, add_up, alone
 
 MIN_SCALE, MAX_SCALE = 1e-4, 1e6
 
@@ -37,7 +38,15 @@ class PopArt(nn.Module):
         return (values - self.mean[task_ids]) / self.scale[task_ids]
 
     @torch.no_grad()
-    def update(self, targets: Float[Tensor, "T B"], valid: Tensor, task_ids: Int[Tensor, " B"], head: MultiHead, rate: float) -> None:
+    def update(
+        self,
+        targets: Float[Tensor, "T B"],
+        valid: Tensor,
+        task_ids: Int[Tensor, " B"],
+        head: MultiHead,
+        rate: float,
+        total: Total = alone,
+    ) -> None:
         """Moves μ and σ towards the batch's targets, and rescales the head's last layer so that no value changes.
 
         Args:
@@ -46,15 +55,14 @@ class PopArt(nn.Module):
             task_ids: each slot's task.
             head: whose outputs are n(x); its rows for task k are scaled by σ / σ'.
             rate: step of the moving average (β). The first steps are larger, so that the start does not linger: the n-th is at least 1/n.
+            total: adds up over all learners.
         """
         mask = valid.float()
         zeros = torch.zeros_like(self.mean)
-        counts = zeros.index_add(0, task_ids, mask.sum(0))
-        seen = counts > 0
+        added = (mask, targets * mask, targets.square() * mask)
+        counts, sums, squares = add_up([zeros.index_add(0, task_ids, each.sum(0)) for each in added], total)
         # A target that is not finite belongs to an update that is skipped; it must not stay in the averages.
-        sums = zeros.index_add(0, task_ids, (targets * mask).sum(0))
-        squares = zeros.index_add(0, task_ids, (targets.square() * mask).sum(0))
-        seen &= sums.isfinite() & squares.isfinite()
+        seen = (counts > 0) & sums.isfinite() & squares.isfinite()
         self.updates += seen
         step = torch.where(seen, self.updates.clamp(min=1).reciprocal().clamp(min=rate), zeros)
         old_mean, old_scale = self.mean.clone(), self.scale

@@ -1,0 +1,121 @@
+"""Learners in real Ray actors: equal to one, and started again when one dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+
+import pytest
+import ray
+from helpers import toy_config
+from test_parallel import STEADY, UPDATES, assert_equal_states, rollouts
+
+from envs import make_suite
+from mtrl.checkpoint import load_checkpoint, resolve, steps
+from mtrl.config import override
+from mtrl.distributed import MultiTaskIMPALAConfig, ResourceError
+from mtrl.distributed.cluster import check_resources, start_ray
+from mtrl.distributed.learner import RemoteLearners
+from mtrl.learner import Learner
+from mtrl.run import run_training
+from mtrl.run_directory import RunDirectory
+
+SHARED = {
+    "env_runners__num_env_runners": 1,
+    "env_runners__num_cpus_per_env_runner": 0.5,
+    "learners__num_learners": 2,
+    "learners__num_cpus_per_learner": 0.5,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    start_ray()
+    yield
+    ray.shutdown()
+
+
+@dataclass
+class Listener:
+    """A console that keeps what it hears."""
+
+    said: list[str] = field(default_factory=list)
+
+    def start(self, config, suite, directory) -> None: ...
+
+    def update(self, metrics) -> None: ...
+
+    def close(self) -> None: ...
+
+    def message(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_two_actors_are_one_learner_and_their_checkpoint_is_its():
+    config = toy_config(model__popart=True, learner__popart_rate=0.1, **STEADY, **SHARED)
+    suite = make_suite(config.suite.name)
+    algorithm = MultiTaskIMPALAConfig.from_experiment(config).build_algo()
+    try:
+        learners, alone = algorithm.trainer.learner, Learner(config, suite)
+        assert isinstance(learners, RemoteLearners)
+        collected = rollouts(toy_config(), UPDATES + 1)
+        for rollout in collected[:UPDATES]:
+            expected, said = alone.update(rollout, 0.0), learners.update(rollout, 0.0)
+            for name in ("learner/value_loss", "learner/entropy", "tasks/cue/value_error"):
+                assert said[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-5)
+        assert learners.version == UPDATES
+        state = learners.state_dict()
+        assert_equal_states(alone.state_dict(), state)
+
+        resumed = Learner(config, suite)  # one learner goes on with the state of two, and two with the state of one
+        resumed.load_state_dict(state)
+        learners.load_state_dict(alone.state_dict())
+        resumed.update(collected[-1], 0.0), alone.update(collected[-1], 0.0), learners.update(collected[-1], 0.0)
+        for other in (resumed, learners):
+            assert_equal_states(alone.state_dict(), other.state_dict())
+        with pytest.raises(ValueError, match="1 slots cannot be divided among 2 learners"):
+            learners.update(rollouts(toy_config("toy/cue", env_runners__slots=1), 1)[0], 0.0)
+    finally:
+        algorithm.stop()
+
+
+def test_a_killed_learner_costs_the_frames_since_the_checkpoint(tmp_path):
+    larger = {"env_runners__slots": 48, "env_runners__unroll_length": 32, "total_frames": 150_000}
+    config = toy_config(checkpoints__every_seconds=0.5, report_seconds=0.2, **larger, **SHARED)
+    algorithm = MultiTaskIMPALAConfig.from_experiment(config).build_algo()
+    directory, console = RunDirectory.create(tmp_path / "run", config), Listener()
+    killed: list[int] = []  # the newest checkpoint then
+
+    def kill_when_saved() -> None:
+        while not steps(directory.checkpoints):
+            time.sleep(0.05)
+        time.sleep(0.7)
+        learner = algorithm.trainer.learner.group._workers[1]
+        pid = ray.get(learner.apply.remote(lambda _: os.getpid()))
+        killed.append(steps(directory.checkpoints)[-1])
+        os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_when_saved)
+    killer.start()
+    try:
+        assert run_training(algorithm.trainer, directory, console) == 0
+    finally:
+        killer.join()
+        algorithm.stop()
+    lost, back = [next(text for text in console.said if part in text) for part in ("a learner was lost", "went back to")]
+    assert lost.startswith("warning: ")
+    checkpoint = int(back.split("checkpoint ")[1].split(":")[0])
+    assert checkpoint >= killed[0]
+    frames = [row["summary/frames"] for row in directory.read_metrics()]
+    assert frames == sorted(frames) and frames[-1] >= 150_000
+    # The frames of the last checkpoint are those that the policy was trained on: nothing counted twice.
+    saved = load_checkpoint(resolve(directory.checkpoints, "latest")).components
+    assert saved["statistics"]["frames"].sum() == frames[-1]
+
+
+def test_cores_of_learners_are_counted():
+    with pytest.raises(ResourceError, match=r"num_env_runners 1 and learners.num_learners 999 need 1000 CPU"):
+        check_resources(override(toy_config(), {"env_runners.num_env_runners": 1, "learners.num_learners": 999}))

@@ -1,0 +1,101 @@
+"""Checkpoints that are copied to another file system, and a run that goes on from them on a new machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import pytest
+from helpers import fingerprint
+
+from mtrl.checkpoint import load_checkpoint, resolve, save_checkpoint, steps
+from mtrl.config import ConfigError
+from mtrl.mirror import Mirror, fetch
+
+ROOT = Path(__file__).parent.parent
+OPTIONS = ("--num-env-runners=0", "--total-frames=2000", "--report-seconds=0.1", "--checkpoints.every-seconds=0.05")
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "launch.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+
+
+def saved_run(run: Path, *frames: int) -> Path:
+    for step in frames:
+        save_checkpoint(run / "checkpoints", step, {"learner": {"weights": [step]}}, tasks=("a",), keep=9)
+    (run / "config.yaml").write_text("name: it\n")
+    return run
+
+
+@pytest.fixture(params=["file", "memory"])
+def url(request, tmp_path):
+    yield f"file://{tmp_path}/far/run" if request.param == "file" else "memory://bucket/run"
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_copies_come_back_whole_and_the_oldest_are_removed(url, tmp_path):
+    mirror = Mirror(url, keep=2)
+    for step in (10, 20, 30):
+        mirror.offer(saved_run(tmp_path / "run", step))
+        assert mirror.poll(wait=True) is None
+    mirror.close()
+    assert fetch(url, tmp_path / "new")
+    assert steps(tmp_path / "new" / "checkpoints") == [30]
+    assert (tmp_path / "new" / "config.yaml").read_text() == "name: it\n"
+    here, there = (load_checkpoint(tmp_path / run / "checkpoints" / "30").components for run in ("run", "new"))
+    assert fingerprint(here) == fingerprint(there)
+    files, root = fsspec.core.url_to_fs(url)
+    assert sorted(Path(path).name for path in files.ls(f"{root}/checkpoints", detail=False)) == ["20", "30"]
+
+
+def test_what_is_damaged_or_unfinished_over_there_is_passed_over(url, tmp_path):
+    mirror = Mirror(url, keep=9)
+    for step in (10, 20, 30):
+        mirror.offer(saved_run(tmp_path / "run", step))
+        mirror.poll(wait=True)
+    mirror.close()
+    files, root = fsspec.core.url_to_fs(url)
+    files.rm_file(f"{root}/checkpoints/30/manifest.json")  # as a copy that was broken off leaves it
+    with files.open(f"{root}/checkpoints/20/learner.json", "wb") as file:
+        file.write(b"{}")
+    assert fetch(url, tmp_path / "new")
+    assert steps(tmp_path / "new" / "checkpoints") == [10]
+
+    files.rm(f"{root}/checkpoints/10", recursive=True)
+    assert not fetch(url, tmp_path / "newer")
+    assert not (tmp_path / "newer").exists()  # so that a run can begin there
+
+
+def test_a_place_that_refuses_is_a_sentence(tmp_path):
+    (tmp_path / "far").write_text("a file, where a folder is needed")
+    mirror = Mirror(f"file://{tmp_path}/far/run", keep=2)
+    mirror.offer(saved_run(tmp_path / "run", 10))
+    problem = mirror.poll(wait=True)
+    mirror.close()
+    assert problem is not None and problem.startswith(f"cannot copy the checkpoint to file://{tmp_path}/far/run: ")
+    assert mirror.poll() is None
+    with pytest.raises(ConfigError, match=r"checkpoints.copy_to: cannot open nosuch://x: Protocol not known: nosuch"):
+        Mirror("nosuch://x", keep=2)
+
+
+def test_a_run_goes_on_where_its_disk_was_lost(tmp_path):
+    run, url = tmp_path / "run", f"file://{tmp_path}/far"
+    arguments = ("train", "toy", "--run-dir", run, "--auto-resume", "--checkpoints.copy-to", url, *OPTIONS)
+    first = launch(*arguments)
+    assert first.returncode == 0, first.stderr
+    frames = int(resolve(run / "checkpoints", "latest").name)
+    shutil.rmtree(run)
+    second = launch(*arguments, "--total-frames=4000")
+    assert second.returncode == 0, second.stderr
+    assert f"resumed {run}/checkpoints/{frames} at {frames:,} frames" in second.stdout
+    metrics = (run / "metrics.jsonl").read_text()
+    assert f'"summary/frames": {float(frames)}' in metrics or f'"summary/frames": {frames}' in metrics  # the first run's curve goes on
+    shutil.rmtree(tmp_path / "far")
+    (tmp_path / "far").write_text("no longer a folder")
+    third = launch(*arguments, "--total-frames=5000")
+    assert third.returncode == 0 and "warning: cannot copy the checkpoint to file://" in third.stdout
