@@ -1,4 +1,4 @@
-"""Any suite with environments that fail: to see what a run makes of it. `chaos/minigrid/mt3?raise=0.0002&hang=0.000001`."""
+"""Any suite with environments that fail or are slow: to see what a run makes of it. `chaos/minigrid/mt3?raise=0.0002&hang=0.000001`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ FOR_EVER = 10**6  # seconds
 
 
 class ChaosEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Fails in a step with the given chance of each kind, or in every one."""
+    """Fails in a step with the given chance of each kind, and waits `sleep` seconds in every one."""
 
-    def __init__(self, make_env: Callable[..., gymnasium.Env], chances: dict[str, float], **options: Any):
+    def __init__(self, make_env: Callable[..., gymnasium.Env], chances: dict[str, float], sleep: float, **options: Any):
         super().__init__(make_env(**options))
-        self._chances = chances
+        self._chances, self._sleep = chances, sleep
         self._rng = np.random.default_rng()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -35,6 +35,8 @@ class ChaosEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """The environment's own, or a failure."""
+        if self._sleep:
+            time.sleep(self._sleep)
         observation, reward, terminated, truncated, info = self.env.step(action)
         draw = self._rng.random()
         for kind, chance in self._chances.items():
@@ -64,6 +66,8 @@ def names() -> list[str]:
 def make(name: str) -> TaskSuite:
     """`SUITE?KIND=CHANCE&…`, with the chance of each kind of failure in a step; `only=TASK,TASK` spares the others.
 
+    `sleep=SECONDS` is how long each step waits.
+
     Raises:
         SuiteError: an unknown kind, or a chance that is none.
     """
@@ -75,18 +79,19 @@ def make(name: str) -> TaskSuite:
     only = options.pop("only", ",".join(suite.names)).split(",")
     for task in only:
         suite.index(task)
+    sleep = _fraction(name, "sleep", options.pop("sleep", "0"), "seconds")
     chances = {kind: _chance(name, kind, text) for kind, text in options.items()}
     return dataclasses.replace(
         suite,
         name=f"chaos/{name}",
-        tasks=tuple(_failing(task, chances) if task.name in only else _python_only(task) for task in suite.tasks),
+        tasks=tuple(_failing(task, chances, sleep) if task.name in only else _python_only(task) for task in suite.tasks),
     )
 
 
-def _failing(task: Task, chances: dict[str, float]) -> Task:
+def _failing(task: Task, chances: dict[str, float], sleep: float) -> Task:
     return dataclasses.replace(
         _python_only(task),
-        make_env=functools.partial(ChaosEnv, task.make_env, chances),
+        make_env=functools.partial(ChaosEnv, task.make_env, chances, sleep),
         make_evaluation_env=task.make_evaluation_env or task.make_env,
     )
 
@@ -98,11 +103,15 @@ def _python_only(task: Task) -> Task:
 
 def _chance(name: str, kind: str, text: str) -> float:
     if kind not in KINDS:
-        raise SuiteError(f"chaos/{name}: no failure {kind!r}; there are {', '.join(KINDS)}, and only")
+        raise SuiteError(f"chaos/{name}: no failure {kind!r}; there are {', '.join(KINDS)}, sleep and only")
+    return _fraction(name, kind, text, "a chance")
+
+
+def _fraction(name: str, kind: str, text: str, what: str) -> float:
     try:
-        chance = float(text)
+        value = float(text)
     except ValueError:
-        chance = -1.0
-    if not 0 <= chance <= 1:
-        raise SuiteError(f"chaos/{name}: {kind} is a chance from 0 to 1, got {text!r}")
-    return chance
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise SuiteError(f"chaos/{name}: {kind} is {what} from 0 to 1, got {text!r}")
+    return value

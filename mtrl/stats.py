@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import trim_mean
 
 from envs import Episode, TaskSuite
 
@@ -163,6 +162,8 @@ class TaskStatistics:
 
 def interquartile_mean(values: np.ndarray) -> np.ndarray:
     """Mean of the middle half of `values` [..., n]: a quarter at either end, rounded down, is left out."""
+    from scipy.stats import trim_mean  # takes a second to import, which every runner would wait for
+
     return trim_mean(values, 0.25, axis=-1)
 
 

@@ -427,6 +427,8 @@ class _Interval:
         self._counts: dict[str, int] = defaultdict(int)
         self._updates = 0
         self._env_steps = 0
+        self._rollouts = 0
+        self._runners: set[int] = set()  # that a rollout has come from
         self._observations = 0
         self._learner_seconds = 0.0
         self._env_seconds = self._inference_seconds = 0.0  # in the runners, added up
@@ -435,6 +437,8 @@ class _Interval:
     def add_collected(self, collected: Collected) -> None:
         """Counts a rollout that has arrived."""
         self._env_steps += collected.rollout.valid.size
+        self._rollouts += 1
+        self._runners.add(collected.runner)
         self._env_seconds += collected.env_seconds
         self._inference_seconds += collected.inference_seconds
 
@@ -470,6 +474,8 @@ class _Interval:
             "learner/distinct_fraction": distinct,
             "learner/busy_fraction": self._learner_seconds / seconds,
             "throughput/env_steps": self._env_steps / seconds,
+            "throughput/rollouts": self._rollouts / seconds,
+            "throughput/runners": len(self._runners),
             "throughput/learner_frames": self._frames.sum() / self._learner_seconds,
             "throughput/queue_wait_seconds": self.queue_wait_seconds,
             "throughput/env_seconds": self._env_seconds,

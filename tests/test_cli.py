@@ -16,7 +16,9 @@ import rich.console
 
 from envs import Task, TaskSuite, make_suite
 from mtrl import cli
+from mtrl.arguments import parse_with_experiment
 from mtrl.cli import main
+from mtrl.commands import shared, train
 from mtrl.config import ExperimentConfig, load_config
 from mtrl.console import PlainConsole, RunView, Status, TerminalConsole, amount, duration, short_names, shorten
 from mtrl.errors import UserError
@@ -92,7 +94,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
         (["evaluate", "runs/x", "--episodes", "ten"], "--episodes: must be a whole number of 1 or more, got 'ten'"),
         (["evaluate", "runs/x", "--episode", "1"], "there is no option --episode; did you mean --episodes?"),
         (["evaluate", "runs/x", "--backend", "gym"], "--backend: must be one of envpool, gymnasium, got 'gym'; did you mean gymnasium?"),
-        (["bench"], "bench: must be one of throughput, peers, learner, curriculum, transfer, soak, chaos, got ''"),
+        (["bench"], "bench: must be one of throughput, peers, learner, curriculum, transfer, soak, chaos, scaling, got ''"),
         (["bench", "thruput"], "got 'thruput'; did you mean throughput?"),
         (["doctor", "--fast"], "there is no option --fast"),
         (["suites", "minigrid"], "'minigrid' is one argument too many"),
@@ -108,7 +110,7 @@ def test_a_fault_is_one_sentence(
 
 
 def options(*arguments: str) -> ExperimentConfig:
-    return cli.parse_with_experiment(cli.TrainOptions(), arguments, "train", "", cli._starting_experiment)[1]
+    return parse_with_experiment(train.TrainOptions(), arguments, "train", "", train._starting_experiment)[1]
 
 
 def test_overrides_have_the_types_of_their_fields() -> None:
@@ -134,7 +136,7 @@ def test_the_default_experiment_is_mt3() -> None:
 
 
 def test_a_path_and_a_bare_name_mean_the_same_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert cli.find_config(str(ROOT / "configs" / "toy.yaml")) == cli.find_config("toy") == cli.find_config("toy.yaml")
+    assert shared.find_config(str(ROOT / "configs" / "toy.yaml")) == shared.find_config("toy") == shared.find_config("toy.yaml")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "toy.yaml").write_text("seed: 5")
     assert options("toy.yaml").seed == 5, "a file that exists goes before ours"
@@ -144,8 +146,8 @@ def test_an_installed_package_brings_its_experiments_along(monkeypatch: pytest.M
     installed = tmp_path / "site-packages" / "mtrl" / "_configs"
     installed.mkdir(parents=True)
     (installed / "mine.yaml").write_text("")
-    monkeypatch.setattr(cli, "__file__", str(installed.parent / "cli.py"))
-    assert cli.find_config("mine") == installed / "mine.yaml"
+    monkeypatch.setattr(shared, "__file__", str(installed.parent / "commands" / "shared.py"))
+    assert shared.find_config("mine") == installed / "mine.yaml"
 
 
 def test_overrides_are_checked_with_the_file_they_change(tmp_path: Path) -> None:

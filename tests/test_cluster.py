@@ -91,7 +91,8 @@ def test_ray_up_takes_its_file():
 @pytest.mark.parametrize("name", ["slurm", "kuberay", "ray up", "ray job submit"])
 def test_what_the_files_run_is_a_command_of_ours(name):
     from mtrl.arguments import parse_with_experiment
-    from mtrl.cli import TrainOptions, find_config
+    from mtrl.commands.shared import find_config
+    from mtrl.commands.train import TrainOptions
     from mtrl.config import load_config
 
     command, *arguments = [os.path.expandvars(part) for part in commands()[name]]

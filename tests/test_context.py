@@ -12,7 +12,7 @@ from helpers import toy_config
 from scipy.stats import multivariate_normal
 
 from envs import Episode, SuiteError, UnknownTaskError, make_suite
-from mtrl import bench_transfer
+from mtrl.benchmark import transfer as bench_transfer
 from mtrl.config import ConfigError, CurriculumConfig, override
 from mtrl.curriculum import make_scheduler
 from mtrl.curriculum.transfer import LENGTHS, TransferModel

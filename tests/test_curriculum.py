@@ -12,7 +12,7 @@ import pytest
 from envs import Episode, make_suite
 from envs.task import Task, TaskSuite
 from envs.toy import ACTION_SPACE, OBSERVATION_SPACE, Corridor
-from mtrl.bench_curriculum import compare, train
+from mtrl.benchmark.curriculum import compare, train
 from mtrl.config import ConfigError, CurriculumConfig, load_config, override
 from mtrl.curriculum import SCHEDULERS, RatedScheduler, make_scheduler, with_floor
 from mtrl.curriculum.forgetting import ForgettingWatch

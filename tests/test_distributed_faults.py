@@ -11,7 +11,7 @@ import pytest
 import ray
 from helpers import toy_config
 
-from mtrl import bench_chaos
+from mtrl.benchmark import chaos as bench_chaos
 from mtrl.config import load_config, override
 from mtrl.distributed import MultiTaskIMPALAConfig
 from mtrl.distributed.cluster import start_ray
@@ -110,6 +110,20 @@ def test_environments_that_cannot_be_replaced_are_built_anew():
         updates = trainer.updates
         steps_until(trainer, lambda said: trainer.updates > updates + 10)
         assert trainer._source.lost == 1
+    finally:
+        algorithm.stop()
+
+
+def test_what_holds_the_weights_is_started_again():
+    algorithm = built()
+    trainer = algorithm.trainer
+    try:
+        steps_until(trainer, lambda said: trainer.updates >= 5)
+        ray.kill(algorithm._server, no_restart=False)
+        version = trainer.updates
+        steps_until(trainer, lambda said: trainer._versions._last[1] > version)
+        # A runner that begins only now takes a stream of random numbers that none has had.
+        assert ray.get(algorithm._server.register.remote(1)) == 500
     finally:
         algorithm.stop()
 

@@ -20,7 +20,7 @@ from mtrl.config import ExperimentConfig, dump_yaml, override
 from mtrl.processes import named, session_of
 from mtrl.run_directory import RunDirectory
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 KILL_SECONDS = 20.0  # between two runners that are killed
 RAISE = 1 / 5000  # chance of a step
 HANG_SECONDS = 60.0  # between two hangs, on average

@@ -34,7 +34,7 @@ def throughput(config: ExperimentConfig) -> None:
     The ceiling is what two cores could do if every frame cost its environment step, its inference and its learning, and nothing else:
     the inverse of the sum of the three costs, each measured with all cores at work.
     """
-    _describe(config)
+    describe(config)
     suite = make_suite(config.suite.name)
     parts: dict[str, list[float]] = {"environments": [], "inference": [], "learner": []}
     system: list[float] = []
@@ -53,7 +53,7 @@ def throughput(config: ExperimentConfig) -> None:
 
 def learner(config: ExperimentConfig) -> None:
     """Cost of a frame in the learner, forward and backward and optimiser, on a real rollout of the initial policy."""
-    _describe(config)
+    describe(config)
     suite = make_suite(config.suite.name)
     rollout = _collect(config, suite)
     for share in (True, False):
@@ -72,7 +72,7 @@ def learner(config: ExperimentConfig) -> None:
 
 def peers(config: ExperimentConfig) -> None:
     """Frames per second of this system and of RLlib's IMPALA on the same tasks, in turns, each in a process of its own."""
-    _describe(config)
+    describe(config)
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(ROUNDS):
@@ -100,6 +100,14 @@ def measure_system(config: ExperimentConfig, seconds: float, warm_up: float) -> 
     while time.perf_counter() - start < seconds:
         trainer.step()
     return (trainer.frames - before) / (time.perf_counter() - start)
+
+
+def describe(config: ExperimentConfig) -> None:
+    """A line that says what is measured where."""
+    found = versions()
+    packages = ", ".join(f"{name} {found[name]}" for name in ("torch", "ray", "envpool", "minigrid"))
+    bfloat16 = "with" if has_bfloat16(torch.device("cpu")) else "without"
+    print(f"{config.name} at {found['commit']}; {platform.machine()}, {_cores()} cores, {bfloat16} bfloat16; {packages}", flush=True)
 
 
 def _parts(config: ExperimentConfig, suite: TaskSuite) -> dict[str, float]:
@@ -154,8 +162,8 @@ def _in_fresh_process(kind: str, config: ExperimentConfig) -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "experiment.yaml"
         path.write_text(dump_yaml(config))
-        command = [sys.executable, "-W", "ignore", "-m", "mtrl.benchmark", kind, str(path)]
-        output = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
+        command = [sys.executable, "-W", "ignore", "-m", "mtrl.benchmark.speed", kind, str(path)]
+        output = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
     if output.returncode:
         raise RuntimeError(f"measuring {kind} failed:\n{output.stderr[-3000:]}")
     return float(json.loads(output.stdout.strip().splitlines()[-1]))
@@ -163,13 +171,6 @@ def _in_fresh_process(kind: str, config: ExperimentConfig) -> float:
 
 def _row(name: str, values: list[float], unit: str) -> None:
     print(f"{name:45} {statistics.median(values):12,.2f} {unit}  ({min(values):,.2f} to {max(values):,.2f}, n={len(values)})", flush=True)
-
-
-def _describe(config: ExperimentConfig) -> None:
-    found = versions()
-    packages = ", ".join(f"{name} {found[name]}" for name in ("torch", "ray", "envpool", "minigrid"))
-    bfloat16 = "with" if has_bfloat16(torch.device("cpu")) else "without"
-    print(f"{config.name} at {found['commit']}; {platform.machine()}, {_cores()} cores, {bfloat16} bfloat16; {packages}", flush=True)
 
 
 def _cores() -> int:

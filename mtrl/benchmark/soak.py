@@ -15,7 +15,7 @@ from mtrl.config import ExperimentConfig, dump_yaml
 from mtrl.processes import Held, held_by
 from mtrl.run_directory import RunDirectory
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LOOK_SECONDS = 10.0
 SETTLED = 0.2  # of the time, after which caches are full and the slope begins to count
 MEBIBYTE = 2.0**20

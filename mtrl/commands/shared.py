@@ -1,0 +1,100 @@
+"""What several commands read and check."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtrl.errors import UserError
+
+DEFAULT_CONFIG = "minigrid_mt3"
+
+
+def find_config(name: str) -> Path:
+    """The experiment file that `name` means: a path, or the bare name of one of ours.
+
+    Raises:
+        UserError: with the nearest name.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = {file.stem: file for file in sorted(_configs_directory().glob("*.yaml"))}
+    if path.parent == Path() and path.stem in known:
+        return known[path.stem]
+    near = difflib.get_close_matches(path.stem, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+    raise UserError(f"no experiment {name}: neither a file nor a name in configs/; {hint}")
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """For commands without options."""
+
+
+def _configs_directory() -> Path:
+    """The experiments that come with the program: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "_configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def check_packages() -> None:
+    """Other distributions install packages called `envs`, too; the one that was installed last wins."""
+    import envs
+
+    if not hasattr(envs, "make_suite"):
+        place = Path(envs.__file__).parent if envs.__file__ else "an empty folder"
+        raise UserError(
+            f"the package `envs` that Python finds ({place}) is not this project's; remove the other one, or run from our folder"
+        )
+
+
+def whole_number(option: str, text: str, least: int) -> int:
+    """What an option's text says.
+
+    Raises:
+        UserError: it is no whole number, or a smaller one.
+    """
+    if not text.isdecimal() or int(text) < least:
+        raise UserError(f"{option}: must be a whole number of {least} or more, got {text!r}")
+    return int(text)
+
+
+def fraction(option: str, text: str) -> float:
+    """What an option's text says.
+
+    Raises:
+        UserError: it is no number from 0 to 1.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UserError(f"{option}: must be a number from 0 to 1, got {text!r}")
+    return value
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_choice(what: str, word: str, known: Sequence[str]) -> None:
+    """Refuses a word that is none of the known ones.
+
+    Raises:
+        UserError: with the nearest.
+    """
+    if word not in known:
+        raise UserError(f"{what}: must be one of {', '.join(known)}, got {word!r}{nearest(word, known)}")
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """The end of a sentence about a word that is not known."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
