@@ -12,6 +12,7 @@ from mtrl.training import Trainer
 
 WARM_UP_UPDATES = 2  # allocate memory and choose kernels
 UPDATES = 5
+RECORDED_UPDATES = 2  # under the profiler, which needs seconds to sort what a hundred thousand operations took
 ROWS = 15  # of the table of operations
 
 
@@ -35,7 +36,7 @@ def profile_training(trainer: Trainer, folder: Path) -> str:
 
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
     with profile(activities=activities) as recorded:
-        _train(trainer, UPDATES)
+        _train(trainer, RECORDED_UPDATES)
     folder.mkdir(parents=True, exist_ok=True)
     recorded.export_chrome_trace(str(folder / "trace.json"))
     (folder / "operations.txt").write_text(recorded.key_averages().table(sort_by="self_cpu_time_total", row_limit=ROWS))

@@ -1,17 +1,19 @@
-"""The same run twice, left alone and disturbed: runners are killed, environments raise and hang. What it loses by that."""
+"""The same run twice, left alone and disturbed: runners are killed, environments raise and hang, a node leaves. What it loses by that."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import numpy as np
 
@@ -26,6 +28,8 @@ RAISE = 1 / 5000  # chance of a step
 HANG_SECONDS = 60.0  # between two hangs, on average
 UNROLL_SECONDS = 10.0  # after which an unroll counts as hanging
 ASSUMED_SPEED = 3000.0  # steps/s, to turn time between hangs into a chance of a step
+OBJECT_STORE_BYTES = 200 * 2**20
+LEAVES, JOINS = 0.4, 0.5  # of the time: when the second node is lost, and when another one joins
 RUNNER = "MultiTaskEnvRunner"
 
 
@@ -47,11 +51,15 @@ class Outcome(NamedTuple):
 
 
 def chaos(config: ExperimentConfig, minutes: float) -> tuple[Outcome, Outcome]:
-    """Trains for so many minutes without and with disturbances, on Python's environments both times, and prints both."""
+    """Trains for so many minutes without and with disturbances, on Python's environments and two Ray nodes both times, and prints both."""
     plain = override(config, {"suite.backend": "gymnasium"})
     hang = 1 / (HANG_SECONDS * ASSUMED_SPEED)
     broken = override(
         plain, {"suite.name": f"chaos/{config.suite.name}?raise={RAISE}&hang={hang:.3g}", "faults.unroll_seconds": UNROLL_SECONDS}
+    )
+    # Two runners at least, so that each node has one.
+    plain, broken = (
+        override(plan, {"env_runners.num_env_runners": max(2, config.env_runners.num_env_runners)}) for plan in (plain, broken)
     )
     outcomes = []
     for name, plan, kills in (("left alone", plain, False), ("disturbed", broken, True)):
@@ -71,31 +79,104 @@ def _run(config: ExperimentConfig, seconds: float, *, kills: bool) -> Outcome:
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     (folder / "config.yaml").write_text(dump_yaml(config))
     command = [sys.executable, str(ROOT / "launch.py"), "train", str(folder / "config.yaml"), "--run-dir", str(folder / "run")]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "--total-frames", str(10**12), "--report-seconds", "2"], stdout=log, stderr=log, start_new_session=True
-        )
     rng, killed, start = random.Random(0), 0, 0.0
     next_kill = KILL_SECONDS
-    try:
-        while process.poll() is None:
-            time.sleep(0.5)
-            if not start:
-                start = time.monotonic() if (folder / "run" / "metrics.jsonl").exists() else 0.0
-                continue
-            elapsed = time.monotonic() - start
-            if elapsed >= seconds:
-                break
-            runners = named(session_of(process.pid), RUNNER) if kills and elapsed >= next_kill else []
-            if runners:
-                os.kill(rng.choice(runners), signal.SIGKILL)
-                killed, next_kill = killed + 1, elapsed + KILL_SECONDS
-        if process.poll() is not None:
-            raise RuntimeError(f"the run ended by itself with code {process.returncode}; see {folder / 'log'}")
-    finally:
-        process.terminate()
-        process.wait()
+    with (folder / "log").open("w") as log, _Nodes(config, log) as nodes:
+        process = subprocess.Popen(
+            [*command, "--total-frames", str(10**12), "--report-seconds", "2"],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=nodes.environment,
+        )
+        try:
+            while process.poll() is None:
+                time.sleep(0.5)
+                if not start:
+                    start = time.monotonic() if (folder / "run" / "metrics.jsonl").exists() else 0.0
+                    continue
+                elapsed = time.monotonic() - start
+                if elapsed >= seconds:
+                    break
+                if kills:
+                    nodes.second = not LEAVES <= elapsed / seconds < JOINS
+                runners = nodes.runners() if kills and elapsed >= next_kill else []
+                if runners:
+                    os.kill(rng.choice(runners), signal.SIGKILL)
+                    killed, next_kill = killed + 1, elapsed + KILL_SECONDS
+            if process.poll() is not None:
+                raise RuntimeError(f"the run ended by itself with code {process.returncode}; see {folder / 'log'}")
+        finally:
+            process.terminate()
+            process.wait()
     return _outcome(config, folder, time.monotonic() - start, killed)
+
+
+class _Nodes:
+    """A Ray cluster of two nodes on this machine, each a session of processes of its own."""
+
+    def __init__(self, config: ExperimentConfig, log: TextIO):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        runners = config.env_runners
+        cores = -(-runners.num_env_runners * runners.num_cpus_per_env_runner // 2)  # half the runners fit on each
+        self._common = ["--num-cpus", str(int(cores)), "--object-store-memory", str(OBJECT_STORE_BYTES), "--block", "--disable-usage-stats"]
+        self._address, self._log = address, log
+        here = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self.environment = os.environ | {"PYTHONPATH": here, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_ADDRESS": address}
+        port = address.split(":")[1]
+        self._first = self._start("--head", "--port", port, "--node-ip-address", "127.0.0.1", "--include-dashboard", "false")
+        self._wait(1)
+        self._second: subprocess.Popen[bytes] | None = None
+        self.second = True
+        self._wait(2)
+
+    def __enter__(self) -> _Nodes:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.second = False
+        _kill_session(self._first)
+
+    @property
+    def second(self) -> bool:
+        """Whether the second node is there. To set it takes the node away, as a power cut would, or lets another one join."""
+        return self._second is not None
+
+    @second.setter
+    def second(self, wanted: bool) -> None:
+        if wanted and self._second is None:
+            self._second = self._start("--address", self._address)
+        elif not wanted and self._second is not None:
+            _kill_session(self._second)
+            self._second = None
+
+    def runners(self) -> list[int]:
+        """Processes of runners on both."""
+        return [pid for node in (self._first, self._second) if node is not None for pid in named(session_of(node.pid), RUNNER)]
+
+    def _start(self, *options: str) -> subprocess.Popen[bytes]:
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", *options, *self._common]
+        environment = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
+        return subprocess.Popen(ray, stdout=self._log, stderr=self._log, start_new_session=True, env=environment)
+
+    def _wait(self, nodes: int, seconds: float = 60.0) -> None:
+        end = time.monotonic() + seconds
+        while Path(self._log.name).read_text().count("Ray runtime started") < nodes:
+            if time.monotonic() > end:
+                raise RuntimeError(f"Ray did not start; see {self._log.name}")
+            time.sleep(0.2)
+
+
+def _kill_session(process: subprocess.Popen[bytes]) -> None:
+    while members := session_of(process.pid):
+        for pid in members:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.poll()
+        time.sleep(0.05)
+    process.wait()
 
 
 def _outcome(config: ExperimentConfig, folder: Path, seconds: float, kills: int) -> Outcome:
