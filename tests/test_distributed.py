@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from ray import tune
 from mtrl.config import ConfigError
 from mtrl.distributed import MultiTaskIMPALA, MultiTaskIMPALAConfig, ResourceError, build_ray_trainer
 from mtrl.distributed.cluster import check_resources, start_ray
+from mtrl.processes import session_of
 
 ROOT = Path(__file__).parent.parent
 RAY_TOY = {"env_runners__num_env_runners": 1, "env_runners__slots": 12, "total_frames": 10_000_000}
@@ -71,6 +74,24 @@ def test_runners_stop_when_nobody_takes_their_rollouts(algorithm):
     time.sleep(1.0)
     assert algorithm.env_runner_group.num_in_flight_async_reqs() <= 2
     assert sum(len(source.collect(0.0)) for _ in range(2)) <= 4
+
+
+def listening() -> dict[str, str]:
+    """The addresses on which this process and those it has started listen, by socket."""
+    sockets = set()
+    for pid in session_of(os.getpid()):
+        for entry in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                sockets.add(entry.readlink().name)
+    rows = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+    return {row[9]: row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
+
+
+def test_nobody_else_can_reach_a_local_run(algorithm):
+    addresses = listening()
+    assert len(addresses) >= 5  # Ray's daemons, the driver, the runner
+    loopback = ("0100007F:", "0000000000000000FFFF00000100007F:", "00000000000000000000000001000000:")
+    assert all(address.startswith(loopback) for address in addresses.values()), addresses
 
 
 def test_tune_searches_over_it():

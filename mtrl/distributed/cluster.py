@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray._private import ray_constants
 
 from envs import make_suite
 from mtrl.collector import check_fit
@@ -84,8 +85,24 @@ def start_ray() -> None:
         }
     # What it says of dead runners, of each several times, the run says once.
     logging.getLogger("ray.rllib.utils.actor_manager").setLevel(logging.CRITICAL)
-    with _without_log_level_notice():
+    with _without_log_level_notice(), _on_loopback() if "address" in options else contextlib.nullcontext():
         ray.init(**options)
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Lets Ray listen on 127.0.0.1 alone.
+
+    It would replace that address by one that others can reach, and listen on all of them, unless it takes this for a platform without
+    clusters, whose firewall it spares. It has read the variable when it was imported; its processes read it when they start.
+    """
+    variable, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[variable], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        del os.environ[variable]
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextlib.contextmanager
