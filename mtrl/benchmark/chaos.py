@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import random
+import secrets
 import signal
 import socket
 import subprocess
@@ -124,7 +125,8 @@ class _Nodes:
         self._common = ["--num-cpus", str(int(cores)), "--object-store-memory", str(OBJECT_STORE_BYTES), "--block", "--disable-usage-stats"]
         self._address, self._log = address, log
         here = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        self.environment = os.environ | {"PYTHONPATH": here, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_ADDRESS": address}
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # nodes of several addresses cannot hide on loopback
+        self.environment = os.environ | token | {"PYTHONPATH": here, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_ADDRESS": address}
         port = address.split(":")[1]
         self._first = self._start("--head", "--port", port, "--node-ip-address", "127.0.0.1", "--include-dashboard", "false")
         self._wait(1)
