@@ -64,36 +64,42 @@ def _short(name: str) -> str:
 
 def _task(name: str) -> Task:
     env_id = f"MiniGrid-{name}-v0"
-    if env_id not in _registered():
-        near = difflib.get_close_matches(name, [*map(_short, sorted(_registered())), *SETS], n=1, cutoff=0.3)
+    if env_id not in registered_ids():
+        near = difflib.get_close_matches(name, [*map(_short, sorted(registered_ids())), *SETS], n=1, cutoff=0.3)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UnknownTaskError(f"minigrid has no task {name!r}{hint}")
     return Task(
         name=name,
-        make_env=functools.partial(_make_env, env_id),
+        make_env=functools.partial(make_registered, env_id),
         high=ACHIEVABLE_RETURN.get(name, 1.0),
         success_return=0.0,
-        envpool_id=env_id if env_id in _in_envpool() else None,
+        envpool_id=env_id if env_id in in_envpool() else None,
     )
 
 
-def _make_env(env_id: str, render_mode: str | None = None) -> gymnasium.Env:
-    _registered()
+def make_registered(env_id: str, render_mode: str | None = None) -> gymnasium.Env:
+    """An environment of MiniGrid's package."""
+    registered_ids()
     return gymnasium.make(env_id, disable_env_checker=True, render_mode=render_mode)
 
 
 @functools.cache
-def _registered() -> frozenset[str]:
-    """MiniGrid's ids, which are in Gymnasium's registry once the package is imported."""
+def registered_ids(prefix: str = "MiniGrid-") -> frozenset[str]:
+    """The ids of the minigrid package, which are in Gymnasium's registry once it is imported.
+
+    Raises:
+        SuiteError: it is not installed.
+    """
     try:
         import minigrid  # noqa: F401  (registers its environments)
     except ImportError as error:
         raise SuiteError(f"MiniGrid's tasks need the minigrid package ({error}); install it with pip") from None
-    return frozenset(env_id for env_id in gymnasium.registry if env_id.startswith("MiniGrid-") and env_id.endswith("-v0"))
+    return frozenset(env_id for env_id in gymnasium.registry if env_id.startswith(prefix) and env_id.endswith("-v0"))
 
 
 @functools.cache
-def _in_envpool() -> frozenset[str]:
+def in_envpool() -> frozenset[str]:
+    """All that EnvPool has."""
     try:
         import envpool
     except ImportError:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from envs import chaos, context, metaworld, minigrid, toy
+from envs import babyai, chaos, context, metaworld, minigrid, registered, toy
 from envs.task import SuiteError, TaskSuite
 
 
@@ -22,8 +22,10 @@ class Family(NamedTuple):
 
 
 FAMILIES: dict[str, Family] = {
+    "babyai": Family(babyai.make, babyai.names),
     "chaos": Family(chaos.make, chaos.names),
     "context": Family(context.make, context.names),
+    "gym": Family(registered.make, registered.names),
     "metaworld": Family(metaworld.make, metaworld.names),
     "minigrid": Family(minigrid.make, minigrid.names),
     "toy": Family(toy.make, toy.names),

@@ -40,7 +40,8 @@ class Scaled(NamedTuple):
     frames_per_second: float
     policy_lag: float  # updates
     learner_busy: float  # of the time
-    driver_microseconds: float  # processor time of the driver for a rollout, besides the learning
+    driver_busy: float  # of a core: what the driver does besides the learning
+    rollouts_per_second: float
     shared: float  # bytes of the object store and other shared memory in use
     memory: float  # bytes, all processes
 
@@ -49,7 +50,7 @@ def scaling(config: ExperimentConfig, runners: Sequence[int], sleep: float) -> l
     """Trains with each number of runners whose environments take `sleep` seconds for a step, then compares numbers of learners."""
     describe(config)
     print(f"every environment step waits {1000 * sleep:g} ms; {SECONDS:.0f} s each")
-    print("runners  frames/s  of n x 1    lag  learner busy  driver, a rollout    shared    memory  start")
+    print("runners  frames/s  of n x 1  rollouts/s    lag  learner busy  driver busy    shared    memory  start")
     found: list[Scaled] = []
     for count in runners:
         found.append(_in_fresh_process(waiting(config, count, sleep)))
@@ -95,7 +96,8 @@ def measure(config: ExperimentConfig, seconds: float) -> Scaled:
         (trainer.frames - frames) / elapsed,
         metrics["summary/policy_lag"],
         metrics["learner/busy_fraction"],
-        1e6 * processor / elapsed / metrics["throughput/rollouts"],
+        processor / elapsed,
+        metrics["throughput/rollouts"],
         held.shared,
         held.memory,
     )
@@ -106,8 +108,8 @@ def measure(config: ExperimentConfig, seconds: float) -> Scaled:
 def _line(scaled: Scaled, first: Scaled) -> str:
     share = scaled.frames_per_second / (first.frames_per_second / first.runners * scaled.runners)
     return (
-        f"{scaled.runners:7} {scaled.frames_per_second:9,.0f} {share:9.2f} {scaled.policy_lag:6.2f} {scaled.learner_busy:13.2f} "
-        f"{scaled.driver_microseconds:15,.0f} µs {scaled.shared / 2**20:5,.0f} MiB {scaled.memory / 2**30:5.1f} GiB "
+        f"{scaled.runners:7} {scaled.frames_per_second:9,.0f} {share:9.2f} {scaled.rollouts_per_second:11.1f} {scaled.policy_lag:6.2f} "
+        f"{scaled.learner_busy:13.2f} {scaled.driver_busy:12.2f} {scaled.shared / 2**20:5,.0f} MiB {scaled.memory / 2**30:5.1f} GiB "
         f"{scaled.seconds_to_start:4.0f} s"
     )
 

@@ -8,12 +8,13 @@ An encoder is a module with `feature_size` (D) whose `forward(obs, task_ids)` ta
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 import torch
 from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mtrl.config import ConfigError, ModelConfig
 from mtrl.parallel import Total, add_up, alone
@@ -44,6 +45,55 @@ class GridEncoder(nn.Module):
         image = obs["image"].float().permute(0, 3, 1, 2)
         # Flattened in memory's order (height, width, channel), which costs no copy.
         return torch.stack([expert(image).permute(0, 2, 3, 1).flatten(1) for expert in self.experts], dim=1)
+
+
+class MissionEncoder(nn.Module):
+    """A grid's view read in the light of a sentence: between the convolutions of `GridEncoder`, each expert scales and shifts its channels
+    by what a GRU has made of the mission (FiLM, Perez et al. 2018). What is in a cell is one-hot: kinds and colours have no order.
+    """
+
+    CELL = (11, 6, 4)  # kinds of objects, colours, states of doors and directions of agents
+    EMBEDDING, SENTENCE = 32, 128
+
+    def __init__(self, space: gymnasium.spaces.Dict, model: ModelConfig, num_tasks: int):
+        super().__init__()
+        mission: Any = space["mission"]
+        self.words = nn.Embedding(int(mission.high.max()) + 1, self.EMBEDDING, padding_idx=0)
+        self.gru = nn.GRU(self.EMBEDDING, self.SENTENCE, batch_first=True)
+        channels = [max(1, round(model.width * count)) for count in (16, 32, 64)]
+        self.feature_size = 4 * 4 * channels[-1]
+        self.experts = nn.ModuleList(_MissionExpert(sum(self.CELL), channels, self.SENTENCE) for _ in range(model.experts))
+
+    def forward(self, obs: dict[str, UInt8[Tensor, "N ..."]], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K D"]:
+        """The experts' features of N views with missions."""
+        parts = [functional.one_hot(obs["image"][..., i].long().clamp(max=n - 1), n) for i, n in enumerate(self.CELL)]
+        image = torch.cat(parts, dim=-1).float().permute(0, 3, 1, 2)
+        sentences = self._read(obs["mission"])
+        return torch.stack([expert(image, sentences) for expert in self.experts], dim=1)
+
+    def _read(self, missions: UInt8[Tensor, "N L"]) -> Float[Tensor, "N S"]:
+        """What is left of each sentence after its last word. A batch has few different ones, and each is read once."""
+        different, place = missions.unique(dim=0, return_inverse=True)
+        lengths = (different > 0).sum(dim=1)
+        longest = max(1, int(lengths.max()))
+        read, _ = self.gru(self.words(different[:, :longest].long()))
+        return read[torch.arange(len(different), device=read.device), (lengths - 1).clamp(min=0)][place]
+
+
+class _MissionExpert(nn.Module):
+    def __init__(self, inputs: int, channels: list[int], sentence: int):
+        super().__init__()
+        a, b, c = channels
+        self.first, self.second, self.third = nn.Conv2d(inputs, a, 2), nn.Conv2d(a, b, 2), nn.Conv2d(b, c, 2)
+        for layer in (self.first, self.second):
+            initialize(layer, nn.init.calculate_gain("relu"))
+        initialize(self.third, 1.0)
+        self.modulation = nn.Linear(sentence, 2 * b)
+
+    def forward(self, image: Tensor, sentences: Tensor) -> Tensor:
+        scale, shift = self.modulation(sentences)[:, :, None, None].chunk(2, dim=1)
+        hidden = self.second(torch.relu(self.first(image)))
+        return self.third(torch.relu((1 + scale) * hidden + shift)).flatten(1)
 
 
 class VectorEncoder(nn.Module):
@@ -118,6 +168,10 @@ class EncoderKind(NamedTuple):
 
 ENCODERS: dict[str, EncoderKind] = {
     "grid": EncoderKind(lambda space: set(space) == {"image"} and space["image"].shape == (7, 7, 3), GridEncoder),
+    "mission": EncoderKind(
+        lambda space: set(space) == {"image", "mission"} and space["image"].shape == (7, 7, 3) and len(space["mission"].shape or ()) == 1,
+        MissionEncoder,
+    ),
     "vector": EncoderKind(lambda space: set(space) == {"vector"} and len(space["vector"].shape or ()) == 1, VectorEncoder),
 }
 
