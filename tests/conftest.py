@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# The tensors of tests are small, and two tests run at a time: a second thread would wait for a core that another test has. Processes that
+# tests start read the variable.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
-# The tensors of tests are small: a second thread would cost more than it brings.
 torch.set_num_threads(1)

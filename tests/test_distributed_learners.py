@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import ray
-from helpers import toy_config
+from helpers import fingerprint, toy_config
 from test_parallel import STEADY, UPDATES, assert_equal_states, rollouts
 
 from envs import make_suite
@@ -54,7 +54,7 @@ class Listener:
         self.said.append(text)
 
 
-def test_two_actors_are_one_learner_and_their_checkpoint_is_its():
+def test_two_actors_are_one_learner_and_their_checkpoint_is_its(tmp_path):
     config = toy_config(model__popart=True, learner__popart_rate=0.1, **STEADY, **SHARED)
     suite = make_suite(config.suite.name)
     algorithm = MultiTaskIMPALAConfig.from_experiment(config).build_algo()
@@ -76,6 +76,10 @@ def test_two_actors_are_one_learner_and_their_checkpoint_is_its():
         resumed.update(collected[-1], 0.0), alone.update(collected[-1], 0.0), learners.update(collected[-1], 0.0)
         for other in (resumed, learners):
             assert_equal_states(alone.state_dict(), other.state_dict())
+        path, saved = algorithm.save_to_path(str(tmp_path / "checkpoint")), learners.state_dict()  # as Tune does
+        learners.update(collected[0], 0.0)
+        algorithm.restore_from_path(path)
+        assert fingerprint(learners.state_dict()) == fingerprint(saved)
         with pytest.raises(ValueError, match="1 slots cannot be divided among 2 learners"):
             learners.update(rollouts(toy_config("toy/cue", env_runners__slots=1), 1)[0], 0.0)
     finally:

@@ -23,7 +23,7 @@ COMMAND = re.search(r"```bash\npython (launch\.py train .*?)\n```", PAGE, re.S).
 def launch(folder: Path, *arguments: str) -> str:
     environment = os.environ | {"PYTHONPATH": str(folder)}
     command = [sys.executable, str(ROOT / "launch.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, cwd=folder)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
