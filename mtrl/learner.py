@@ -26,7 +26,7 @@ from mtrl.models.experts import health
 from mtrl.models.policy import Policy, build_policy
 from mtrl.parallel import Total, add_up, alone
 from mtrl.rollout import Arrays, Rollout
-from mtrl.vtrace import td_errors, vtrace
+from mtrl.vtrace import VTrace, td_errors, vtrace
 
 HEALTH_ROWS = 64  # whose experts' features are compared
 HEALTH_UPDATES = 16  # of which one looks at the experts
@@ -51,7 +51,6 @@ class Look(NamedTuple):
 
     log_probs: Tensor  # [T, B], of the actions
     values: Tensor  # [T + 1, B]
-    targets: Targets
 
 
 class Part(NamedTuple):
@@ -95,6 +94,7 @@ class Learner:
             for name, parameter in self.policy.named_parameters():
                 parameter.requires_grad_(".encoder.experts." not in name)
         self._optimizers = _make_optimizers(self.policy, config)
+        self._wants_look = config.model.popart or config.learner.surrogate == "clipped" or config.learner.minibatches > 1
         self._compares_tasks = config.curriculum.scheduler in SCHEDULERS_THAT_COMPARE_TASKS
         self._skipped_in_a_row = 0
         self._task_values: dict[str, float] = {}  # of the batch's first look, by metric
@@ -118,10 +118,13 @@ class Learner:
         self._entropy_cost = self._config.entropy_cost * ((1.0 - progress) if self._config.entropy_decay else 1.0)
         self._task_values = {}
         self.similarity = None
-        self._rescale_values(batch)
+        looked = self._look_at(batch) if self._wants_look else None
+        if looked is not None:
+            batch = batch._replace(anchor_log_probs=looked.log_probs)
+            self._rescale_values(batch, looked)
         waiting: dict[str, Part] = {}  # optimisers that have not made a step yet
         made: set[str] = set()
-        for part in self._parts(batch):
+        for part in self._parts(batch, looked):
             due = [name for name in self._optimizers if getattr(part, name)]
             if self._step(part, progress, statistics):
                 made.update(due)
@@ -213,21 +216,18 @@ class Learner:
             total=self._total,
         )
 
-    def _parts(self, batch: Batch) -> Iterator[Part]:
+    def _parts(self, batch: Batch, looked: Look | None) -> Iterator[Part]:
         """What the batch's optimiser steps look at, in order. Each is drawn up when the one before it has been made."""
         config = self._config
         steps = config.actor_updates or config.epochs * config.minibatches
-        looked = None
-        if config.surrogate == "clipped" or config.minibatches > 1:
-            looked = self._look_at(batch)
-            batch = batch._replace(anchor_log_probs=looked.log_probs)
         if looked is None or config.minibatches == 1:
             # A separate critic that steps more often than the actor, or less, goes on alone, or stands still.
             critic_steps = steps if self._shared else config.critic_updates
             for step in range(max(steps, critic_steps)):
                 yield Part(batch, None, None, None, actor=step < steps, critic=step < critic_steps)
             return
-        values, targets = looked.values, looked.targets
+        values = looked.values
+        targets = self._targets(batch, looked.log_probs - batch.behaviour_log_probs, values, None)
         if not self._shared:
             for _ in range(config.critic_updates):
                 yield Part(batch, targets, None, None, actor=False, critic=True)
@@ -257,9 +257,7 @@ class Learner:
         """A whole batch by the current weights."""
         with self._autocast():
             acted, valued = self.policy(batch.seen)
-        log_probs = self.policy.actor.distribution.log_prob(acted.parameters[:-1], batch.actions)
-        batch = batch._replace(anchor_log_probs=log_probs)
-        return Look(log_probs, valued.values, self._targets(batch, log_probs - batch.behaviour_log_probs, valued.values, None))
+        return Look(self.policy.actor.distribution.log_prob(acted.parameters[:-1], batch.actions), valued.values)
 
     def _step(self, part: Part, progress: float, statistics: _Means) -> bool:
         """One step of the optimisers concerned. It is skipped if loss or gradient is not finite; returns whether it was made."""
@@ -290,16 +288,16 @@ class Learner:
             parameter.grad = gradient
         return loss
 
-    def _rescale_values(self, batch: Batch) -> None:
-        """PopArt's statistics follow the batch before anything is learned from it.
+    def _rescale_values(self, batch: Batch, looked: Look) -> None:
+        """PopArt's statistics follow the batch before anything is learned from it; no value changes by that.
 
         Afterwards would be too late for the first batch: an error in the task's own scale stays in Adam's second moments for 1000 steps.
         """
         popart = self.policy.critic.popart
         if popart is not None:
             head: Any = self.policy.critic.head
-            targets = self._look_at(batch).targets
-            popart.update(targets.vs, batch.valid, batch.seen.task_ids, head, self._config.popart_rate, self._total)
+            vs = self._correct(batch, looked.log_probs - batch.behaviour_log_probs, looked.values).vs
+            popart.update(vs, batch.valid, batch.seen.task_ids, head, self._config.popart_rate, self._total)
 
     def _losses(self, part: Part) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The objectives of those who step, and what to report of them."""
@@ -367,13 +365,12 @@ class Learner:
 
     def _targets(self, batch: Batch, log_rhos: Tensor, values: Tensor, moments: Moments | None) -> Targets:
         config = self._config
-        known = (batch.rewards, batch.discounts, batch.continues, values[:-1], values[1:])
-        corrected = vtrace(log_rhos, *known, rho_bar=config.rho_bar, c_bar=config.c_bar, lambda_=config.lambda_)
+        corrected = self._correct(batch, log_rhos, values)
         advantages = corrected.advantages
         if config.surrogate == "clipped":
             # Its ratio leads from the anchor to the current weights; what leads from the weights that acted to the anchor is V-trace's.
             anchor_rhos = (batch.anchor_log_probs - batch.behaviour_log_probs).exp().clamp(max=config.rho_bar)
-            advantages = anchor_rhos * td_errors(corrected.vs, *known)
+            advantages = anchor_rhos * td_errors(corrected.vs, *_known(batch, values))
         popart = self.policy.critic.popart
         if popart is not None:
             advantages = advantages / popart.scale[batch.seen.task_ids]
@@ -382,6 +379,10 @@ class Learner:
         if config.normalize_advantages and moments is None:
             moments = task_moments(advantages, batch.valid, batch.seen.task_ids, self._suite.num_tasks, self._total)
         return Targets(corrected.vs, advantages, moments)
+
+    def _correct(self, batch: Batch, log_rhos: Tensor, values: Tensor) -> VTrace:
+        config = self._config
+        return vtrace(log_rhos, *_known(batch, values), rho_bar=config.rho_bar, c_bar=config.c_bar, lambda_=config.lambda_)
 
     def _look_at_values(self, batch: Batch, advantages: Tensor, values: Tensor) -> dict[str, float]:
         """By task, the mean size of the advantages, and the value of the observations that episodes have begun with."""
@@ -454,6 +455,11 @@ class _Means:
 
     def means(self) -> dict[str, float]:
         return {name: total / self._counts[name] for name, total in self._sums.items()}
+
+
+def _known(batch: Batch, values: Tensor) -> tuple[Tensor, ...]:
+    """What V-trace reads besides the importance weights."""
+    return batch.rewards, batch.discounts, batch.continues, values[:-1], values[1:]
 
 
 def _at(x: Tensor, steps: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import gram_schmidt
 
+from mtrl.models.activations import tanh
 from mtrl.models.experts import health, mix, orthogonalize
 
 
@@ -43,6 +44,30 @@ def test_mix_equals_mixing_the_basis_with_gradients():
     gradients = [(y, *torch.autograd.grad((y * target).sum(), (x, weights))) for y in both]
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_the_mixtures_own_way_back_is_the_numerical_one():
+    """Along a random direction, and the same again where the graph is retained, as comparing tasks' gradients does."""
+    x, weights = (each.requires_grad_() for each in (features(3, 3, 8), torch.randn(3, 3, generator=torch.Generator().manual_seed(1))))
+    target = torch.randn(3, 8, generator=torch.Generator().manual_seed(2))
+    first, second = (torch.autograd.grad((y * target).sum(), (x, weights), retain_graph=True) for y in (mix(x, weights),) * 2)
+    step = 1e-2
+    for place, (tensor, gradient) in enumerate(zip((x, weights), first, strict=True)):
+        torch.testing.assert_close(gradient, second[place])
+        direction = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(3))
+        with torch.no_grad():
+            ends = [[*[x, weights][:place], tensor + sign * step * direction, *[x, weights][place + 1 :]] for sign in (1, -1)]
+            ahead, behind = ((mix(*end) * target).sum() for end in ends)
+        assert float((gradient * direction).sum()) == pytest.approx(float(ahead - behind) / (2 * step), rel=0.02, abs=1e-3)
+
+
+def test_the_fast_tanh_is_tanh():
+    x = torch.linspace(-30, 30, 1001, requires_grad=True)
+    weights = torch.randn(1001, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(tanh(x), x.tanh(), atol=5e-7, rtol=0)
+    (own,), (theirs,) = (torch.autograd.grad((y * weights).sum(), x) for y in (tanh(x), x.tanh()))
+    torch.testing.assert_close(own, theirs, atol=2e-6, rtol=0)
+    torch.testing.assert_close(tanh(x.detach().double()), x.detach().double().tanh(), atol=0, rtol=0)
 
 
 def test_does_not_depend_on_the_experts_lengths():

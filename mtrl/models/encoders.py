@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtrl.config import ConfigError, ModelConfig
+from mtrl.models.activations import Tanh
 from mtrl.parallel import Total, add_up, alone
 
 
@@ -106,7 +107,7 @@ class VectorEncoder(nn.Module):
         self.feature_size = hidden = max(1, round(64 * width))
         self.scale = ObservationScale(num_tasks, size) if model.normalize_observations else None
         self.experts = nn.ModuleList(
-            nn.Sequential(nn.Linear(size, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, hidden))
+            nn.Sequential(nn.Linear(size, hidden), Tanh(), nn.Linear(hidden, hidden), Tanh(), nn.Linear(hidden, hidden))
             for _ in range(num_experts)
         )
 

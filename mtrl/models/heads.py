@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mtrl.models.activations import tanh
+
 
 class MultiHead(nn.Module):
     """A head of its own for every task: linear, tanh, linear. Rows come sorted by task."""
@@ -27,7 +29,7 @@ class MultiHead(nn.Module):
         """`counts[task]` consecutive rows of `features` belong to each task."""
         outputs = [
             functional.linear(
-                torch.tanh(functional.linear(rows, self.hidden_weight[task], self.hidden_bias[task])),
+                tanh(functional.linear(rows, self.hidden_weight[task], self.hidden_bias[task])),
                 self.output_weight[task],
                 self.output_bias[task],
             )
@@ -53,4 +55,4 @@ class SingleHead(nn.Module):
     def forward(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
         """`counts[task]` consecutive rows of `features` belong to each task."""
         repeats = torch.tensor(counts, device=features.device)
-        return self.output(torch.tanh(self.hidden(features) + self.task_bias.repeat_interleave(repeats, dim=0)))
+        return self.output(tanh(self.hidden(features) + self.task_bias.repeat_interleave(repeats, dim=0)))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from envs import TaskSuite
 from mtrl.config import ConfigError, ModelConfig
 from mtrl.distributions import Distribution, make_distribution
+from mtrl.models.activations import tanh
 from mtrl.models.encoders import ObservationScale, make_encoder
 from mtrl.models.experts import mix, mix_plain
 from mtrl.models.gates import make_gate
@@ -33,7 +34,7 @@ class Trunk(nn.Module):
 
     def forward(self, rows: Rows) -> Float[Tensor, "N D"]:
         """The feature that heads read."""
-        return torch.tanh(self._mix(self.encoder(rows.obs, rows.task_ids), self.gate(rows.task_ids)))
+        return tanh(self._mix(self.encoder(rows.obs, rows.task_ids), self.gate(rows.task_ids)))
 
 
 class Recalled(NamedTuple):
@@ -145,7 +146,7 @@ class Policy(nn.Module):
             outputs = _per_slot(critic.head, acted.hidden, seen)
         else:
             # What the observation says is computed once for each row, as wherever possible.
-            read = torch.tanh(critic.project(features)[seen.inverse] + acted.hidden.detach())
+            read = tanh(critic.project(features)[seen.inverse] + acted.hidden.detach())
             outputs = _per_slot(critic.head, read, seen)
         normalized = outputs.squeeze(-1).float()
         if critic.popart is None:

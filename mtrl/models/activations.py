@@ -1,0 +1,40 @@
+"""tanh at the speed of a sigmoid: PyTorch's takes four times as long on a CPU, and was an eighth of a learner's time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def tanh(x: Tensor) -> Tensor:
+    """2 σ(2x) - 1, off by 2e-7 at most. Elsewhere than on a CPU in float32 it is PyTorch's own."""
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return x.tanh()
+    return _Tanh.apply(x) if torch.is_grad_enabled() and x.requires_grad else _tanh(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class Tanh(nn.Module):
+    """`tanh` as a layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """tanh(x)"""
+        return tanh(x)
+
+
+def _tanh(x: Tensor) -> Tensor:
+    return (2 * x).sigmoid_().mul_(2).sub_(1)
+
+
+class _Tanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = _tanh(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.tanh_backward(gradient, y)  # type: ignore[no-any-return]
