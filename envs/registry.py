@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from envs import babyai, chaos, context, metaworld, minigrid, registered, toy
+from envs import atari, babyai, chaos, context, metaworld, minigrid, registered, toy
 from envs.task import SuiteError, TaskSuite
 
 
@@ -22,6 +22,7 @@ class Family(NamedTuple):
 
 
 FAMILIES: dict[str, Family] = {
+    "atari": Family(atari.make, atari.names),
     "babyai": Family(babyai.make, babyai.names),
     "chaos": Family(chaos.make, chaos.names),
     "context": Family(context.make, context.names),

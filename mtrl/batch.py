@@ -38,9 +38,13 @@ def make_batch(
     equal_tasks: bool,
     share_repeats: bool,
     device: torch.device,
+    clip_rewards: float | None = None,
     total: Total = alone,
 ) -> Batch:
-    """`rollout` on `device`; each distinct observation of a task is one row where `share_repeats` says so."""
+    """`rollout` on `device`; each distinct observation of a task is one row where `share_repeats` says so.
+
+    Rewards are learned from within ±`clip_rewards`; a memory reads them as they were, since it did so when it acted.
+    """
 
     def move(array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
@@ -60,7 +64,7 @@ def make_batch(
         actions=actions,
         behaviour_log_probs=move(rollout.behaviour_log_probs),
         anchor_log_probs=move(rollout.behaviour_log_probs),
-        rewards=rewards,
+        rewards=rewards if clip_rewards is None else rewards.clamp(-clip_rewards, clip_rewards),
         discounts=discount * (~terminated).float(),
         continues=(valid & ~terminated & ~move(rollout.truncated)).float(),
         valid=valid,

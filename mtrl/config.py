@@ -74,6 +74,9 @@ class ModelConfig(Section):
     """Experts that one task uses under the gates `topk` and `dselect_k` (k)."""
     width: float = Field(1.0, gt=0)
     """Units of the experts' layers, as a multiple of the usual number; the square root of K makes one expert as large as K."""
+    frames_encoder: Literal["shallow", "deep"] = "shallow"
+    """How experts read stacked frames of a screen: IMPALA's two large convolutions, or its three sections of residual blocks, which learn
+    more from the same frames at several times the cost."""
     freeze_experts: bool = False
     """Keep the experts as they are, usually those of another run (`train --init-experts RUN`), and train gates and heads alone."""
     normalize_observations: bool = False
@@ -128,6 +131,8 @@ class LearnerConfig(Section):
     """Let the bonus fall linearly to 0 at `total_frames`: explore first, be exact at the end."""
     value_cost: float = Field(0.5, ge=0)
     """Weight of the value loss; matters for shared trunks only, since separate ones have separate optimisers under Adam."""
+    clip_rewards: float | None = Field(None, gt=0)
+    """Learn from rewards clipped to this size, as is usual on Atari; returns and scores count them whole. null leaves them."""
     normalize_advantages: bool = True
     """Scale the advantages of each task to mean 0 and deviation 1 over the batch."""
     task_weighting: Literal["tasks", "frames"] = "tasks"

@@ -213,6 +213,7 @@ class Learner:
             equal_tasks=self._config.task_weighting == "tasks",
             share_repeats=self._share_repeats,
             device=self.device,
+            clip_rewards=self._config.clip_rewards,
             total=self._total,
         )
 
