@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from envs import atari, babyai, chaos, context, metaworld, minigrid, registered, toy
+from envs.mixed import mix, split_name
 from envs.task import SuiteError, TaskSuite
 
 
@@ -39,12 +40,15 @@ def list_suites() -> list[str]:
 
 
 def make_suite(name: str) -> TaskSuite:
-    """The suite called `name`: `family/suite`, `family/task` or `family/task,task`.
+    """The suite called `name`: `family/suite`, `family/task` or `family/task,task`, or several such joined by `+`.
 
     Raises:
         UnknownSuiteError: with the nearest name.
         UnknownTaskError: one of the listed tasks does not exist.
     """
+    parts = split_name(name)
+    if len(parts) > 1:
+        return mix(name, [make_suite(part) for part in parts])
     family, _, rest = name.partition("/")
     suite = FAMILIES[family].make(rest) if family in FAMILIES and rest else None
     if suite is None:

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 
 if TYPE_CHECKING:
-    from envs.vector import VectorTasks
+    from envs.vector import Backend, VectorTasks
 
 BackendName = Literal["envpool", "gymnasium"]
 
@@ -120,6 +120,14 @@ class TaskSuite:
         contexts = [task.context for task in self.tasks if task.context is not None]
         return np.array(contexts) if len(contexts) == self.num_tasks else None
 
+    def observe(self, task_id: int, observation: object) -> dict[str, np.ndarray]:
+        """What one of a task's environments observes, as arrays of `observation_space`."""
+        return self.adapt(observation)
+
+    def act(self, task_id: int, action: np.ndarray) -> Any:
+        """What one of a task's environments is given for an action of `action_space`."""
+        return action
+
     def for_evaluation(self) -> TaskSuite:
         """The same tasks as the published protocol evaluates them."""
         return replace(self, tasks=tuple(replace(task, make_env=task.make_evaluation_env or task.make_env) for task in self.tasks))
@@ -155,18 +163,26 @@ class TaskSuite:
         if isinstance(counts, int | np.integer):
             counts = [counts // self.num_tasks + (task < counts % self.num_tasks) for task in range(self.num_tasks)]
         checked = check_counts(counts, self)
+        seeds = SeedSequences(seed, runner_index, restart_count, first_number)
+        return SlotTable(self, self.build_backend(backend, seeds, num_threads, tolerant), checked)
+
+    def build_backend(self, backend: BackendName | Literal["auto"], seeds: SeedSequences, num_threads: int, tolerant: bool) -> Backend:
+        """What steps the environments, see `make`.
+
+        Raises:
+            SuiteError: the backend does not have these tasks, or its package is missing.
+        """
         chosen = self.backends[0] if backend == "auto" else backend
         if chosen not in self.backends:
             missing = [task.name for task in self.tasks if not task.envpool_id]
             raise SuiteError(f"{self.name} cannot run on {chosen}, which lacks {', '.join(missing)}; use {' or '.join(self.backends)}")
-        seeds = SeedSequences(seed, runner_index, restart_count, first_number)
         if chosen == "envpool":
             from envs.envpool_backend import EnvPoolBackend
 
-            return SlotTable(self, EnvPoolBackend(self, seeds, num_threads), checked)
+            return EnvPoolBackend(self, seeds, num_threads)
         from envs.gymnasium_backend import GymnasiumBackend
 
-        return SlotTable(self, GymnasiumBackend(self, seeds, tolerant), checked)
+        return GymnasiumBackend(self, seeds, tolerant)
 
 
 @dataclass(frozen=True)

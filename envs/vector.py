@@ -87,7 +87,7 @@ class VectorTasks(Protocol):
 
         Raises:
             RuntimeError: `reset` has not been called.
-            ValueError: there is not one action for each slot.
+            ValueError: there is not one action for each slot, or one that a discrete space does not have. Others are clipped.
         """
 
     def set_allocation(self, counts: Sequence[int] | np.ndarray) -> None:
@@ -177,8 +177,16 @@ class SlotTable:
             raise RuntimeError("call reset() before step()")
         if len(actions) != len(active.task_ids):
             raise ValueError(f"{len(active.task_ids)} slots need one action each; got {len(actions)}")
-        if isinstance(self.suite.action_space, gymnasium.spaces.Box):
-            actions = np.clip(actions, self.suite.action_space.low, self.suite.action_space.high)
+        space = self.suite.action_space
+        if isinstance(space, gymnasium.spaces.Box):
+            actions = np.clip(actions, space.low, space.high)
+        elif isinstance(space, gymnasium.spaces.Discrete):
+            # Simulators written in C++ do not survive one that is out of range.
+            first = int(space.start)
+            outside = (actions < first) | (actions >= first + int(space.n))
+            if outside.any():
+                slot = int(np.flatnonzero(outside)[0])
+                raise ValueError(f"{self.suite.names[active.task_ids[slot]]} was given action {actions[slot]}, which {space} does not have")
         obs, rewards, terminated, truncated, success, lost, faults = self._backend.step(self._counts, actions)
         self._check(obs, rewards)
         valid = ~active.ended.astype(bool) & ~lost

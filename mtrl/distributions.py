@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import gymnasium
@@ -12,12 +13,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from envs.mixed import EitherSpace
+
 
 @runtime_checkable
 class Distribution(Protocol):
     """A family of distributions over actions, parametrised by a head's output `[..., num_parameters]`."""
 
     num_parameters: int
+    num_features: int
+    """Of an action that a memory reads."""
 
     def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
         """One action for each row of parameters."""
@@ -34,12 +39,18 @@ class Distribution(Protocol):
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
         """What environments are given for actions that were sampled."""
 
+    def no_action(self, slots: int) -> np.ndarray:
+        """Something of the shape and kind of `slots` actions."""
+
+    def encode(self, actions: Tensor) -> Tensor:
+        """Actions as features for a memory, `[..., num_features]`."""
+
 
 class Categorical:
     """Discrete actions 0 … n - 1; the parameters are unnormalised log-probabilities."""
 
     def __init__(self, num_actions: int):
-        self.num_parameters = num_actions
+        self.num_parameters = self.num_features = num_actions
 
     def sample(self, parameters: Float[Tensor, "N A"], generator: torch.Generator) -> Int[Tensor, " N"]:
         """One action drawn for each row."""
@@ -62,6 +73,14 @@ class Categorical:
         """The same."""
         return actions
 
+    def no_action(self, slots: int) -> np.ndarray:
+        """Zeros, [slots]."""
+        return np.zeros(slots, np.int64)
+
+    def encode(self, actions: Int[Tensor, "*N"]) -> Float[Tensor, "*N A"]:
+        """One-hot."""
+        return functional.one_hot(actions.long(), self.num_parameters).float()
+
 
 class Normal:
     """Independent Gaussians; the parameters are means and offsets of the log-scales.
@@ -74,7 +93,7 @@ class Normal:
     LOG_SCALES = (-5.0, 1.0)  # allowed
 
     def __init__(self, size: int):
-        self.num_parameters = 2 * size
+        self.num_parameters, self.num_features = 2 * size, size
 
     def sample(self, parameters: Float[Tensor, "N P"], generator: torch.Generator) -> Float[Tensor, "N A"]:
         """One action drawn for each row."""
@@ -98,6 +117,14 @@ class Normal:
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
         """The same; environments clip."""
         return actions
+
+    def no_action(self, slots: int) -> np.ndarray:
+        """Zeros, [slots, size]."""
+        return np.zeros((slots, self.num_features), np.float32)
+
+    def encode(self, actions: Float[Tensor, "*N A"]) -> Float[Tensor, "*N A"]:
+        """The same."""
+        return actions.float()
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         mean, offset = parameters.chunk(2, dim=-1)
@@ -131,12 +158,93 @@ def _log_slope(x: Tensor) -> Tensor:
     return 2.0 * (math.log(2.0) - x - functional.softplus(-2.0 * x))
 
 
+class Either:
+    """A distribution for each kind of actions of an `EitherSpace`.
+
+    The first parameter of a row is its kind, which the head writes there; the kind's own parameters follow, and what is left means nothing.
+    """
+
+    def __init__(self, kinds: list[Distribution], width: int):
+        self._kinds = kinds
+        self._width = width  # of an action
+        self.num_parameters = 1 + max(kind.num_parameters for kind in kinds)
+        self.num_features = sum(kind.num_features for kind in kinds)
+
+    def sample(self, parameters: Float[Tensor, "N P"], generator: torch.Generator) -> Float[Tensor, "N W"]:
+        """One action drawn for each row."""
+        return self._act(parameters, lambda kind, own: kind.sample(own, generator))
+
+    def mode(self, parameters: Float[Tensor, "*N P"]) -> Float[Tensor, "*N W"]:
+        """The most likely action of each row."""
+        return self._act(parameters, lambda kind, own: kind.mode(own))
+
+    def log_prob(self, parameters: Float[Tensor, "*N P"], actions: Float[Tensor, "*N W"]) -> Float[Tensor, "*N"]:
+        """Ln π(a), of a density where the kind is continuous."""
+        return self._measure(parameters, lambda kind, own, rows: kind.log_prob(own, _value_of(kind, actions[rows])))
+
+    def entropy(self, parameters: Float[Tensor, "*N P"]) -> Float[Tensor, "*N"]:
+        """Each kind's own."""
+        return self._measure(parameters, lambda kind, own, rows: kind.entropy(own))
+
+    def to_environment(self, actions: np.ndarray) -> np.ndarray:
+        """Each kind's own, as vectors."""
+        given = np.zeros_like(actions)
+        for number, kind in enumerate(self._kinds):
+            rows = actions[..., 0] == number
+            values = kind.to_environment(_value_of(kind, torch.from_numpy(actions[rows])).numpy())
+            given[rows] = self._vectors(number, torch.from_numpy(values))
+        return given
+
+    def no_action(self, slots: int) -> np.ndarray:
+        """Zeros, [slots, width]."""
+        return np.zeros((slots, self._width), np.float32)
+
+    def encode(self, actions: Float[Tensor, "*N W"]) -> Float[Tensor, "*N F"]:
+        """The features of all kinds side by side, zeros where a row is of another."""
+        parts = []
+        for number, kind in enumerate(self._kinds):
+            rows = actions[..., 0] == number
+            features = actions.new_zeros(*actions.shape[:-1], kind.num_features)
+            features[rows] = kind.encode(_value_of(kind, actions[rows]))
+            parts.append(features)
+        return torch.cat(parts, dim=-1)
+
+    def _act(self, parameters: Tensor, act: Callable[[Distribution, Tensor], Tensor]) -> Tensor:
+        vectors = parameters.new_zeros(*parameters.shape[:-1], self._width)
+        for number, kind in enumerate(self._kinds):
+            rows = parameters[..., 0] == number
+            vectors[rows] = self._vectors(number, act(kind, parameters[rows][:, 1 : 1 + kind.num_parameters])).to(vectors.dtype)
+        return vectors
+
+    def _measure(self, parameters: Tensor, measure: Callable[[Distribution, Tensor, Tensor], Tensor]) -> Tensor:
+        found = parameters.new_zeros(parameters.shape[:-1])
+        for number, kind in enumerate(self._kinds):
+            rows = parameters[..., 0] == number
+            found = found.masked_scatter(rows, measure(kind, parameters[rows][:, 1 : 1 + kind.num_parameters], rows))
+        return found
+
+    def _vectors(self, number: int, values: Tensor) -> Tensor:
+        """Actions of a kind as vectors, [N, width]."""
+        values = values.unsqueeze(-1) if values.ndim == 1 else values
+        vectors = torch.zeros(len(values), self._width, device=values.device)
+        vectors[:, 0] = number
+        vectors[:, 1 : 1 + values.shape[1]] = values
+        return vectors
+
+
+def _value_of(kind: Distribution, vectors: Tensor) -> Tensor:
+    """The kind's actions in vectors of its kind."""
+    return vectors[..., 1].long() if isinstance(kind, Categorical) else vectors[..., 1 : 1 + kind.num_features]
+
+
 def make_distribution(action_space: gymnasium.Space, *, squashed: bool = False) -> Distribution:
     """The distribution over `action_space`.
 
     Raises:
         ValueError: no distribution fits the space.
     """
+    if isinstance(action_space, EitherSpace):
+        return Either([make_distribution(kind, squashed=squashed) for kind in action_space.kinds], int(action_space.shape[0]))  # type: ignore[index]
     if isinstance(action_space, gymnasium.spaces.Discrete) and action_space.start == 0:
         return Categorical(int(action_space.n))
     if isinstance(action_space, gymnasium.spaces.Box) and len(action_space.shape) == 1 and np.issubdtype(action_space.dtype, np.floating):

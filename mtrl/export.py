@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from envs import TaskSuite
 from mtrl.checkpoint import load_policy, resolve
-from mtrl.distributions import Normal, TanhNormal
+from mtrl.distributions import Either, Normal, TanhNormal
 from mtrl.errors import UserError
 from mtrl.evaluation.jobs import load_actor
 from mtrl.models.experts import mix, mix_plain
@@ -130,13 +130,16 @@ def export_run(directory: RunDirectory, *, checkpoint: str = "latest", task: str
     Raises:
         CheckpointError: there is no such checkpoint, or its policy is damaged.
         SuiteError: there is no such task.
-        UserError: the folder exists and is not empty, or cannot be written.
+        UserError: the folder exists and is not empty, or cannot be written; or the tasks observe more than one array.
     """
     step = resolve(directory.checkpoints, checkpoint).name
     _, description = load_policy(directory.policies / step)
     suite, actor = load_actor(directory.policies / step)
     actor.eval()
     index = None if task is None else suite.index(task)
+    if len(suite.observation_space) > 1 or isinstance(actor.distribution, Either):
+        seen = ", ".join(suite.observation_space)
+        raise UserError(f"{suite.name} cannot be exported: an exported policy reads one array, and its tasks observe {seen}")
     (observation,) = suite.observation_space
     portable = PortableActor(actor, observation, index).eval()
     inputs = example_inputs(suite, actor, index, rows=2)

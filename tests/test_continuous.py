@@ -15,7 +15,7 @@ from envs import make_suite
 from mtrl.collector import build_collector
 from mtrl.distributions import Normal, TanhNormal, make_distribution
 from mtrl.learner import Learner
-from mtrl.models.encoders import ObservationScale
+from mtrl.models.normalization import ObservationScale
 
 PARAMETERS = torch.tensor([[0.5, -1.0, 0.2, -0.7], [0.0, 3.0, 0.9, 0.4]])
 SCALES = np.exp(-0.3 + PARAMETERS[:, 2:].numpy())

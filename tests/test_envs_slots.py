@@ -113,3 +113,11 @@ def test_the_callers_counts_are_not_kept():
     counts[:] = 0
     assert tasks.reset()["vector"].shape == (3, 8)
     assert tasks.num_slots == 3
+
+
+@pytest.mark.parametrize("action", [-1, 3])
+def test_an_action_that_does_not_exist_is_named(action):
+    tasks = start("toy/three", 3)
+    with pytest.raises(ValueError, match=f"constant was given action {action}, which Discrete\\(3\\) does not have"):
+        tasks.step(np.array([0, action, 0]))
+    tasks.close()

@@ -11,6 +11,7 @@ import torch
 
 from mtrl.checkpoint import CheckpointError
 from mtrl.cli import main
+from mtrl.errors import UserError
 from mtrl.evaluation.jobs import load_actor
 from mtrl.export import Exported, PortableActor, example_inputs, export_run
 from mtrl.models.rows import make_rows
@@ -132,3 +133,9 @@ def test_faults_are_one_sentence(run: RunDirectory, tmp_path: Path, capsys: pyte
         assert said in capsys.readouterr().err
     with pytest.raises(CheckpointError):
         export_run(run, checkpoint="none")
+
+
+def test_what_reads_several_arrays_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    directory = train(tmp_path / "run", suite=[*SUITE, "--suite.name", "babyai/GoToObj"])
+    with pytest.raises(UserError, match="reads one array, and its tasks observe image, mission"):
+        export_run(directory)

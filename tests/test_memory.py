@@ -13,6 +13,7 @@ from envs.task import Task, TaskSuite
 from envs.toy import ACTION_SPACE, OBSERVATION_SPACE
 from mtrl.collector import build_collector
 from mtrl.config import ConfigError, override
+from mtrl.distributions import Categorical
 from mtrl.learner import Learner
 from mtrl.models.memory import Memory, Recurrence, recurrence_of
 from mtrl.rollout import concatenate
@@ -47,7 +48,7 @@ WITH_MEMORY = {"model__memory": True, "model__memory_size": 16}
 
 def memory_and_inputs(steps=9, slots=4, seed=0):
     torch.manual_seed(seed)
-    memory = Memory(10, 6, gymnasium.spaces.Discrete(3))
+    memory = Memory(10, 6, Categorical(3))
     initial = {name: torch.from_numpy(array) for name, array in memory.initial(slots).items()}
     initial |= {"hidden": torch.randn(slots, 6), "cell": torch.randn(slots, 6), "start": torch.zeros(slots, dtype=torch.bool)}
     valid = torch.rand(steps, slots) > 0.3

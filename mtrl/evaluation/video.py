@@ -110,8 +110,8 @@ def _episode(env: gymnasium.Env[Any, Any], inference: Inference, suite: TaskSuit
     total, succeeded, last = 0.0, False, False
     yield Moment(0, 0.0, total, succeeded, last)
     for step in range(1, EPISODE_STEPS):
-        actions, _ = inference.act({name: array[None] for name, array in suite.adapt(observation).items()})
-        observation, reward, terminated, truncated, info = env.step(inference.to_environment(actions)[0])
+        actions, _ = inference.act({name: array[None] for name, array in suite.observe(task, observation).items()})
+        observation, reward, terminated, truncated, info = env.step(suite.act(task, inference.to_environment(actions)[0]))
         total, last = total + float(reward), bool(terminated or truncated)
         succeeded |= bool(info.get("success", False)) or (last and suite.tasks[task].succeeded(total))
         yield Moment(step, float(reward), total, succeeded, last)

@@ -16,9 +16,11 @@ from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from envs.mixed import KIND
 from mtrl.config import ConfigError, ModelConfig
-from mtrl.models.activations import Tanh
-from mtrl.parallel import Total, add_up, alone
+from mtrl.models.activations import Tanh, tanh
+from mtrl.models.frames import FramesEncoder
+from mtrl.models.normalization import ObservationScale
 
 
 class GridEncoder(nn.Module):
@@ -97,67 +99,6 @@ class _MissionExpert(nn.Module):
         return self.third(torch.relu((1 + scale) * hidden + shift)).flatten(1)
 
 
-class FramesEncoder(nn.Module):
-    """Stacked frames of a screen through IMPALA's convolutions (Espeholt et al. 2018): two large ones and a linear layer (`shallow`), or
-    three sections of two residual blocks each (`deep`). Features are the linear layer's outputs (D = 256 at width 1).
-    """
-
-    def __init__(self, space: gymnasium.spaces.Dict, model: ModelConfig, num_tasks: int):
-        super().__init__()
-        frames: Any = space["frames"].shape
-        self.feature_size = max(1, round(256 * model.width))
-        build = {"shallow": _shallow, "deep": _deep}[model.frames_encoder]
-        self.experts = nn.ModuleList(build(tuple(frames), model.width, self.feature_size) for _ in range(model.experts))
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(self, obs: dict[str, UInt8[Tensor, "N F H W"]], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K D"]:
-        """The experts' features of N stacks."""
-        frames = obs["frames"].to(torch.float32, memory_format=torch.channels_last)
-        return torch.stack([expert(frames) for expert in self.experts], dim=1)
-
-
-def _shallow(frames: tuple[int, int, int], width: float, features: int) -> nn.Sequential:
-    a, b = (max(1, round(width * channels)) for channels in (16, 32))
-    layers = [_ByteConv2d(frames[0], a, 8, 4), nn.ReLU(), nn.Conv2d(a, b, 4, 2), nn.ReLU(), nn.Flatten()]
-    return _to_features(layers, frames, features)
-
-
-def _deep(frames: tuple[int, int, int], width: float, features: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    channels = frames[0]
-    for section in (16, 32, 32):
-        wide = max(1, round(width * section))
-        first = nn.Conv2d if layers else _ByteConv2d
-        layers += [first(channels, wide, 3, padding=1), nn.MaxPool2d(3, 2, padding=1), _Residual(wide), _Residual(wide)]
-        channels = wide
-    return _to_features([*layers, nn.ReLU(), nn.Flatten()], frames, features)
-
-
-def _to_features(layers: list[nn.Module], frames: tuple[int, int, int], features: int) -> nn.Sequential:
-    convolutions = nn.Sequential(*layers)
-    with torch.no_grad():
-        size = convolutions(torch.zeros(1, *frames)).shape[1]
-    return nn.Sequential(*layers, nn.Linear(size, features))
-
-
-class _ByteConv2d(nn.Conv2d):
-    """A convolution of bytes as if they were fractions of 255: to divide the weights is cheaper than to divide a batch of screens."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight / 255.0, self.bias)
-
-
-class _Residual(nn.Module):
-    """x + conv(relu(conv(relu(x))))"""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.first, self.second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(torch.relu(self.first(torch.relu(x))))
-
-
 class VectorEncoder(nn.Module):
     """Two hidden layers of tanh units over a vector of floats; the features are the outputs of a third linear layer (D = 64 at width 1)."""
 
@@ -180,45 +121,49 @@ class VectorEncoder(nn.Module):
         return torch.stack([expert(vector) for expert in self.experts], dim=1)
 
 
-class ObservationScale(nn.Module):
-    """Each task's observations at mean 0 and deviation 1, by running statistics that travel with the weights."""
+class MixedEncoder(nn.Module):
+    """Observations of several kinds: each kind's own encoder turns them into vectors of one length, which all experts share (D = 256 at
+    width 1).
+    """
 
-    LIMIT = 10.0  # deviations; what lies further out is clipped
-
-    def __init__(self, num_tasks: int, size: int):
+    def __init__(self, space: gymnasium.spaces.Dict, model: ModelConfig, num_tasks: int):
         super().__init__()
-        self.count: Tensor
-        self.mean: Tensor
-        self.square: Tensor
-        self.register_buffer("count", torch.zeros(num_tasks, 1, dtype=torch.float64))
-        self.register_buffer("mean", torch.zeros(num_tasks, size, dtype=torch.float64))
-        self.register_buffer("square", torch.zeros(num_tasks, size, dtype=torch.float64))  # sum of squared distances from the mean
+        kinds: dict[str, dict[str, gymnasium.Space]] = {}
+        for name, part in space.items():
+            if name != KIND:
+                number, _, key = name.partition(".")
+                kinds.setdefault(number, {})[key] = part
+        self.feature_size = size = max(1, round(256 * model.width))
+        self._names = {number: tuple(kind) for number, kind in kinds.items()}
+        alone = model.model_copy(update={"experts": 1})
+        self.stems = nn.ModuleDict({number: _Stem(gymnasium.spaces.Dict(kind), alone, num_tasks, size) for number, kind in kinds.items()})
+        for number, stem in self.stems.items():
+            for module in stem.modules():
+                if isinstance(module, ObservationScale):
+                    module.key = f"{number}.{module.key}"
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(size, size), Tanh(), nn.Linear(size, size)) for _ in range(model.experts))
 
-    def forward(self, vectors: Float[Tensor, "N size"], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N size"]:
-        """Normalised; a dimension that never changes is only centred."""
-        deviation = (self.square / self.count.clamp(min=1)).sqrt()
-        deviation = torch.where((self.count > 1) & (deviation > 1e-6), deviation, 1.0).float()
-        centred = vectors - self.mean.float()[task_ids]
-        return (centred / deviation[task_ids]).clamp(-self.LIMIT, self.LIMIT)
+    def forward(self, obs: dict[str, Tensor], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K D"]:
+        """The experts' features of N observations, each of its kind."""
+        vectors = torch.zeros(len(task_ids), self.feature_size, device=task_ids.device)
+        for number, stem in self.stems.items():
+            rows = (obs[KIND] == int(number)).nonzero().squeeze(1)
+            if len(rows):
+                own = {name: obs[f"{number}.{name}"][rows] for name in self._names[number]}
+                vectors = vectors.index_copy(0, rows, stem(own, task_ids[rows]).float())
+        return torch.stack([expert(vectors) for expert in self.experts], dim=1)
 
-    @torch.no_grad()
-    def update(
-        self, vectors: Num[Tensor, "N size"], task_ids: Int[Tensor, " N"], weights: Float[Tensor, " N"], total: Total = alone
-    ) -> None:
-        """Takes in vectors that count `weights` times each, those of all learners.
 
-        Chan et al.: two groups' means and squares give those of both.
-        """
-        x, w = vectors.double(), weights.double().unsqueeze(-1)
-        added = ((self.count, w), (self.mean, w * x))
-        count, sums = add_up([torch.zeros_like(like).index_add(0, task_ids, each) for like, each in added], total)
-        mean = sums / count.clamp(min=1)
-        square = total(torch.zeros_like(self.square).index_add(0, task_ids, w * (x - mean[task_ids]).square()))
-        both = self.count + count
-        shift = mean - self.mean
-        self.mean += torch.where(count > 0, shift * count / both.clamp(min=1), 0.0)
-        self.square += torch.where(count > 0, square + shift.square() * self.count * count / both.clamp(min=1), 0.0)
-        self.count.copy_(both)
+class _Stem(nn.Module):
+    """One kind's encoder and a layer to the common length."""
+
+    def __init__(self, space: gymnasium.spaces.Dict, model: ModelConfig, num_tasks: int, size: int):
+        super().__init__()
+        self.encoder = make_encoder(space, model, num_tasks)
+        self.out = nn.Linear(int(self.encoder.feature_size), size)  # type: ignore[arg-type]
+
+    def forward(self, obs: dict[str, Tensor], task_ids: Tensor) -> Tensor:
+        return tanh(self.out(tanh(self.encoder(obs, task_ids)[:, 0])))
 
 
 class EncoderKind(NamedTuple):
@@ -235,6 +180,7 @@ ENCODERS: dict[str, EncoderKind] = {
         lambda space: set(space) == {"image", "mission"} and space["image"].shape == (7, 7, 3) and len(space["mission"].shape or ()) == 1,
         MissionEncoder,
     ),
+    "mixed": EncoderKind(lambda space: KIND in set(space), MixedEncoder),
     "vector": EncoderKind(lambda space: set(space) == {"vector"} and len(space["vector"].shape or ()) == 1, VectorEncoder),
 }
 

@@ -56,3 +56,20 @@ class SingleHead(nn.Module):
         """`counts[task]` consecutive rows of `features` belong to each task."""
         repeats = torch.tensor(counts, device=features.device)
         return self.output(tanh(self.hidden(features) + self.task_bias.repeat_interleave(repeats, dim=0)))
+
+
+class KindHead(nn.Module):
+    """A head whose first output says which kind of action a row's task has; the others stay as they are."""
+
+    def __init__(self, head: nn.Module, kinds: Sequence[int]):
+        super().__init__()
+        self.head = head
+        self.kinds: Tensor
+        self.register_buffer("kinds", torch.tensor(kinds, dtype=torch.float32), persistent=False)
+
+    def forward(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
+        """`counts[task]` consecutive rows of `features` belong to each task."""
+        outputs = self.head(features, counts)
+        repeats = torch.tensor(counts, device=features.device)
+        kinds = self.kinds[: len(counts)].repeat_interleave(repeats).to(outputs.dtype)
+        return torch.cat([kinds.unsqueeze(1), outputs[:, 1:]], dim=1)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import gymnasium
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mtrl.distributions import Distribution
 from mtrl.rollout import Arrays
 
 
@@ -48,15 +48,12 @@ def recurrence_of(initial: dict[str, Tensor], actions: Tensor, rewards: Float[Te
 class Memory(nn.Module):
     """An LSTM cell in two parts: `project` for observations, `step` for time."""
 
-    def __init__(self, feature_size: int, hidden_size: int, action_space: gymnasium.Space):
+    def __init__(self, feature_size: int, hidden_size: int, distribution: Distribution):
         super().__init__()
         self.hidden_size = hidden_size
-        self._num_actions = int(action_space.n) if isinstance(action_space, gymnasium.spaces.Discrete) else None
-        self._action_shape = () if self._num_actions else tuple(action_space.shape or ())
-        self._action_dtype = action_space.dtype
-        action_size = self._num_actions or int(np.prod(self._action_shape))
+        self._distribution = distribution  # of the actions that it reads
         self.feature_weight = nn.Parameter(torch.empty(4 * hidden_size, feature_size))
-        self.event_weight = nn.Parameter(torch.empty(4 * hidden_size, action_size + 1))
+        self.event_weight = nn.Parameter(torch.empty(4 * hidden_size, distribution.num_features + 1))
         self.hidden_weight = nn.Parameter(torch.empty(4 * hidden_size, hidden_size))
         # Gates in the order input, forget, cell, output; the forget gate begins open, so that gradients reach back in time.
         self.bias = nn.Parameter(torch.zeros(4 * hidden_size))
@@ -71,7 +68,7 @@ class Memory(nn.Module):
         return {
             "hidden": np.zeros((slots, self.hidden_size), np.float32),
             "cell": np.zeros((slots, self.hidden_size), np.float32),
-            "last_action": np.zeros((slots, *self._action_shape), np.int64 if self._num_actions else self._action_dtype),
+            "last_action": self._distribution.no_action(slots),
             "last_reward": np.zeros(slots, np.float32),
             "start": np.ones(slots, bool),
         }
@@ -98,8 +95,7 @@ class Memory(nn.Module):
         return self._cell(inputs, memory["hidden"] * keep, memory["cell"] * keep)
 
     def _events(self, actions: Tensor, rewards: Tensor, starts: Tensor) -> Tensor:
-        encoded = functional.one_hot(actions.long(), self._num_actions).float() if self._num_actions else actions.float()
-        events = torch.cat([encoded, rewards.unsqueeze(-1)], dim=-1) * (~starts).float().unsqueeze(-1)
+        events = torch.cat([self._distribution.encode(actions), rewards.unsqueeze(-1)], dim=-1) * (~starts).float().unsqueeze(-1)
         return functional.linear(events, self.event_weight).float()
 
     def _cell(self, inputs: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,14 +9,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from envs import TaskSuite
+from envs.mixed import MixedSuite
 from mtrl.config import ConfigError, ModelConfig
-from mtrl.distributions import Distribution, make_distribution
+from mtrl.distributions import Distribution, Either, make_distribution
 from mtrl.models.activations import tanh
-from mtrl.models.encoders import ObservationScale, make_encoder
+from mtrl.models.encoders import make_encoder
 from mtrl.models.experts import mix, mix_plain
 from mtrl.models.gates import make_gate
-from mtrl.models.heads import MultiHead, SingleHead
+from mtrl.models.heads import KindHead, MultiHead, SingleHead
 from mtrl.models.memory import Memory
+from mtrl.models.normalization import ObservationScale
 from mtrl.models.popart import PopArt
 from mtrl.models.rows import Rows, Sequences
 from mtrl.parallel import Total, alone
@@ -54,10 +56,12 @@ class Actor(nn.Module):
         self.share_repeats = model.share_repeats
         self.distribution: Distribution = make_distribution(suite.action_space, squashed=model.squashed_actions)
         self.trunk = Trunk(model, suite)
-        self.memory = Memory(self.trunk.feature_size, model.memory_size, suite.action_space) if model.memory else None
+        self.memory = Memory(self.trunk.feature_size, model.memory_size, self.distribution) if model.memory else None
         inputs = self.memory.hidden_size if self.memory is not None else self.trunk.feature_size
         # Near-uniform actions at the start.
         self.head = _make_head(model, suite, inputs, self.distribution.num_parameters, output_gain=0.01)
+        if isinstance(suite, MixedSuite) and isinstance(self.distribution, Either):
+            self.head = KindHead(self.head, suite.action_kinds)
 
     def forward(self, rows: Rows) -> Float[Tensor, "N E"]:
         """What can be said of each observation alone: the distribution's parameters, or with a memory what the memory reads of it."""
@@ -134,7 +138,7 @@ class Policy(nn.Module):
         counts.index_add_(0, seen.inverse[:steps].flatten(), (weights > 0).float().flatten())
         for module in self.modules():
             if isinstance(module, ObservationScale):
-                module.update(seen.rows.obs["vector"], seen.rows.task_ids, counts, total)
+                module.update(seen.rows.obs[module.key], seen.rows.task_ids, counts, total)
 
     def value(self, seen: Sequences, acted: Acted) -> Valued:
         """The critic's side, which with a shared trunk or a memory builds on the actor's."""

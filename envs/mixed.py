@@ -1,0 +1,234 @@
+"""Tasks of several families in one suite: what each observes and does keeps its kind, side by side in arrays that fit all.
+
+`minigrid/mt3+metaworld/reach,push` is a suite of five tasks. An observation says which kind it is and has the arrays of every kind, zeros
+where they are not its own; an action is a vector that says the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+
+from envs.task import BackendName, SeedSequences, TaskFault, TaskSuite
+from envs.vector import Arrays, Backend, Stepped
+
+KIND = "kind"
+
+
+class EitherSpace(gymnasium.Space[np.ndarray]):
+    """Actions of one kind or another as vectors: the kind's number, the action (a Discrete one is one number), and zeros to fill up."""
+
+    def __init__(self, kinds: Sequence[gymnasium.Space]):
+        self.kinds = tuple(kinds)
+        super().__init__((1 + max(_size(kind) for kind in kinds),), np.float32)
+
+    def sample(self, mask: Any = None, probability: Any = None) -> np.ndarray:
+        """An action of any kind."""
+        kind = int(self.np_random.integers(len(self.kinds)))
+        return self.join(kind, np.asarray(self.kinds[kind].sample()))
+
+    def contains(self, x: Any) -> bool:
+        """Whether it is an action of the kind that it says it is."""
+        if not (isinstance(x, np.ndarray) and x.shape == self.shape and x[0] in range(len(self.kinds))):
+            return False
+        kind = int(x[0])
+        return bool(self.kinds[kind].contains(self.split(kind, x)))
+
+    def join(self, kind: int, actions: np.ndarray) -> np.ndarray:
+        """Actions `[..., n]` of a kind, or `[...]` of a Discrete one, as vectors."""
+        values = actions[..., None] if isinstance(self.kinds[kind], gymnasium.spaces.Discrete) else actions
+        vectors = np.zeros((*values.shape[:-1], *self.shape), np.float32)  # type: ignore[misc]
+        vectors[..., 0] = kind
+        vectors[..., 1 : 1 + values.shape[-1]] = values
+        return vectors
+
+    def split(self, kind: int, vectors: np.ndarray) -> Any:
+        """The actions of vectors of a kind."""
+        space = self.kinds[kind]
+        if isinstance(space, gymnasium.spaces.Discrete):
+            return np.rint(vectors[..., 1]).clip(0, int(space.n) - 1).astype(np.int64)
+        return np.clip(vectors[..., 1 : 1 + _size(space)], space.low, space.high).astype(np.float32)  # type: ignore[attr-defined]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the kinds are the same."""
+        return isinstance(other, EitherSpace) and self.kinds == other.kinds
+
+    __hash__ = None  # type: ignore[assignment]  # as all spaces
+
+
+@dataclass(frozen=True)
+class MixedSuite(TaskSuite):
+    """The tasks of several suites, one after the other."""
+
+    parts: tuple[TaskSuite, ...] = ()
+
+    def for_evaluation(self) -> MixedSuite:
+        """Every part as its own protocol evaluates it."""
+        return mix(self.name, [part.for_evaluation() for part in self.parts])
+
+    def observe(self, task_id: int, observation: object) -> Arrays:
+        """What one of a task's environments observes."""
+        part, local = self._place(task_id)
+        return self.widen(part, self.parts[part].observe(local, observation), ())
+
+    def act(self, task_id: int, action: np.ndarray) -> Any:
+        """The action that a task's environment is given."""
+        part, local = self._place(task_id)
+        return self.parts[part].act(local, self.actions_of(part, action))
+
+    def widen(self, part: int, obs: Arrays, shape: tuple[int, ...]) -> Arrays:
+        """Observations `[*shape, ...]` of a part among the arrays of all kinds."""
+        kinds = _distinct(suite.observation_space for suite in self.parts)
+        own = kinds.index(self.parts[part].observation_space)
+        arrays: Arrays = {KIND: np.full(shape, own, np.uint8)}
+        for number, kind in enumerate(kinds):
+            for name, space in kind.items():
+                zeros = np.zeros((*shape, *(space.shape or ())), space.dtype)
+                arrays[f"{number}.{name}"] = obs[name] if number == own else zeros
+        return arrays
+
+    def actions_of(self, part: int, vectors: np.ndarray) -> Any:
+        """The actions of a part's tasks in vectors of the common space."""
+        space: Any = self.action_space
+        if not isinstance(space, EitherSpace):
+            return vectors
+        return space.split(space.kinds.index(self.parts[part].action_space), vectors)
+
+    @property
+    def action_kinds(self) -> tuple[int, ...]:
+        """Of each task, the place of its action space among the distinct ones."""
+        kinds = _distinct(part.action_space for part in self.parts)
+        return tuple(kinds.index(part.action_space) for part in self.parts for _ in part.tasks)
+
+    def build_backend(self, backend: BackendName | Literal["auto"], seeds: SeedSequences, num_threads: int, tolerant: bool) -> MixedBackend:
+        """Each part's own; `auto` takes the fastest for each."""
+        return MixedBackend(self, [part.build_backend(backend, seeds, num_threads, tolerant) for part in self.parts])
+
+    def _place(self, task_id: int) -> tuple[int, int]:
+        for number, part in enumerate(self.parts):
+            if task_id < part.num_tasks:
+                return number, task_id
+            task_id -= part.num_tasks
+        raise IndexError(task_id)
+
+
+class MixedBackend:
+    """The parts' backends as one."""
+
+    def __init__(self, suite: MixedSuite, backends: Sequence[Backend]):
+        self._suite = suite
+        self._backends = list(backends)
+        ends = np.cumsum([part.num_tasks for part in suite.parts]).tolist()
+        self._tasks = [slice(end - part.num_tasks, end) for end, part in zip(ends, suite.parts, strict=True)]
+        self.marker = np.full(1, -1, np.int64)
+
+    @property
+    def marker(self) -> np.ndarray:
+        """The task that is being stepped."""
+        return self._marker
+
+    @marker.setter
+    def marker(self, marker: np.ndarray) -> None:
+        self._marker = marker
+        for backend, tasks in zip(self._backends, self._tasks, strict=True):
+            backend.marker = _Shifted(marker, tasks.start)  # type: ignore[assignment]
+
+    def grow(self, task: int, count: int) -> Arrays:
+        """Adds environments to the part that has the task."""
+        part, local = self._suite._place(task)
+        return self._suite.widen(part, self._of_part(part, lambda backend: backend.grow(local, count)), (count,))
+
+    def step(self, counts: np.ndarray, actions: np.ndarray) -> Stepped:
+        """Steps one part after the other."""
+        results, start = [], 0
+        for part, tasks in enumerate(self._tasks):
+            own = counts[tasks]
+            count = int(own.sum())
+            if not count:
+                continue
+            given = self._suite.actions_of(part, actions[start : start + count])
+            stepped: Stepped = self._of_part(part, functools.partial(_step, counts=own, actions=given))
+            faults = [fault._replace(task_id=fault.task_id + tasks.start) for fault in stepped.faults]
+            results.append(stepped._replace(obs=self._suite.widen(part, stepped.obs, (count,)), faults=faults))
+            start += count
+        obs = {name: np.concatenate([result.obs[name] for result in results]) for name in results[0].obs}
+        rest = {name: np.concatenate([getattr(result, name) for result in results]) for name in Stepped._fields[1:-1]}
+        return Stepped(obs, **rest, faults=[fault for result in results for fault in result.faults])
+
+    def close(self) -> None:
+        """Closes all parts."""
+        for backend in self._backends:
+            backend.close()
+
+    def _of_part(self, part: int, use: Callable[[Backend], Any]) -> Any:
+        """What a part's backend gives; faults name the task as the whole suite counts."""
+        try:
+            return use(self._backends[part])
+        except TaskFault as fault:
+            fault.task_id += self._tasks[part].start
+            raise
+
+
+class _Shifted:
+    """A marker for a part, whose first task is number `by` of all."""
+
+    def __init__(self, marker: np.ndarray, by: int):
+        self._marker, self._by = marker, by
+
+    def __setitem__(self, place: int, task: int) -> None:
+        self._marker[place] = task + self._by if task >= 0 else task
+
+
+def _step(backend: Backend, counts: np.ndarray, actions: Any) -> Stepped:
+    return backend.step(counts, actions)
+
+
+def split_name(name: str) -> list[str]:
+    """The suites that a name joins by `+`; a `+` before an option of a suite (`context/cartpole+rollin`) joins nothing."""
+    return re.split(r"\+(?=\w+/)", name)
+
+
+def mix(name: str, parts: Sequence[TaskSuite]) -> MixedSuite:
+    """One suite of the tasks of several.
+
+    Raises:
+        SuiteError: two tasks have the same name.
+    """
+    observations = _distinct(part.observation_space for part in parts)
+    actions = _distinct(part.action_space for part in parts)
+    spaces: dict[str, gymnasium.Space] = {KIND: gymnasium.spaces.Box(0, len(observations) - 1, (), np.uint8)}
+    for number, kind in enumerate(observations):
+        spaces |= {f"{number}.{key}": space for key, space in kind.items()}
+    families = {part.family for part in parts}
+    return MixedSuite(
+        name=name,
+        # Without a range of returns a task is scored by success, as those are whose whole suite is.
+        tasks=tuple(replace(task, high=None if part.scored_by == "success" else task.high) for part in parts for task in part.tasks),
+        observation_space=gymnasium.spaces.Dict(spaces),
+        action_space=actions[0] if len(actions) == 1 else EitherSpace(actions),
+        adapt=_no_common_form,
+        family=families.pop() if len(families) == 1 else "mixed",
+        parts=tuple(parts),
+    )
+
+
+def _no_common_form(observation: object) -> Arrays:
+    raise TypeError("observations of a mixed suite depend on the task: use observe(task_id, observation)")
+
+
+def _distinct(spaces: Any) -> list[Any]:
+    found: list[Any] = []
+    for space in spaces:
+        if space not in found:
+            found.append(space)
+    return found
+
+
+def _size(space: gymnasium.Space) -> int:
+    return 1 if isinstance(space, gymnasium.spaces.Discrete) else int(np.prod(space.shape or ()))

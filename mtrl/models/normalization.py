@@ -1,0 +1,51 @@
+"""Observations of real numbers at unit scale, task by task."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int, Num
+from torch import Tensor, nn
+
+from mtrl.parallel import Total, add_up, alone
+
+
+class ObservationScale(nn.Module):
+    """Each task's observations at mean 0 and deviation 1, by running statistics that travel with the weights."""
+
+    LIMIT = 10.0  # deviations; what lies further out is clipped
+
+    def __init__(self, num_tasks: int, size: int, key: str = "vector"):
+        super().__init__()
+        self.key = key  # of the observations whose statistics these are
+        self.count: Tensor
+        self.mean: Tensor
+        self.square: Tensor
+        self.register_buffer("count", torch.zeros(num_tasks, 1, dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(num_tasks, size, dtype=torch.float64))
+        self.register_buffer("square", torch.zeros(num_tasks, size, dtype=torch.float64))  # sum of squared distances from the mean
+
+    def forward(self, vectors: Float[Tensor, "N size"], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N size"]:
+        """Normalised; a dimension that never changes is only centred."""
+        deviation = (self.square / self.count.clamp(min=1)).sqrt()
+        deviation = torch.where((self.count > 1) & (deviation > 1e-6), deviation, 1.0).float()
+        centred = vectors - self.mean.float()[task_ids]
+        return (centred / deviation[task_ids]).clamp(-self.LIMIT, self.LIMIT)
+
+    @torch.no_grad()
+    def update(
+        self, vectors: Num[Tensor, "N size"], task_ids: Int[Tensor, " N"], weights: Float[Tensor, " N"], total: Total = alone
+    ) -> None:
+        """Takes in vectors that count `weights` times each, those of all learners.
+
+        Chan et al.: two groups' means and squares give those of both.
+        """
+        x, w = vectors.double(), weights.double().unsqueeze(-1)
+        added = ((self.count, w), (self.mean, w * x))
+        count, sums = add_up([torch.zeros_like(like).index_add(0, task_ids, each) for like, each in added], total)
+        mean = sums / count.clamp(min=1)
+        square = total(torch.zeros_like(self.square).index_add(0, task_ids, w * (x - mean[task_ids]).square()))
+        both = self.count + count
+        shift = mean - self.mean
+        self.mean += torch.where(count > 0, shift * count / both.clamp(min=1), 0.0)
+        self.square += torch.where(count > 0, square + shift.square() * self.count * count / both.clamp(min=1), 0.0)
+        self.count.copy_(both)
