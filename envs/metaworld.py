@@ -1,8 +1,8 @@
 """Meta-World v3: fifty robot-arm tasks with one observation and action space (MT1, MT10, MT25, MT50).
 
-Rewards are version 2, episodes last 500 steps, goals are visible and drawn anew for each episode. An episode has succeeded if it did in
-any step; nothing ends early for it. EnvPool has the tasks of Meta-World 3.0.0; those that differ there from 3.1 run on Farama's package
-alone.
+Rewards are version 2 unless a name ends in `?reward=v1`, episodes last 500 steps, goals are visible and drawn anew for each episode. An
+episode has succeeded if it did in any step; nothing ends early for it. EnvPool has the tasks of Meta-World 3.0.0 with rewards of version
+2; those that differ there from 3.1 run on Farama's package alone.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ MAX_STEPS = 500
 TRAINING_GOALS = 50  # of the published protocol
 SIZE = 39
 SETS = ("mt10", "mt25", "mt50")
+REWARDS = ("v1", "v2")
 # By reward; and measured with scripted policies (success, return): dial-turn 0 of 4 instead of 4 of 4, door-lock 4121 instead of 3481.
 DIFFERS_IN_ENVPOOL = frozenset({"button-press-topdown-wall", "dial-turn", "door-lock"})
 
@@ -33,16 +34,19 @@ def names() -> list[str]:
 
 
 def make(name: str) -> TaskSuite:
-    """`mt10`, `mt25`, `mt50`, one task (`reach`, or `mt1:reach`) or several, separated by commas.
+    """`mt10`, `mt25`, `mt50`, one task (`reach`, or `mt1:reach`) or several, separated by commas; then perhaps `?reward=v1`.
 
     Raises:
         UnknownTaskError: Meta-World has no such task.
-        SuiteError: metaworld is not installed.
+        SuiteError: metaworld is not installed, or there is no such version of the rewards.
     """
-    tasks = _members(name) if name in SETS else tuple(_short(part) for part in name.removeprefix("mt1:").split(","))
+    listed, _, query = name.partition("?")
+    reward = _reward_version(query)
+    tasks = _members(listed) if listed in SETS else tuple(_short(part) for part in listed.removeprefix("mt1:").split(","))
     return TaskSuite(
         name=f"metaworld/{name}",
-        tasks=tuple(_task(task) for task in tasks),
+        tasks=tuple(_task(task, reward) for task in tasks),
+        rules={"reward_version": reward},
         observation_space=OBSERVATION_SPACE,
         action_space=ACTION_SPACE,
         adapt=_vector,
@@ -58,8 +62,8 @@ class MetaWorldEnv(gymnasium.Wrapper):
     is stepped past its limit.
     """
 
-    def __init__(self, task: str, *, training_goals: bool = False, render_mode: str | None = None):
-        env = _package().env_dict.ALL_V3_ENVIRONMENTS[f"{task}-v3"](render_mode=render_mode)
+    def __init__(self, task: str, *, reward: str = "v2", training_goals: bool = False, render_mode: str | None = None):
+        env = _package().env_dict.ALL_V3_ENVIRONMENTS[f"{task}-v3"](render_mode=render_mode, reward_function_version=reward)
         super().__init__(env)
         self._arm: Any = env
         self._goals: list[Any] = _training_goals(task) if training_goals else []
@@ -91,17 +95,25 @@ class MetaWorldEnv(gymnasium.Wrapper):
         return observation, float(reward), False, self._steps >= MAX_STEPS, info
 
 
-def _task(name: str) -> Task:
+def _reward_version(query: str) -> str:
+    key, _, version = query.partition("=")
+    if query and (key != "reward" or version not in REWARDS):
+        raise SuiteError(f"metaworld: ?{query} names no version of the rewards; say ?reward=v1 or ?reward=v2")
+    return version or "v2"
+
+
+def _task(name: str, reward: str) -> Task:
     if f"{name}-v3" not in _package().env_dict.ALL_V3_ENVIRONMENTS:
         known = [_short(full) for full in _package().env_dict.ALL_V3_ENVIRONMENTS]
         near = difflib.get_close_matches(name, [*known, *SETS], n=1, cutoff=0.3)
         raise UnknownTaskError(f"metaworld has no task {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+    in_envpool = reward == "v2" and name not in DIFFERS_IN_ENVPOOL
     return Task(
         name=name,
-        make_env=functools.partial(MetaWorldEnv, name),
-        make_evaluation_env=functools.partial(MetaWorldEnv, name, training_goals=True),
-        high=10.0 * MAX_STEPS,  # version 2 pays at most 10 a step
-        envpool_id=None if name in DIFFERS_IN_ENVPOOL else "MetaWorld/" + "".join(part.title() for part in name.split("-")) + "-v3",
+        make_env=functools.partial(MetaWorldEnv, name, reward=reward),
+        make_evaluation_env=functools.partial(MetaWorldEnv, name, reward=reward, training_goals=True),
+        high=10.0 * MAX_STEPS if reward == "v2" else None,  # version 2 pays at most 10 a step, version 1 as it likes
+        envpool_id="MetaWorld/" + "".join(part.title() for part in name.split("-")) + "-v3" if in_envpool else None,
         envpool_options={"partially_observable": False, "max_episode_steps": MAX_STEPS},
     )
 

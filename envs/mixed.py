@@ -213,6 +213,7 @@ def mix(name: str, parts: Sequence[TaskSuite]) -> MixedSuite:
         observation_space=gymnasium.spaces.Dict(spaces),
         action_space=actions[0] if len(actions) == 1 else EitherSpace(actions),
         adapt=_no_common_form,
+        rules={key: value for part in parts for key, value in part.rules.items()},
         family=families.pop() if len(families) == 1 else "mixed",
         parts=tuple(parts),
     )

@@ -79,6 +79,8 @@ class TaskSuite:
     """The suites that are scored by the same rules, such as `minigrid`."""
     scored_by: Literal["return", "success"] = "return"
     """Whether an episode's score is its return within the task's range, or 1 for a success and 0 for none."""
+    rules: Mapping[str, str] = field(default_factory=dict)
+    """What a figure has to name beside the tasks, such as the version of their rewards; written into every result."""
     names: tuple[str, ...] = field(init=False)
     """The tasks' names in order."""
 

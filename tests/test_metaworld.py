@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from envs import UnknownTaskError, make_suite
+from envs import SuiteError, UnknownTaskError, make_suite
 from envs.metaworld import MAX_STEPS, MetaWorldEnv
 
 metaworld = pytest.importorskip("metaworld", reason="the metaworld package is not installed")
@@ -110,6 +110,27 @@ def test_actions_outside_the_space_are_clipped():
         streams.append([tasks.step(np.full((1, 4), scale, np.float32)).obs["vector"] for _ in range(5)])
         tasks.close()
     np.testing.assert_array_equal(*streams)
+
+
+def test_rewards_of_version_1_are_metaworlds_own():
+    """The same goal and actions: our environments pay what its class pays by either version, and the versions differ."""
+    paid = {}
+    for version in ("v1", "v2"):
+        suite = make_suite(f"metaworld/reach?reward={version}")
+        assert suite.rules == {"reward_version": version}
+        tasks = suite.for_evaluation().make(1, backend="gymnasium", seed=4)
+        tasks.reset()
+        theirs = metaworld.env_dict.ALL_V3_ENVIRONMENTS["reach-v3"](reward_function_version=version)
+        theirs.set_task(metaworld.MT1("reach-v3", seed=0).train_tasks[0])
+        theirs.reset()
+        actions = np.random.default_rng(0).uniform(-1, 1, (30, 1, 4)).astype(np.float32)
+        paid[version] = [(tasks.step(action).rewards[0], theirs.step(action[0])[1]) for action in actions]
+        tasks.close()
+        np.testing.assert_allclose(*zip(*paid[version], strict=True), rtol=1e-3, atol=1e-3)
+    assert not np.allclose(paid["v1"], paid["v2"], rtol=0.1)
+    assert make_suite("metaworld/mt10?reward=v1").backends == ("gymnasium",)
+    with pytest.raises(SuiteError, match=r"\?reward=v3 names no version"):
+        make_suite("metaworld/mt10?reward=v3")
 
 
 def test_an_unknown_task_is_named():

@@ -86,6 +86,7 @@ def evaluate_run(
         "protocol": protocol.name,
         "changed": _changes(protocol, suite, episodes, backend, [suite.names[task] for task in indices]),
         "suite": suite.name,
+        "rules": dict(suite.rules),
         "step": int(step),
         "seed": seed,
         "backend": used_backend,
