@@ -23,7 +23,7 @@ from mtrl.losses import (
     value_loss,
 )
 from mtrl.models.experts import health
-from mtrl.models.policy import Policy, build_policy
+from mtrl.models.policy import Policy, build_policy, load_weights
 from mtrl.parallel import Total, add_up, alone
 from mtrl.rollout import Arrays, Rollout
 from mtrl.vtrace import VTrace, td_errors, vtrace
@@ -194,8 +194,12 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on exactly where a `state_dict` of the same configuration was taken."""
-        self.policy.load_state_dict(state["policy"])
+        """Goes on exactly where a `state_dict` of the same configuration was taken.
+
+        Raises:
+            ConfigError: the weights are of another shape.
+        """
+        load_weights(self.policy, state["policy"])
         for name, optimizer in self._optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.version, self.skipped = state["version"], state["skipped"]

@@ -39,6 +39,22 @@ def test_the_example_learns_on_both_sources_and_is_evaluated(tmp_path):
     assert "Mirrored-v0" in launch(tmp_path, *on_ray, "--num-env-runners", "1", "--total-frames", "3000")
 
 
+def test_a_policy_that_the_tasks_have_outgrown_is_refused_in_a_sentence(tmp_path):
+    """By evaluation and by resuming, after an environment got one more number to look at."""
+    (tmp_path / "my_tasks.py").write_text(EXAMPLE)
+    launch(tmp_path, *shlex.split(COMMAND)[1:], "--run-dir", "run", "--total-frames", "400")
+    grown = EXAMPLE.replace("(2,)", "(3,)").replace("self.place, self.goal]", "self.place, self.goal, 0.0]")
+    assert grown != EXAMPLE
+    (tmp_path / "my_tasks.py").write_text(grown)
+    for arguments in (["evaluate", "run", "--workers", "1"], ["train", "--resume", "run", "--total-frames", "800"]):
+        command = [sys.executable, str(ROOT / "launch.py"), *arguments]
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=tmp_path)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "the weights do not fit these tasks" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_what_success_is():
     cartpole = make_suite("gym/CartPole-v1")
     assert cartpole.scored_by == "success" and cartpole.tasks[0].succeeded(475.0) and not cartpole.tasks[0].succeeded(474.9)

@@ -22,7 +22,7 @@ from envs import Episode, TaskSuite, make_suite
 from mtrl.checkpoint import load_policy
 from mtrl.collector import Inference
 from mtrl.config import ModelConfig
-from mtrl.models.policy import Actor, build_policy
+from mtrl.models.policy import Actor, build_policy, load_weights
 
 EVALUATION_RUNNER = 2**31 - 1  # a runner index that no training runner has, so that no training episode is met again
 EPISODES_WORTH_A_PROCESS = 20  # a process takes seconds to start
@@ -88,11 +88,12 @@ def load_actor(policy: Path) -> tuple[TaskSuite, Actor]:
 
     Raises:
         DamagedCheckpointError: a file is missing or not what was written.
+        ConfigError: the tasks have changed so much since that its weights do not fit.
     """
     weights, description = load_policy(policy)
     suite = make_suite(description["suite"])
     network = build_policy(ModelConfig(**description["model"]), suite, seed=0)
-    network.load_state_dict(weights)
+    load_weights(network, weights)
     return suite, network.actor
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -167,6 +168,24 @@ def build_policy(model: ModelConfig, suite: TaskSuite, seed: int) -> Policy:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Policy(model, suite)
+
+
+def load_weights(policy: Policy, weights: Mapping[str, Tensor]) -> None:
+    """Gives a policy the weights of another of the same shape.
+
+    Raises:
+        ConfigError: they are of another shape, since the tasks' observations or actions, or the model, are not what they were.
+    """
+    own = policy.state_dict()
+    for name in sorted({*own, *weights}):
+        shapes = [list(of[name].shape) if name in of else None for of in (weights, own)]
+        if shapes[0] != shapes[1]:
+            there, here = ("missing" if shape is None else f"of shape {shape}" for shape in shapes)
+            raise ConfigError(
+                f"the weights do not fit these tasks and this model: {name} is {there} in the file and {here} here; "
+                "have the tasks' observations or actions changed since?"
+            )
+    policy.load_state_dict(weights)
 
 
 def _make_head(model: ModelConfig, suite: TaskSuite, inputs: int, outputs: int, *, output_gain: float) -> nn.Module:
