@@ -135,6 +135,10 @@ class LearnerConfig(Section):
     """Learn from rewards clipped to this size, as is usual on Atari; returns and scores count them whole. null leaves them."""
     normalize_advantages: bool = True
     """Scale the advantages of each task to mean 0 and deviation 1 over the batch."""
+    balancing: str = "equal"
+    """Weights of the tasks' value losses; `equal` or one of `mtrl.balancing.BALANCERS`."""
+    combiner: str = "sum"
+    """How the tasks' gradients become one for the trunk, where the heads meet it; `sum` or one of `mtrl.balancing.COMBINERS`."""
     task_weighting: Literal["tasks", "frames"] = "tasks"
     """`tasks`: each task's mean loss counts the same. `frames`: each frame counts the same."""
     rollouts_per_update: int = Field(1, ge=1)

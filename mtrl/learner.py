@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from envs import TaskSuite
+from mtrl.balancing import Balancer, Combiner, make_balancer, make_combiner, task_gradients, task_losses
 from mtrl.batch import Batch, make_batch, select_slots, select_steps, split_observations, split_slots, split_steps
 from mtrl.config import ConfigError, ExperimentConfig, OptimizerConfig
 from mtrl.losses import (
@@ -95,6 +96,8 @@ class Learner:
                 parameter.requires_grad_(".encoder.experts." not in name)
         self._optimizers = _make_optimizers(self.policy, config)
         self._wants_look = config.model.popart or config.learner.surrogate == "clipped" or config.learner.minibatches > 1
+        self._balancer = make_balancer(config.learner.balancing, suite.num_tasks, self.device)
+        self._combiner = make_combiner(config.learner.combiner)
         self._compares_tasks = config.curriculum.scheduler in SCHEDULERS_THAT_COMPARE_TASKS
         self._skipped_in_a_row = 0
         self._task_values: dict[str, float] = {}  # of the batch's first look, by metric
@@ -191,6 +194,7 @@ class Learner:
             "version": self.version,
             "skipped": self.skipped,
             "skipped_in_a_row": self._skipped_in_a_row,
+            "balancer": self._balancer.state_dict() if self._balancer is not None else {},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -204,6 +208,8 @@ class Learner:
             optimizer.load_state_dict(state["optimizers"][name])
         self.version, self.skipped = state["version"], state["skipped"]
         self._skipped_in_a_row = state["skipped_in_a_row"]
+        if self._balancer is not None and state.get("balancer"):
+            self._balancer.load_state_dict(state["balancer"])
 
     def restart(self) -> None:
         """Never needed: who lives in the driver's process dies with it."""
@@ -329,7 +335,13 @@ class Learner:
             if self._compares_tasks and self.similarity is None:
                 self.similarity = self._compare_tasks(losses["actor"], acted.features, seen.rows.task_ids)
         if part.critic:
-            losses["critic"], numbers["learner/value_loss"] = self._critic_loss(batch, targets, valued.normalized[:steps])
+            losses["critic"], numbers["learner/value_loss"] = self._critic_loss(batch, targets, valued.normalized[:steps], valued.features)
+        if self._combiner is not None:
+            # The same tensor where the trunk is shared: both objectives' gradients have met when its hook is called.
+            of_trunks = {id(features): features for features in (acted.features, valued.features if part.critic else acted.features)}
+            for features in of_trunks.values():
+                if features.requires_grad:
+                    features.register_hook(self._combine(self._combiner, seen.rows.task_ids))
         read = self._total(torch.stack([number.detach() for number in numbers.values()])).tolist()
         return losses, dict(zip(numbers, read, strict=True))
 
@@ -354,19 +366,34 @@ class Learner:
     def _compare_tasks(self, loss: Tensor, features: Tensor, row_tasks: Tensor) -> np.ndarray:
         """Cosines of the tasks' gradients at the mixed feature; the way back from there goes through the heads alone."""
         (gradients,) = torch.autograd.grad(loss, features, retain_graph=True)
-        sums = torch.zeros(self._suite.num_tasks, features.shape[1], device=self.device)
-        sums = self._total(sums.index_add_(0, row_tasks, gradients.float()))
+        sums = task_gradients(gradients, row_tasks, self._suite.num_tasks, self._total)
         lengths = sums.norm(dim=1, keepdim=True)
         cosines = (sums @ sums.T) / (lengths * lengths.T).clamp(min=1e-30)
         unknown = (lengths == 0).squeeze(1)
         cosines[unknown] = cosines[:, unknown] = torch.nan
         return cosines.cpu().numpy().astype(np.float64)
 
-    def _critic_loss(self, batch: Batch, targets: Targets, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    def _critic_loss(self, batch: Batch, targets: Targets, outputs: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         popart, task_ids = self.policy.critic.popart, batch.seen.task_ids
         wanted = targets.vs if popart is None else popart.normalize(targets.vs, task_ids.expand_as(targets.vs))
         loss = value_loss(outputs, wanted, batch.weights)
-        return self._config.value_cost * loss, loss
+        if self._balancer is None:
+            return self._config.value_cost * loss, loss
+        weights = self._balance(self._balancer, batch, outputs, wanted, loss, features)
+        return self._config.value_cost * value_loss(outputs, wanted, batch.weights * weights[task_ids]), loss
+
+    def _balance(self, balancer: Balancer, batch: Batch, outputs: Tensor, wanted: Tensor, loss: Tensor, features: Tensor) -> Tensor:
+        """The weight of each task's value loss in this step."""
+        tasks = self._suite.num_tasks
+        losses, present = task_losses(outputs.detach(), wanted, batch.weights, batch.seen.task_ids, tasks, self._total)
+        norms = None
+        if balancer.needs_gradients:
+            (gradients,) = torch.autograd.grad(loss, features, retain_graph=True)
+            norms = task_gradients(gradients, batch.seen.rows.task_ids, tasks, self._total).norm(dim=1)
+        return balancer.weigh(losses, present, norms)
+
+    def _combine(self, combiner: Combiner, row_tasks: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda gradients: combiner.scale(gradients, row_tasks, self._suite.num_tasks, self.version, self._total)
 
     def _targets(self, batch: Batch, log_rhos: Tensor, values: Tensor, moments: Moments | None) -> Targets:
         config = self._config

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from envs import TaskSuite, make_suite
+from mtrl.balancing import BALANCERS, COMBINERS
 from mtrl.collector import Collector, build_collector
-from mtrl.config import ExperimentConfig, dump_yaml, override
+from mtrl.config import ConfigError, ExperimentConfig, dump_yaml, override
 from mtrl.learner import Learner, has_bfloat16
 from mtrl.rollout import Rollout
 from mtrl.run_directory import versions
@@ -63,6 +64,14 @@ def learner(config: ExperimentConfig) -> None:
         times = _time(lambda subject=subject: subject.update(rollout, 0.0), seconds=8.0)  # type: ignore[misc]
         label = "each distinct observation once" if share else "every observation"
         _row(f"update, {label}", [1e6 * t / frames for t in times], "µs/frame")
+    for field, name in [("balancing", name) for name in BALANCERS] + [("combiner", name) for name in COMBINERS]:
+        try:
+            subject = Learner(override(config, {f"learner.{field}": name}), suite)
+        except ConfigError as error:  # a package that only this one needs
+            print(error)
+        else:
+            times = _time(lambda subject=subject: subject.update(rollout, 0.0), seconds=4.0)  # type: ignore[misc]
+            _row(f"update, {field} {name}", [1e6 * t / rollout.num_frames for t in times], "µs/frame")
     size = 2048
     for dtype in (torch.float32, *([torch.bfloat16] if has_bfloat16(torch.device("cpu")) else [])):
         a, b = torch.randn(2, size, size).to(dtype)

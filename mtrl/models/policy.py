@@ -107,6 +107,7 @@ class Valued(NamedTuple):
 
     values: Float[Tensor, "T1 B"]
     normalized: Float[Tensor, "T1 B"]  # as the head gives them; the same without PopArt
+    features: Float[Tensor, "N D"]  # of each row
 
 
 class Policy(nn.Module):
@@ -155,8 +156,8 @@ class Policy(nn.Module):
             outputs = _per_slot(critic.head, read, seen)
         normalized = outputs.squeeze(-1).float()
         if critic.popart is None:
-            return Valued(normalized, normalized)
-        return Valued(critic.popart.denormalize(normalized, seen.task_ids.expand_as(normalized)), normalized)
+            return Valued(normalized, normalized, features)
+        return Valued(critic.popart.denormalize(normalized, seen.task_ids.expand_as(normalized)), normalized, features)
 
 
 def build_policy(model: ModelConfig, suite: TaskSuite, seed: int) -> Policy:
