@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from envs import TaskSuite, make_suite
+from envs.task import BackendName
 from mtrl.balancing import BALANCERS, COMBINERS
 from mtrl.collector import Collector, build_collector
 from mtrl.config import ConfigError, ExperimentConfig, dump_yaml, override
@@ -27,6 +28,7 @@ from mtrl.run_directory import versions
 ROUNDS = 3
 ROUND_SECONDS = 20.0
 WARM_UP_SECONDS = 10.0
+STEPPING_SECONDS = 4.0
 
 
 def throughput(config: ExperimentConfig) -> None:
@@ -44,12 +46,15 @@ def throughput(config: ExperimentConfig) -> None:
         for name, rate in alone.items():
             parts[name].append(rate)
         system.append(_in_fresh_process("system", config))
+    stepping = {backend: [_bare_stepping(suite, config, backend) for _ in range(ROUNDS)] for backend in suite.backends}
     ceiling = [1 / sum(1 / parts[name][i] for name in parts) for i in range(ROUNDS)]
     for name, rates in parts.items():
         _row(f"{name} alone", rates, "frames/s")
     _row("ceiling (all three on every frame)", ceiling, "frames/s")
     _row("whole system", system, "frames/s")
     _row("share of the ceiling", [a / b for a, b in zip(system, ceiling, strict=True)], "")
+    for backend, rates in stepping.items():
+        _row(f"bare stepping, {backend}, one process", rates, "steps/s")
 
 
 def learner(config: ExperimentConfig) -> None:
@@ -120,19 +125,40 @@ def describe(config: ExperimentConfig) -> None:
 
 
 def _parts(config: ExperimentConfig, suite: TaskSuite) -> dict[str, float]:
-    """Frames per second of each part with the machine to itself."""
+    """Frames per second of each part with all cores at work on nothing else."""
     collector = _collector(config, suite)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    before = time.process_time()
     collected = [collector.collect() for _ in range(3)]
-    frames = [item.rollout.num_frames for item in collected]
+    # All threads' time: a pool's own threads are at work beside the one that waits for them.
+    spent = time.process_time() - before
+    torch.set_num_threads(threads)
+    frames = sum(item.rollout.num_frames for item in collected)
+    inference_spent = sum(item.inference_seconds for item in collected)
     cores = _cores()
-    # A runner uses one core; as many as there are cores would run side by side.
-    environments = cores * sum(frames) / sum(item.env_seconds for item in collected)
-    inference = cores * sum(frames) / sum(item.inference_seconds for item in collected)
+    environments, inference = cores * frames / (spent - inference_spent), cores * frames / inference_spent
     collector.close()
     subject = Learner(config, suite)
     rollout = collected[-1].rollout
     times = _time(lambda: subject.update(rollout, 0.0), seconds=8.0)
     return {"environments": environments, "inference": inference, "learner": rollout.num_frames / statistics.median(times)}
+
+
+def _bare_stepping(suite: TaskSuite, config: ExperimentConfig, backend: BackendName) -> float:
+    """Random steps per second of one process, whose pools may use all cores."""
+    tasks = suite.make(config.env_runners.slots, backend=backend, num_threads=_cores())
+    suite.action_space.seed(0)
+    actions = [np.stack([suite.action_space.sample() for _ in range(tasks.num_slots)]) for _ in range(16)]
+    tasks.reset()
+    tasks.step(actions[0])
+    steps, start = 0, time.perf_counter()
+    while time.perf_counter() - start < STEPPING_SECONDS:
+        tasks.step(actions[steps % len(actions)])
+        steps += 1
+    rate = steps * tasks.num_slots / (time.perf_counter() - start)
+    tasks.close()
+    return rate
 
 
 def _collector(config: ExperimentConfig, suite: TaskSuite) -> Collector:
