@@ -255,6 +255,14 @@ class ExperimentConfig(Section):
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
+    def wanted_resources(self) -> dict[str, float]:
+        """Cores and GPUs that Ray reserves for all runners and learners."""
+        runners, learners = self.env_runners, self.learners
+        return {
+            "CPU": runners.num_env_runners * runners.num_cpus_per_env_runner + learners.num_learners * learners.num_cpus_per_learner,
+            "GPU": runners.num_env_runners * runners.num_gpus_per_env_runner + learners.num_learners * learners.num_gpus_per_learner,
+        }
+
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> ExperimentConfig:
         learner = self.learner

@@ -178,19 +178,17 @@ def check_names() -> Iterator[Finding]:
 
 
 def check_cores(config: ExperimentConfig) -> Iterator[Finding]:
-    """Cores that this process may use, against what the runners reserve."""
-    cores = usable_cores()
-    runners = config.env_runners
-    wanted = runners.num_env_runners * runners.num_cpus_per_env_runner
-    text = f"{cores:g} usable of {os.cpu_count()}"
+    """Cores that this process may use, against what runners and learners reserve."""
+    cores, wanted = usable_cores(), config.wanted_resources()["CPU"]
+    runners, learners = config.env_runners.num_env_runners, config.learners.num_learners
+    who = f"{runners} runner{'s' * (runners != 1)}" + (f" and {learners} learner{'s' * (learners != 1)}" if learners else "")
+    text = f"{cores:g} usable of {os.cpu_count()}; {who} of the run reserve {wanted:g}"
     if wanted > cores:
-        yield Finding("problem", "cores", f"{text}; {runners.num_env_runners} runners reserve {wanted:g}; lower --num-env-runners")
-    elif wanted + 1 > cores:
-        yield Finding(
-            "note", "cores", f"{text}; the runners reserve {wanted:g}, so that the learner has none for itself and training is slow"
-        )
+        yield Finding("problem", "cores", f"{text}; lower --num-env-runners" + (" or --learners.num-learners" if learners else ""))
+    elif not learners and wanted + 1 > cores:
+        yield Finding("note", "cores", f"{text}, so that the learner has none for itself and training is slow")
     else:
-        yield Finding("ok", "cores", f"{text}; the default run's runners reserve {wanted:g}")
+        yield Finding("ok", "cores", text)
 
 
 def check_memory(config: ExperimentConfig) -> Iterator[Finding]:

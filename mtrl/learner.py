@@ -454,7 +454,7 @@ class Learner:
         for task, name in enumerate(self._suite.names):
             own = batch.seen.task_ids == task
             # The others' rewards and probabilities are left out, too: 0 · NaN would be NaN.
-            alone = batch._replace(
+            of_task = batch._replace(
                 weights=torch.where(own, batch.weights, 0.0),
                 rewards=torch.where(own, batch.rewards, 0.0),
                 behaviour_log_probs=torch.where(own, batch.behaviour_log_probs, 0.0),
@@ -465,7 +465,7 @@ class Learner:
                 if targets.moments is not None:
                     only = torch.arange(self._suite.num_tasks, device=own.device) == task
                     targets = targets._replace(moments=Moments(*(torch.where(only, m, 0.0) for m in targets.moments)))
-            loss = torch.stack(list(self._losses(part._replace(batch=alone, targets=targets))[0].values())).sum()
+            loss = torch.stack(list(self._losses(part._replace(batch=of_task, targets=targets))[0].values())).sum()
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             finite = [torch.isfinite(loss), *(torch.isfinite(gradient).all() for gradient in gradients if gradient is not None)]
             if self._total((~torch.stack(finite)).sum()):  # somebody's is not

@@ -6,7 +6,7 @@ A copy is written file by file, its manifest last: without one it does not count
 from __future__ import annotations
 
 import contextlib
-import shutil
+import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -81,31 +81,30 @@ def fetch(url: str, run: Path) -> bool:
     files, root = _open(url)
     try:
         for step in reversed(_steps(files, root)):
-            folder = run / CHECKPOINTS / str(step)
-            folder.mkdir(parents=True, exist_ok=True)
-            for path in files.ls(f"{root}/{CHECKPOINTS}/{step}", detail=False):
-                files.get_file(path, str(folder / Path(path).name))
-            try:
-                load_checkpoint(folder)
-            except DamagedCheckpointError:
-                shutil.rmtree(folder)
-                _remove_empty(folder.parent, run)
-                continue
+            # Elsewhere until it is whole: what is left of a broken connection must not pass for a run.
+            with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=_existing_parent(run)) as temporary:
+                folder = Path(temporary) / str(step)
+                folder.mkdir()
+                for path in files.ls(f"{root}/{CHECKPOINTS}/{step}", detail=False):
+                    files.get_file(path, str(folder / Path(path).name))
+                try:
+                    load_checkpoint(folder)
+                except DamagedCheckpointError:
+                    continue
+                (run / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+                folder.rename(run / CHECKPOINTS / str(step))
             for name in SMALL_FILES:
                 with contextlib.suppress(FileNotFoundError):
                     files.get_file(f"{root}/{name}", str(run / name))
             return True
-    except ConfigError:
-        raise
     except Exception as error:  # every file system has errors of its own
         raise ConfigError(f"checkpoints.copy_to: cannot read {url}: {' '.join(str(error).split()) or type(error).__name__}") from None
     return False
 
 
-def _remove_empty(*folders: Path) -> None:
-    with contextlib.suppress(OSError):  # something is in it
-        for folder in folders:
-            folder.rmdir()
+def _existing_parent(path: Path) -> Path:
+    """The nearest folder above that there is: on the same file system, so that renaming is moving."""
+    return next(parent for parent in path.absolute().parents if parent.is_dir())
 
 
 def _open(url: str) -> tuple[Any, str]:

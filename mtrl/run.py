@@ -254,7 +254,7 @@ def resume(trainer: Trainer, directory: RunDirectory, console: Console, which: s
             f"{loaded.path} was trained on {', '.join(before)}, but this experiment has {', '.join(now)}; "
             "--allow-task-change goes on with the tasks that both have"
         )
-    console.message(f"resumed {loaded.path} at {trainer.frames:,} frames; its hashes match, which tells damage, not who wrote it: trust it")
+    console.message(f"resumed {loaded.path} at {trainer.frames:,} frames; its hashes match: it is whole, whoever wrote it")
     return True
 
 

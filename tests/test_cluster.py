@@ -85,7 +85,9 @@ def test_kuberays_job_is_one():
 def test_ray_up_takes_its_file():
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    validate_config(prepare_config(yaml.safe_load((FILES / "ray-cluster.yaml").read_text())))
+    prepared = prepare_config(yaml.safe_load((FILES / "ray-cluster.yaml").read_text()))
+    validate_config(prepared)  # raises
+    assert prepared["head_node_type"] in prepared["available_node_types"]
 
 
 @pytest.mark.parametrize("name", ["slurm", "kuberay", "ray up", "ray job submit"])

@@ -73,6 +73,9 @@ def test_cores_that_runners_reserve_and_do_not_have_are_a_problem(monkeypatch: p
     for runners, level in ((3, "ok"), (4, "note"), (5, "problem")):
         config = override(CONFIG, {"env_runners.num_env_runners": runners})
         assert levels(list(doctor.check_cores(config))) == [level]
+    for learners, level in ((1, "ok"), (2, "problem")):  # which have cores of their own
+        config = override(CONFIG, {"env_runners.num_env_runners": 3, "learners.num_learners": learners})
+        assert levels(list(doctor.check_cores(config))) == [level]
 
 
 def test_a_control_group_limits_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:

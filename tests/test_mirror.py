@@ -71,6 +71,29 @@ def test_what_is_damaged_or_unfinished_over_there_is_passed_over(url, tmp_path):
     assert not (tmp_path / "newer").exists()  # so that a run can begin there
 
 
+def test_a_connection_that_breaks_leaves_nothing_behind(tmp_path, monkeypatch):
+    """After the first of a checkpoint's files: the next start must not find half a run."""
+    url = f"file://{tmp_path}/far/run"
+    mirror = Mirror(url, keep=2)
+    mirror.offer(saved_run(tmp_path / "run", 10))
+    mirror.poll(wait=True)
+    mirror.close()
+    local, calls = fsspec.filesystem("file"), []
+    whole = type(local).get_file
+
+    def breaks(self, *arguments, **options):
+        calls.append(arguments)
+        if len(calls) > 1:
+            raise OSError("connection reset by peer")
+        return whole(self, *arguments, **options)
+
+    monkeypatch.setattr(type(local), "get_file", breaks)
+    with pytest.raises(ConfigError, match="connection reset by peer"):
+        fetch(url, tmp_path / "new")
+    assert len(calls) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["far", "run"]
+
+
 def test_a_place_that_refuses_is_a_sentence(tmp_path):
     (tmp_path / "far").write_text("a file, where a folder is needed")
     mirror = Mirror(f"file://{tmp_path}/far/run", keep=2)

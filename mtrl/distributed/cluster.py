@@ -127,18 +127,9 @@ def check_resources(config: ExperimentConfig) -> None:
         ResourceError: one sentence.
     """
     have = ray.cluster_resources()
-    for kind, amount in wanted_resources(config).items():
+    for kind, amount in config.wanted_resources().items():
         if amount > have.get(kind, 0):
             runners, learners = config.env_runners.num_env_runners, config.learners.num_learners
             who = f"env_runners.num_env_runners {runners}" + (f" and learners.num_learners {learners} need" if learners else " needs")
             least = f"env_runners.num_{kind.lower()}s_per_env_runner"
             raise ResourceError(f"{who} {amount:g} {kind}, but Ray has {have.get(kind, 0):g}; ask for fewer runners or less {least}")
-
-
-def wanted_resources(config: ExperimentConfig) -> dict[str, float]:
-    """Cores and GPUs of an experiment's runners and learners."""
-    runners, learners = config.env_runners, config.learners
-    return {
-        "CPU": runners.num_env_runners * runners.num_cpus_per_env_runner + learners.num_learners * learners.num_cpus_per_learner,
-        "GPU": runners.num_env_runners * runners.num_gpus_per_env_runner + learners.num_learners * learners.num_gpus_per_learner,
-    }
