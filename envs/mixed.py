@@ -6,17 +6,17 @@ where they are not its own; an action is a vector that says the same.
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 
-from envs.task import BackendName, SeedSequences, TaskFault, TaskSuite
-from envs.vector import Arrays, Backend, Stepped
+from envs.joined_backend import JoinedBackend
+from envs.task import BackendName, SeedSequences, TaskSuite
+from envs.vector import Arrays
 
 KIND = "kind"
 
@@ -106,9 +106,12 @@ class MixedSuite(TaskSuite):
         kinds = _distinct(part.action_space for part in self.parts)
         return tuple(kinds.index(part.action_space) for part in self.parts for _ in part.tasks)
 
-    def build_backend(self, backend: BackendName | Literal["auto"], seeds: SeedSequences, num_threads: int, tolerant: bool) -> MixedBackend:
+    def build_backend(
+        self, backend: BackendName | Literal["auto"], seeds: SeedSequences, num_threads: int, tolerant: bool
+    ) -> JoinedBackend:
         """Each part's own; `auto` takes the fastest for each."""
-        return MixedBackend(self, [part.build_backend(backend, seeds, num_threads, tolerant) for part in self.parts])
+        backends = [part.build_backend(backend, seeds, num_threads, tolerant) for part in self.parts]
+        return JoinedBackend(backends, [part.num_tasks for part in self.parts], self.widen, self.actions_of)
 
     def _place(self, task_id: int) -> tuple[int, int]:
         for number, part in enumerate(self.parts):
@@ -116,77 +119,6 @@ class MixedSuite(TaskSuite):
                 return number, task_id
             task_id -= part.num_tasks
         raise IndexError(task_id)
-
-
-class MixedBackend:
-    """The parts' backends as one."""
-
-    def __init__(self, suite: MixedSuite, backends: Sequence[Backend]):
-        self._suite = suite
-        self._backends = list(backends)
-        ends = np.cumsum([part.num_tasks for part in suite.parts]).tolist()
-        self._tasks = [slice(end - part.num_tasks, end) for end, part in zip(ends, suite.parts, strict=True)]
-        self.marker = np.full(1, -1, np.int64)
-
-    @property
-    def marker(self) -> np.ndarray:
-        """The task that is being stepped."""
-        return self._marker
-
-    @marker.setter
-    def marker(self, marker: np.ndarray) -> None:
-        self._marker = marker
-        for backend, tasks in zip(self._backends, self._tasks, strict=True):
-            backend.marker = _Shifted(marker, tasks.start)  # type: ignore[assignment]
-
-    def grow(self, task: int, count: int) -> Arrays:
-        """Adds environments to the part that has the task."""
-        part, local = self._suite._place(task)
-        return self._suite.widen(part, self._of_part(part, lambda backend: backend.grow(local, count)), (count,))
-
-    def step(self, counts: np.ndarray, actions: np.ndarray) -> Stepped:
-        """Steps one part after the other."""
-        results, start = [], 0
-        for part, tasks in enumerate(self._tasks):
-            own = counts[tasks]
-            count = int(own.sum())
-            if not count:
-                continue
-            given = self._suite.actions_of(part, actions[start : start + count])
-            stepped: Stepped = self._of_part(part, functools.partial(_step, counts=own, actions=given))
-            faults = [fault._replace(task_id=fault.task_id + tasks.start) for fault in stepped.faults]
-            results.append(stepped._replace(obs=self._suite.widen(part, stepped.obs, (count,)), faults=faults))
-            start += count
-        obs = {name: np.concatenate([result.obs[name] for result in results]) for name in results[0].obs}
-        rest = {name: np.concatenate([getattr(result, name) for result in results]) for name in Stepped._fields[1:-1]}
-        return Stepped(obs, **rest, faults=[fault for result in results for fault in result.faults])
-
-    def close(self) -> None:
-        """Closes all parts."""
-        for backend in self._backends:
-            backend.close()
-
-    def _of_part(self, part: int, use: Callable[[Backend], Any]) -> Any:
-        """What a part's backend gives; faults name the task as the whole suite counts."""
-        try:
-            return use(self._backends[part])
-        except TaskFault as fault:
-            fault.task_id += self._tasks[part].start
-            raise
-
-
-class _Shifted:
-    """A marker for a part, whose first task is number `by` of all."""
-
-    def __init__(self, marker: np.ndarray, by: int):
-        self._marker, self._by = marker, by
-
-    def __setitem__(self, place: int, task: int) -> None:
-        self._marker[place] = task + self._by if task >= 0 else task
-
-
-def _step(backend: Backend, counts: np.ndarray, actions: Any) -> Stepped:
-    return backend.step(counts, actions)
 
 
 def split_name(name: str) -> list[str]:

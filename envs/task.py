@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -174,6 +175,8 @@ class TaskSuite:
         Raises:
             SuiteError: the backend does not have these tasks, or its package is missing.
         """
+        if backend == "auto" and any(task.envpool_id for task in self.tasks) and "envpool" not in self.backends:
+            return self._fastest_for_each(seeds, num_threads, tolerant)
         chosen = self.backends[0] if backend == "auto" else backend
         if chosen not in self.backends:
             missing = [task.name for task in self.tasks if not task.envpool_id]
@@ -185,6 +188,14 @@ class TaskSuite:
         from envs.gymnasium_backend import GymnasiumBackend
 
         return GymnasiumBackend(self, seeds, tolerant)
+
+    def _fastest_for_each(self, seeds: SeedSequences, num_threads: int, tolerant: bool) -> Backend:
+        """EnvPool for the tasks that it has, and Gymnasium for the others."""
+        from envs.joined_backend import JoinedBackend
+
+        runs = [tuple(run) for _, run in itertools.groupby(self.tasks, key=lambda task: task.envpool_id is not None)]
+        backends = [replace(self, tasks=run).build_backend("auto", seeds, num_threads, tolerant) for run in runs]
+        return JoinedBackend(backends, [len(run) for run in runs])
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,23 @@ def test_rewards_of_version_1_are_metaworlds_own():
         make_suite("metaworld/mt10?reward=v3")
 
 
+def test_tasks_that_envpool_lacks_run_on_faramas_package_among_the_others():
+    """In the middle of a suite: each task does what it does on its own backend alone, with the same seeds and actions."""
+    names = ("reach", "dial-turn", "push", "window-open", "door-lock")
+    together = make_suite("metaworld/" + ",".join(names)).make(2 * len(names), seed=6)
+    alone = [make_suite(f"metaworld/{name}").make(2, seed=6) for name in names]
+    assert "Joined" in type(together._backend).__name__
+    np.testing.assert_array_equal(together.reset()["vector"], np.concatenate([tasks.reset()["vector"] for tasks in alone]))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        actions = rng.uniform(-1, 1, (2 * len(names), 4)).astype(np.float32)
+        step, steps = together.step(actions), [tasks.step(own) for tasks, own in zip(alone, actions.reshape(-1, 2, 4), strict=True)]
+        np.testing.assert_array_equal(step.obs["vector"], np.concatenate([each.obs["vector"] for each in steps]))
+        np.testing.assert_array_equal(step.rewards, np.concatenate([each.rewards for each in steps]))
+    for tasks in (together, *alone):
+        tasks.close()
+
+
 def test_an_unknown_task_is_named():
     with pytest.raises(UnknownTaskError, match="did you mean drawer-open"):
         make_suite("metaworld/drawer-opem")
