@@ -77,12 +77,16 @@ def test_runners_stop_when_nobody_takes_their_rollouts(algorithm):
 
 
 def listening() -> dict[str, str]:
-    """The addresses on which this process and those it has started listen, by socket."""
+    """The addresses on which this process and the Ray that it has started listen, by socket. Other tests may have a Ray of their own."""
+    session = ray._private.worker._global_node.get_session_dir_path()
     sockets = set()
     for pid in session_of(os.getpid()):
+        open_files = set()
         for entry in Path(f"/proc/{pid}/fd").glob("*"):
             with contextlib.suppress(OSError):
-                sockets.add(entry.readlink().name)
+                open_files.add(str(entry.readlink()))
+        if pid == os.getpid() or any(name.startswith(session) for name in open_files):  # they write their logs there
+            sockets |= {Path(name).name for name in open_files}
     rows = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
     return {row[9]: row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
 

@@ -87,7 +87,7 @@ def test_two_actors_are_one_learner_and_their_checkpoint_is_its(tmp_path):
 
 
 def test_a_killed_learner_costs_the_frames_since_the_checkpoint(tmp_path):
-    larger = {"env_runners__slots": 48, "env_runners__unroll_length": 32, "total_frames": 150_000}
+    larger = {"env_runners__slots": 48, "env_runners__unroll_length": 32, "total_frames": 60_000}
     config = toy_config(checkpoints__every_seconds=0.5, report_seconds=0.2, **larger, **SHARED)
     algorithm = MultiTaskIMPALAConfig.from_experiment(config).build_algo()
     directory, console = RunDirectory.create(tmp_path / "run", config), Listener()
@@ -114,7 +114,7 @@ def test_a_killed_learner_costs_the_frames_since_the_checkpoint(tmp_path):
     checkpoint = int(back.split("checkpoint ")[1].split(":")[0])
     assert checkpoint >= killed[0]
     frames = [row["summary/frames"] for row in directory.read_metrics()]
-    assert frames == sorted(frames) and frames[-1] >= 150_000
+    assert frames == sorted(frames) and frames[-1] >= 60_000
     # The frames of the last checkpoint are those that the policy was trained on: nothing counted twice.
     saved = load_checkpoint(resolve(directory.checkpoints, "latest")).components
     assert saved["statistics"]["frames"].sum() == frames[-1]
