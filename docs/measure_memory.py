@@ -1,6 +1,6 @@
 """Memory of a training run, all its processes: `python docs/measure_memory.py minigrid_mt7_fast 5000000`.
 
-Prints a line per 250 000 frames: frames, GiB. Memory that processes share is divided among them (proportional set size).
+Prints a line per twentieth of the frames: frames, GiB. Memory that processes share is divided among them (proportional set size).
 """
 
 import subprocess
@@ -23,7 +23,7 @@ def measure(config: str, frames: int) -> None:
         time.sleep(5)
         rows = RunDirectory.open(path).read_metrics() if (path / "metrics.jsonl").exists() else []
         trained = int(rows[-1]["summary/frames"]) if rows else 0
-        if trained - printed >= 250_000:
+        if trained - printed >= frames / 20:
             printed = trained
             print(f"{trained:>10,} frames  {held_by(process.pid).memory / 2**30:.3f} GiB", flush=True)
 
