@@ -138,7 +138,8 @@ class LearnerConfig(Section):
     balancing: str = "equal"
     """Weights of the tasks' value losses; `equal` or one of `mtrl.balancing.BALANCERS`."""
     combiner: str = "sum"
-    """How the tasks' gradients become one for the trunk, where the heads meet it; `sum` or one of `mtrl.balancing.COMBINERS`."""
+    """How the tasks' gradients become one for the trunk, at the mixed feature; `sum` or one of `mtrl.balancing.COMBINERS`. A memory comes
+    after that feature, and adds up its tasks' gradients."""
     task_weighting: Literal["tasks", "frames"] = "tasks"
     """`tasks`: each task's mean loss counts the same. `frames`: each frame counts the same."""
     rollouts_per_update: int = Field(1, ge=1)
