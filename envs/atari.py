@@ -121,6 +121,9 @@ def _task(game: str) -> Task:
             "noop_max": IDLE_FRAMES,
             "frame_skip": SKIP,
             "stack_num": FRAMES,
+            "repeat_action_probability": 0.0,
+            "episodic_life": False,
+            "reward_clip": False,
             "use_fire_reset": False,  # the policy has the button
             "max_episode_steps": MAX_STEPS,
         },

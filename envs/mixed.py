@@ -6,8 +6,10 @@ where they are not its own; an action is a vector that says the same.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -84,8 +86,8 @@ class MixedSuite(TaskSuite):
 
     def widen(self, part: int, obs: Arrays, shape: tuple[int, ...]) -> Arrays:
         """Observations `[*shape, ...]` of a part among the arrays of all kinds."""
-        kinds = _distinct(suite.observation_space for suite in self.parts)
-        own = kinds.index(self.parts[part].observation_space)
+        kinds = self._observation_kinds
+        own = self._observation_kind_of_part[part]
         arrays: Arrays = {KIND: np.full(shape, own, np.uint8)}
         for number, kind in enumerate(kinds):
             for name, space in kind.items():
@@ -98,13 +100,26 @@ class MixedSuite(TaskSuite):
         space: Any = self.action_space
         if not isinstance(space, EitherSpace):
             return vectors
-        return space.split(space.kinds.index(self.parts[part].action_space), vectors)
+        return space.split(self._action_kind_of_part[part], vectors)
 
     @property
     def action_kinds(self) -> tuple[int, ...]:
         """Of each task, the place of its action space among the distinct ones."""
+        return tuple(kind for part, kind in zip(self.parts, self._action_kind_of_part, strict=True) for _ in part.tasks)
+
+    # Kept, since every step asks and to compare spaces is to compare their arrays.
+    @functools.cached_property
+    def _observation_kinds(self) -> list[Any]:
+        return _distinct(part.observation_space for part in self.parts)
+
+    @functools.cached_property
+    def _observation_kind_of_part(self) -> list[int]:
+        return [self._observation_kinds.index(part.observation_space) for part in self.parts]
+
+    @functools.cached_property
+    def _action_kind_of_part(self) -> list[int]:
         kinds = _distinct(part.action_space for part in self.parts)
-        return tuple(kinds.index(part.action_space) for part in self.parts for _ in part.tasks)
+        return [kinds.index(part.action_space) for part in self.parts]
 
     def build_backend(
         self, backend: BackendName | Literal["auto"], seeds: SeedSequences, num_threads: int, tolerant: bool
@@ -145,10 +160,19 @@ def mix(name: str, parts: Sequence[TaskSuite]) -> MixedSuite:
         observation_space=gymnasium.spaces.Dict(spaces),
         action_space=actions[0] if len(actions) == 1 else EitherSpace(actions),
         adapt=_no_common_form,
-        rules={key: value for part in parts for key, value in part.rules.items()},
+        rules=_joined(part.rules for part in parts),
         family=families.pop() if len(families) == 1 else "mixed",
         parts=tuple(parts),
     )
+
+
+def _joined(rules: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """All parts' rules; where they differ, all that there are."""
+    values: dict[str, list[str]] = {}
+    for key, value in itertools.chain.from_iterable(each.items() for each in rules):
+        if value not in values.setdefault(key, []):
+            values[key].append(value)
+    return {key: ", ".join(found) for key, found in values.items()}
 
 
 def _no_common_form(observation: object) -> Arrays:

@@ -85,6 +85,11 @@ def test_faults_name_the_task_as_the_whole_suite_counts():
     assert int(marker[0]) == 1  # that is where it stopped
 
 
+def test_rules_that_differ_are_all_named():
+    assert make_suite(MIXED).rules == {"reward_version": "v2"}
+    assert make_suite("metaworld/reach?reward=v1+metaworld/push").rules == {"reward_version": "v1, v2"}
+
+
 def test_names_that_clash_and_pluses_that_join_nothing():
     with pytest.raises(SuiteError, match="names a task twice"):
         make_suite("toy/constant+toy/constant")
