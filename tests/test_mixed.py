@@ -168,6 +168,10 @@ def test_one_policy_learns_from_both(memory):
     for version in range(2):
         collector.set_weights(version, learner.actor_weights())
         rollout = collector.collect().rollout
+        # Every task acts as its own kind: grids by moves, arms by forces of all sizes.
+        assert (rollout.actions[..., 0] == np.array([0, 0, 0, 1, 1])[rollout.task_ids]).all()
+        arms = rollout.actions[:, rollout.task_ids >= 3, 1:]
+        assert (arms != np.rint(arms)).all()
         # Before the first step the policy is the one that acted.
         if version == 0:
             looked = learner._look_at(learner._batch(rollout)).log_probs.detach().numpy()
