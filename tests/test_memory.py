@@ -15,7 +15,7 @@ from mtrl.collector import build_collector
 from mtrl.config import ConfigError, override
 from mtrl.distributions import Categorical
 from mtrl.learner import Learner
-from mtrl.models.memory import Memory, Recurrence, recurrence_of
+from mtrl.models.memory import Memory, Recurrence, Unroll, recurrence_of
 from mtrl.rollout import concatenate
 from mtrl.training import build_trainer
 
@@ -74,6 +74,20 @@ def test_unrolling_equals_torchs_lstm_cell_with_the_state_cleared_at_starts():
         outputs.append(hidden)
     assert recurrence.starts.any()
     torch.testing.assert_close(memory.unroll(memory.project(features), recurrence), torch.stack(outputs))
+
+
+def test_gradients_of_an_unroll_are_those_of_its_steps():
+    memory, features, recurrence = memory_and_inputs()
+    keep = (~recurrence.starts).double().unsqueeze(-1)
+    assert 0 < keep.mean() < 1
+    inputs = memory.project(features).double().detach()
+    state = (recurrence.hidden.double(), recurrence.cell.double(), memory.hidden_weight.detach().double())
+    arguments = [tensor.requires_grad_() for tensor in (inputs, *state)]
+
+    def unroll(inputs, hidden, cell, weight):
+        return Unroll.apply(inputs, keep, hidden, cell, weight)
+
+    assert torch.autograd.gradcheck(unroll, arguments)
 
 
 def test_nothing_before_an_episodes_start_matters():

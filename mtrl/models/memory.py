@@ -6,7 +6,7 @@ only the recurrent part runs step by step.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -81,12 +81,7 @@ class Memory(nn.Module):
         """What the memory holds after each observation."""
         inputs = projected + self._events(recurrence.last_actions, recurrence.last_rewards, recurrence.starts)
         keep = (~recurrence.starts).float().unsqueeze(-1)
-        hidden, cell = recurrence.hidden, recurrence.cell
-        outputs = []
-        for t in range(len(inputs)):
-            hidden, cell = self._cell(inputs[t], hidden * keep[t], cell * keep[t])
-            outputs.append(hidden)
-        return torch.stack(outputs)
+        return Unroll.apply(inputs, keep, recurrence.hidden, recurrence.cell, self.hidden_weight)  # type: ignore[no-any-return, no-untyped-call]
 
     def step(self, projected: Float[Tensor, "B G"], memory: dict[str, Tensor]) -> tuple[Float[Tensor, "B H"], Float[Tensor, "B H"]]:
         """One observation: the new hidden and cell state of slots whose `memory` is laid out as by `initial`."""
@@ -103,3 +98,54 @@ class Memory(nn.Module):
         take, forget, new, show = gates.chunk(4, dim=-1)
         cell = torch.sigmoid(forget) * cell + torch.sigmoid(take) * torch.tanh(new)
         return torch.sigmoid(show) * torch.tanh(cell), cell
+
+
+class Unroll(torch.autograd.Function):
+    """The cell, step by step, with a way back of its own: loops of few operations in buffers made once.
+
+    A step's matrices are small, so that each operation costs more to start than to compute. What does not depend on the gradients carried
+    back from later steps is computed for all steps at once, and so is the gradient of the weights.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, keep: Tensor, hidden: Tensor, cell: Tensor, weight: Tensor) -> Tensor:
+        """`inputs` [T, B, 4 H]; `keep` [T, B, 1], 0 where the state is cleared before a step; `weight` [4 H, H]. Hidden states [T, B, H]."""
+        steps, slots, size = len(inputs), inputs.shape[1], hidden.shape[-1]
+        transposed = weight.t().contiguous()
+        gates = inputs.new_empty(steps, slots, 4, size)
+        # What a step begins with, after clearing; the tanh of its new cell state; what it shows.
+        old_hidden, old_cell, squashed, shown = inputs.new_empty(4, steps, slots, size)
+        for t in range(steps):
+            torch.mul(hidden, keep[t], out=old_hidden[t])
+            torch.mul(cell, keep[t], out=old_cell[t])
+            gate = gates[t]
+            torch.addmm(inputs[t], old_hidden[t], transposed, out=gate.view(slots, 4 * size))
+            gate[:, :2].sigmoid_()
+            gate[:, 2].tanh_()
+            gate[:, 3].sigmoid_()
+            take, forget, new, show = gate.unbind(1)
+            cell = (forget * old_cell[t]).addcmul_(take, new)
+            hidden = torch.mul(show, torch.tanh(cell, out=squashed[t]), out=shown[t])
+        ctx.save_for_backward(keep, weight, gates, old_hidden, old_cell, squashed)
+        return shown
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor, Tensor]:
+        keep, weight, gates, old_hidden, old_cell, squashed = ctx.saved_tensors
+        take, forget, new, show = gates.unbind(2)
+        # How the sums that enter the gates move the new cell state, and those of the last gate the hidden state.
+        cell_by_sums = torch.stack([new * take * (1 - take), old_cell * forget * (1 - forget), take * (1 - new * new)], dim=2)
+        hidden_by_sums = squashed * show * (1 - show)
+        hidden_by_cell = show * (1 - squashed * squashed)
+        cell_by_cell = forget * keep
+        sums = torch.empty_like(gates)
+        hidden, cell = gradient.new_zeros(2, *gradient.shape[1:])
+        for t in reversed(range(len(gates))):
+            hidden.add_(gradient[t])
+            cell.addcmul_(hidden, hidden_by_cell[t])
+            torch.mul(cell_by_sums[t], cell.unsqueeze(1), out=sums[t, :, :3])
+            torch.mul(hidden_by_sums[t], hidden, out=sums[t, :, 3])
+            cell.mul_(cell_by_cell[t])
+            torch.mm(sums[t].flatten(1), weight, out=hidden).mul_(keep[t])
+        flat = sums.flatten(2)
+        return flat, None, hidden, cell, flat.flatten(0, 1).t() @ old_hidden.flatten(0, 1)
