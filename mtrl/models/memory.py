@@ -109,7 +109,7 @@ class Unroll(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, keep: Tensor, hidden: Tensor, cell: Tensor, weight: Tensor) -> Tensor:
-        """`inputs` [T, B, 4 H]; `keep` [T, B, 1], 0 where the state is cleared before a step; `weight` [4 H, H]. Hidden states [T, B, H]."""
+        """Hidden states [T, B, H] of `inputs` [T, B, 4 H]; `keep` [T, B, 1] is 0 where a step begins anew, `weight` [4 H, H]."""
         steps, slots, size = len(inputs), inputs.shape[1], hidden.shape[-1]
         transposed = weight.t().contiguous()
         gates = inputs.new_empty(steps, slots, 4, size)
@@ -131,6 +131,7 @@ class Unroll(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor, Tensor]:
+        """Of all arguments but `keep`."""
         keep, weight, gates, old_hidden, old_cell, squashed = ctx.saved_tensors
         take, forget, new, show = gates.unbind(2)
         # How the sums that enter the gates move the new cell state, and those of the last gate the hidden state.
