@@ -77,6 +77,9 @@ class ModelConfig(Section):
     frames_encoder: Literal["shallow", "deep"] = "shallow"
     """How experts read stacked frames of a screen: IMPALA's two large convolutions, or its three sections of residual blocks, which learn
     more from the same frames at several times the cost."""
+    grid_cells: Literal["numbers", "one_hot"] = "numbers"
+    """How a MiniGrid cell is read: as its three numbers (MOORE), or one-hot, where a key and a ball differ by more than 5 and 6 do. Views
+    with a mission are always read one-hot."""
     freeze_experts: bool = False
     """Keep the experts as they are, usually those of another run (`train --init-experts RUN`), and train gates and heads alone."""
     normalize_observations: bool = False

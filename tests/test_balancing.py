@@ -132,7 +132,7 @@ def test_the_trunk_gets_each_tasks_gradient_with_its_weight(trunks, monkeypatch)
         if only is not None:
             batch = batch._replace(weights=batch.weights * (batch.seen.task_ids == only))
         part = next(iter(learner._parts(batch, None)))
-        losses, _ = learner._losses(part)
+        losses, _ = learner.objectives.losses(part)
         learner.policy.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         return {name: p.grad.clone() for name, p in learner.policy.named_parameters() if p.grad is not None}

@@ -117,7 +117,7 @@ def test_the_learner_recalls_what_the_runner_did(suite, trunks):
     rollouts = [collector.collect().rollout for _ in range(3)]
     assert not rollouts[0].valid.all() or suite != "toy/three"
     for rollout in (rollouts[2], concatenate(rollouts)):
-        log_rhos = learner._look_at(learner._batch(rollout)).log_probs.numpy() - rollout.behaviour_log_probs
+        log_rhos = learner.objectives.look_at(learner._batch(rollout)).log_probs.numpy() - rollout.behaviour_log_probs
         np.testing.assert_allclose(log_rhos, 0, atol=1e-4)
         assert np.std(rollout.behaviour_log_probs) > 0.1
 

@@ -66,13 +66,16 @@ def test_a_part_is_the_whole_seen_through_a_window(share):
     config = toy_config("minigrid/mt3", env_runners__slots=12, env_runners__unroll_length=20, model__share_repeats=share)
     batch = batch_of(config)
     learner = Learner(config, make_suite("minigrid/mt3"))
-    whole = learner._look_at(batch)
+    whole = learner.objectives.look_at(batch)
     slots = torch.tensor([1, 4, 5, 10])
     cut = select_slots(batch, slots)
-    part = learner._look_at(cut)
+    part = learner.objectives.look_at(cut)
     for name in ("log_probs", "values"):
         torch.testing.assert_close(getattr(part, name), getattr(whole, name)[:, slots], atol=1e-5, rtol=1e-4)
-    vs = [learner._targets(of, seen.log_probs - of.behaviour_log_probs, seen.values, None).vs for of, seen in ((cut, part), (batch, whole))]
+    vs = [
+        learner.objectives.targets(of, seen.log_probs - of.behaviour_log_probs, seen.values, None).vs
+        for of, seen in ((cut, part), (batch, whole))
+    ]
     torch.testing.assert_close(vs[0], vs[1][:, slots], atol=1e-5, rtol=1e-4)
     steps = torch.tensor([200, 3, 77, 78, 150])
     acted = learner.policy.act(select_steps(batch, steps).seen)

@@ -21,7 +21,8 @@ from envs.task import BackendName
 from mtrl.balancing import BALANCERS, COMBINERS
 from mtrl.collector import Collector, build_collector
 from mtrl.config import ConfigError, ExperimentConfig, dump_yaml, override
-from mtrl.learner import Learner, has_bfloat16
+from mtrl.devices import has_bfloat16
+from mtrl.learner import Learner
 from mtrl.rollout import Rollout
 from mtrl.run_directory import versions
 

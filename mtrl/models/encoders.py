@@ -14,7 +14,6 @@ import gymnasium
 import torch
 from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor, nn
-from torch.nn import functional
 
 from envs.mixed import KIND
 from mtrl.config import ConfigError, ModelConfig
@@ -22,14 +21,20 @@ from mtrl.models.activations import Tanh, tanh
 from mtrl.models.frames import FramesEncoder
 from mtrl.models.normalization import ObservationScale
 
+CELL = (11, 6, 4)  # MiniGrid's kinds of objects, its colours, its states of doors and directions of agents
+
 
 class GridEncoder(nn.Module):
-    """Three 2x2 convolutions over MiniGrid's 7x7x3 view, as MOORE has them; no activation after the last (D = 1024 at width 1)."""
+    """Three 2x2 convolutions over MiniGrid's 7x7x3 view, as MOORE has them; no activation after the last (D = 1024 at width 1).
+
+    `model.grid_cells` says whether they read a cell's three numbers as they are, which is MOORE's way, or which of its kinds it is.
+    """
 
     def __init__(self, space: gymnasium.spaces.Dict, model: ModelConfig, num_tasks: int):
         super().__init__()
         num_experts, width = model.experts, model.width
-        self._channels = (3, *(max(1, round(width * channels)) for channels in (16, 32, 64)))
+        self._one_hot = model.grid_cells == "one_hot"
+        self._channels = (sum(CELL) if self._one_hot else 3, *(max(1, round(width * channels)) for channels in (16, 32, 64)))
         self.feature_size = 4 * 4 * self._channels[-1]
         # Separate small convolutions: on a CPU one grouped convolution takes twice their time.
         self.experts = nn.ModuleList(self._expert() for _ in range(num_experts))
@@ -45,17 +50,16 @@ class GridEncoder(nn.Module):
 
     def forward(self, obs: dict[str, UInt8[Tensor, "N 7 7 3"]], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K D"]:
         """The experts' features of N views."""
-        image = obs["image"].float().permute(0, 3, 1, 2)
+        image = _one_hot(obs["image"]) if self._one_hot else obs["image"].float().permute(0, 3, 1, 2)
         # Flattened in memory's order (height, width, channel), which costs no copy.
         return torch.stack([expert(image).permute(0, 2, 3, 1).flatten(1) for expert in self.experts], dim=1)
 
 
 class MissionEncoder(nn.Module):
     """A grid's view read in the light of a sentence: between the convolutions of `GridEncoder`, each expert scales and shifts its channels
-    by what a GRU has made of the mission (FiLM, Perez et al. 2018). What is in a cell is one-hot: kinds and colours have no order.
+    by what a GRU has made of the mission (FiLM, Perez et al. 2018). What is in a cell is one-hot.
     """
 
-    CELL = (11, 6, 4)  # kinds of objects, colours, states of doors and directions of agents
     EMBEDDING, SENTENCE = 32, 128
 
     def __init__(self, space: gymnasium.spaces.Dict, model: ModelConfig, num_tasks: int):
@@ -65,12 +69,11 @@ class MissionEncoder(nn.Module):
         self.gru = nn.GRU(self.EMBEDDING, self.SENTENCE, batch_first=True)
         channels = [max(1, round(model.width * count)) for count in (16, 32, 64)]
         self.feature_size = 4 * 4 * channels[-1]
-        self.experts = nn.ModuleList(_MissionExpert(sum(self.CELL), channels, self.SENTENCE) for _ in range(model.experts))
+        self.experts = nn.ModuleList(_MissionExpert(sum(CELL), channels, self.SENTENCE) for _ in range(model.experts))
 
     def forward(self, obs: dict[str, UInt8[Tensor, "N ..."]], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K D"]:
         """The experts' features of N views with missions."""
-        parts = [functional.one_hot(obs["image"][..., i].long().clamp(max=n - 1), n) for i, n in enumerate(self.CELL)]
-        image = torch.cat(parts, dim=-1).float().permute(0, 3, 1, 2)
+        image = _one_hot(obs["image"])
         sentences = self._read(obs["mission"])
         return torch.stack([expert(image, sentences) for expert in self.experts], dim=1)
 
@@ -202,6 +205,14 @@ def make_encoder(space: gymnasium.spaces.Dict, model: ModelConfig, num_tasks: in
                 )
             return encoder
     raise ValueError(f"no encoder reads {space}; known kinds are {', '.join(ENCODERS)}")
+
+
+def _one_hot(image: UInt8[Tensor, "N 7 7 3"]) -> Float[Tensor, "N C 7 7"]:
+    """Each cell's kind, colour and state as ones among zeros: none of them has an order."""
+    numbers = image.flatten(0, 2).int()
+    # Looked up, which takes a quarter of the time of writing ones into zeros.
+    parts = [torch.eye(n, device=image.device).index_select(0, numbers[:, i].clamp(max=n - 1)) for i, n in enumerate(CELL)]
+    return torch.cat(parts, dim=1).unflatten(0, image.shape[:3]).permute(0, 3, 1, 2)
 
 
 def initialize(layer: nn.Module, gain: float) -> None:
