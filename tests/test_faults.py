@@ -11,7 +11,7 @@ from envs import SuiteError, TaskFault, make_suite
 from mtrl.collector import build_collector
 from mtrl.config import FaultsConfig
 from mtrl.curriculum.allocation import Allocator
-from mtrl.distributed.watchdog import Watchdog
+from mtrl.distributed.watchdog import Watchdog, forget
 from mtrl.faults import Fault, Quarantine
 from mtrl.training import Trainer, VersionWatch
 
@@ -207,6 +207,8 @@ def test_a_watchdog_remembers_what_was_being_stepped(tmp_path, monkeypatch):
     again = Watchdog("mtrl-state-ab12-3", 100.0)
     assert again.hang() == (2, "Thread 0x1: step") and again.hang() is None
     assert Watchdog("mtrl-state-ab12-4", 100.0).hang() is None
+    forget("mtrl-state-ab12", 4)
+    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from mtrl.distributed.learner import PolicyLearner, RemoteLearners
 from mtrl.distributed.module import PolicyModule
 from mtrl.distributed.source import RaySource
 from mtrl.distributed.state_server import StateServer
+from mtrl.distributed.watchdog import forget
 from mtrl.training import Trainer, leave_threads_to_learner
 
 
@@ -228,6 +229,7 @@ class MultiTaskIMPALA(Algorithm):
         super().cleanup()
         if hasattr(self, "_server"):
             ray.kill(self._server)
+            forget(self.config.state_server, self.config.num_env_runners)
 
 
 register_trainable("MultiTaskIMPALA", MultiTaskIMPALA)

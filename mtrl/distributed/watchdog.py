@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import faulthandler
 import re
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +28,7 @@ class Watchdog:
     """
 
     def __init__(self, name: str, seconds: float):
-        folder = Path(tempfile.gettempdir()) / f"mtrl-{re.sub(r'[^a-z0-9-]', '', name)}"
+        folder = _folder(name)
         folder.mkdir(mode=0o700, exist_ok=True)
         self._stacks = folder / "stacks.txt"
         self._seconds = seconds
@@ -36,6 +38,8 @@ class Watchdog:
         if fresh:
             self.marker[0] = -1
         self._left = int(self.marker[0])
+        # A process that ends in good order leaves nothing behind; one that is ended for hanging does not come here.
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
     def hang(self) -> Hang | None:
         """What the process before this one was at when it was ended for hanging; None if it was not. Said once."""
@@ -57,3 +61,13 @@ class Watchdog:
             finally:
                 faulthandler.cancel_dump_traceback_later()
         self._stacks.unlink(missing_ok=True)
+
+
+def forget(run: str, runners: int) -> None:
+    """Removes what the watchdogs of a run's runners have left on this machine, where Ray ended them before they could."""
+    for runner in range(1, runners + 1):
+        shutil.rmtree(_folder(f"{run}-{runner}"), ignore_errors=True)
+
+
+def _folder(name: str) -> Path:
+    return Path(tempfile.gettempdir()) / re.sub(r"[^a-z0-9-]", "", name)
