@@ -138,6 +138,9 @@ class LearnerConfig(Section):
     """Learn from rewards clipped to this size, as is usual on Atari; returns and scores count them whole. null leaves them."""
     normalize_advantages: bool = True
     """Scale the advantages of each task to mean 0 and deviation 1 over the batch."""
+    advantage_floor: float = Field(0.0, ge=0)
+    """The least deviation by which they are divided. Before a task's first reward its advantages are the critic's errors and nothing else,
+    which at deviation 1 end its exploration. One reward of 1 in two thousand steps makes a deviation of 0.06."""
     balancing: str = "equal"
     """Weights of the tasks' value losses; `equal` or one of `mtrl.balancing.BALANCERS`."""
     combiner: str = "sum"

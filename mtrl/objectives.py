@@ -130,6 +130,7 @@ class Objectives:
             self.task_values = self._look_at_values(batch, advantages, values)
         if config.normalize_advantages and moments is None:
             moments = task_moments(advantages, batch.valid, batch.seen.task_ids, self._suite.num_tasks, self._total)
+            moments = moments._replace(deviation=moments.deviation.clamp(min=config.advantage_floor))
         return Targets(corrected.vs, advantages, moments)
 
     def losses(self, part: Part) -> tuple[dict[str, Tensor], dict[str, float]]:

@@ -121,6 +121,25 @@ def test_advantages_are_normalized_within_each_task():
     assert torch.allclose(torch.stack([result[0, 1], result[0, 2], result[1, 2]]), (own - own.mean()) / own.std(correction=0), atol=1e-4)
 
 
+def test_advantages_that_are_the_critics_errors_alone_stay_small():
+    """A task that pays nothing has advantages of next to nothing. Below its floor they stay small; above it their deviation becomes 1."""
+    config = toy_config("toy/corridor,constant", learner__advantage_floor=0.05)
+    learner = Learner(config, make_suite(config.suite.name))
+    with torch.no_grad():
+        learner.policy.critic.head.output_weight.mul_(0.01)  # it knows nearly that nothing is paid
+    rollout = collect(config)[0]
+    constant = rollout.task_ids == 1
+    paid = constant & (np.arange(len(rollout.rewards)) % 2 == 1)[:, None]
+    rollout = rollout._replace(rewards=np.where(paid, rollout.rewards, np.float32(0)))
+    batch = learner._batch(rollout)
+    looked = learner.objectives.look_at(batch)
+    targets = learner.objectives.targets(batch, looked.log_probs - batch.behaviour_log_probs, looked.values, None)
+    advantages = targets.advantages.numpy()
+    deviations = [advantages[rollout.valid & (rollout.task_ids == task)].std() for task in (0, 1)]
+    assert deviations[0] < 0.01 and deviations[1] > 0.1
+    assert targets.moments.deviation.tolist() == pytest.approx([0.05, deviations[1]], rel=1e-4)
+
+
 def test_a_batch_that_is_not_finite_is_never_applied_and_its_task_is_named():
     config = toy_config()
     learner = Learner(config, make_suite(config.suite.name))
