@@ -84,6 +84,9 @@ class ModelConfig(Section):
     """Keep the experts as they are, usually those of another run (`train --init-experts RUN`), and train gates and heads alone."""
     normalize_observations: bool = False
     """Bring vectors to mean 0 and deviation 1 for each task, by statistics that the learner keeps and the policy carries."""
+    normalize_features: bool | None = None
+    """Bring the mixed features to mean 0 and deviation 1 for each task, by running statistics; null does so before a memory, which learns
+    nothing from features that differ by hundredths."""
     squashed_actions: bool = False
     """Pass continuous actions through tanh instead of clipping them."""
     memory: bool = False

@@ -67,7 +67,7 @@ class PortableActor(nn.Module):
         self.encoder = encoder
         self.weights: Tensor
         self.register_buffer("weights", table)
-        self.memory = copy.deepcopy(actor.memory)
+        self.scale, self.memory = copy.deepcopy(trunk.scale), copy.deepcopy(actor.memory)
         self.head = _PortableHead(actor.head, task)
         self._continuous = isinstance(actor.distribution, Normal)
 
@@ -77,10 +77,12 @@ class PortableActor(nn.Module):
             task_ids, *memory = inputs
         else:
             task_ids, memory = torch.zeros_like(observation.flatten(1)[:, 0], dtype=torch.int64), list(inputs)
-        # The encoder's own statistics know all tasks; the folded weights know one.
+        # Statistics know all tasks; the folded weights know one.
         own_ids = task_ids if self._task is None else task_ids + self._task
         blend = mix if self._orthogonal else mix_plain
         features = torch.tanh(blend(self.encoder({self._observation: observation}, own_ids), self.weights[task_ids]))
+        if self.scale is not None:
+            features = self.scale(features, own_ids)
         if self.memory is None:
             return self._output(self.head(features, task_ids))
         hidden, cell = self.memory.step(self.memory.project(features), dict(zip(MEMORY_INPUTS, memory, strict=True)))

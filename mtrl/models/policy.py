@@ -19,14 +19,14 @@ from mtrl.models.experts import mix, mix_plain
 from mtrl.models.gates import make_gate
 from mtrl.models.heads import KindHead, MultiHead, SingleHead
 from mtrl.models.memory import Memory
-from mtrl.models.normalization import ObservationScale
+from mtrl.models.normalization import FeatureScale, ObservationScale
 from mtrl.models.popart import PopArt
 from mtrl.models.rows import Rows, Sequences
 from mtrl.parallel import Total, alone
 
 
 class Trunk(nn.Module):
-    """Experts' features, mixed with the task's weights and squashed: tanh(w · V)."""
+    """Experts' features, mixed with the task's weights and squashed: tanh(w · V); brought to unit scale where the model wants it."""
 
     def __init__(self, model: ModelConfig, suite: TaskSuite):
         super().__init__()
@@ -34,9 +34,24 @@ class Trunk(nn.Module):
         self.gate = make_gate(model, suite.num_tasks)
         self.feature_size = int(self.encoder.feature_size)  # type: ignore[arg-type]
         self._mix = mix if model.orthogonal else mix_plain
+        normalize = model.memory if model.normalize_features is None else model.normalize_features
+        self.scale = FeatureScale(suite.num_tasks, self.feature_size) if normalize else None
 
     def forward(self, rows: Rows) -> Float[Tensor, "N D"]:
-        """The feature that heads read."""
+        """The feature that heads or a memory read."""
+        mixed = self._mixed(rows)
+        return mixed if self.scale is None else self.scale(mixed, rows.task_ids)
+
+    @torch.no_grad()
+    def observe(self, rows: Rows, counts: Float[Tensor, " N"], total: Total) -> None:
+        """Takes rows that count `counts` times each into all statistics: of observations, and of the features made of them."""
+        for module in self.encoder.modules():
+            if isinstance(module, ObservationScale):
+                module.update(rows.obs[module.key], rows.task_ids, counts, total)
+        if self.scale is not None:
+            self.scale.update(self._mixed(rows).float(), rows.task_ids, counts, total)
+
+    def _mixed(self, rows: Rows) -> Float[Tensor, "N D"]:
         return tanh(self._mix(self.encoder(rows.obs, rows.task_ids), self.gate(rows.task_ids)))
 
 
@@ -134,13 +149,13 @@ class Policy(nn.Module):
         return Acted(_per_slot(actor.head, hidden, seen).float(), features, hidden)
 
     def observe(self, seen: Sequences, weights: Float[Tensor, "T B"], total: Total = alone) -> None:
-        """Lets encoders that normalise their input take in what all learners have seen; `weights` are 0 where a step does not count."""
+        """Lets trunks that normalise take in what all learners have seen; `weights` are 0 where a step does not count."""
         steps = len(weights)
         counts = torch.zeros(len(seen.rows.task_ids), device=weights.device)
         counts.index_add_(0, seen.inverse[:steps].flatten(), (weights > 0).float().flatten())
-        for module in self.modules():
-            if isinstance(module, ObservationScale):
-                module.update(seen.rows.obs[module.key], seen.rows.task_ids, counts, total)
+        for trunk in (self.actor.trunk, self.critic.trunk):
+            if trunk is not None:
+                trunk.observe(seen.rows, counts, total)
 
     def value(self, seen: Sequences, acted: Acted) -> Valued:
         """The critic's side, which with a shared trunk or a memory builds on the actor's."""
