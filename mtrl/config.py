@@ -93,6 +93,8 @@ class ModelConfig(Section):
     """An LSTM between mixture and heads, which also reads the last action and reward."""
     memory_size: int = Field(128, ge=1)
     """Units of the LSTM."""
+    memory_span: int = Field(30, ge=2)
+    """Steps that the LSTM's units keep what they hold before anything is learned, spread from one to this many."""
     popart: bool = False
     """Learn each task's values at unit scale (PopArt), for tasks whose rewards differ in size."""
     trunks: Literal["separate", "shared"] = "separate"

@@ -48,7 +48,7 @@ WITH_MEMORY = {"model__memory": True, "model__memory_size": 16}
 
 def memory_and_inputs(steps=9, slots=4, seed=0):
     torch.manual_seed(seed)
-    memory = Memory(10, 6, Categorical(3))
+    memory = Memory(10, 6, Categorical(3), span=10)
     initial = {name: torch.from_numpy(array) for name, array in memory.initial(slots).items()}
     initial |= {"hidden": torch.randn(slots, 6), "cell": torch.randn(slots, 6), "start": torch.zeros(slots, dtype=torch.bool)}
     valid = torch.rand(steps, slots) > 0.3
@@ -90,6 +90,19 @@ def test_gradients_of_an_unroll_are_those_of_its_steps():
     assert torch.autograd.gradcheck(unroll, arguments)
 
 
+def test_before_learning_units_keep_what_they_hold_for_up_to_the_span():
+    torch.manual_seed(0)
+    memory = Memory(4, 500, Categorical(3), span=30)
+    initial = {name: torch.from_numpy(array) for name, array in memory.initial(1).items()}
+    initial |= {"cell": torch.ones(1, 500), "start": torch.zeros(1, dtype=torch.bool)}
+    with torch.no_grad():
+        memory.event_weight.zero_()
+        _, cell = memory.step(memory.project(torch.zeros(1, 4)), initial)
+    steps = 1 / (1 - cell)  # until it would all be gone at this pace
+    assert steps.min() < 4 and 28 < steps.max() <= 30
+    assert steps.median().item() == pytest.approx(16, abs=2)
+
+
 def test_nothing_before_an_episodes_start_matters():
     memory, features, recurrence = memory_and_inputs()
     starts = torch.zeros_like(recurrence.starts)
@@ -111,7 +124,7 @@ def test_the_learner_recalls_what_the_runner_did(suite, trunks):
     config = toy_config(suite, env_runners__unroll_length=40, model__trunks=trunks, **WITH_MEMORY)
     learner = Learner(config, make_suite(suite))
     with torch.no_grad():
-        learner.policy.actor.head.output_weight.mul_(100)  # far from uniform, so that a difference shows
+        learner.policy.actor.head.output_weight.mul_(1000)  # far from uniform, so that a difference shows
     collector = build_collector(config, make_suite(suite), runner=0)
     collector.set_weights(0, learner.actor_weights())
     rollouts = [collector.collect().rollout for _ in range(3)]

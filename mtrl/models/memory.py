@@ -46,22 +46,31 @@ def recurrence_of(initial: dict[str, Tensor], actions: Tensor, rewards: Float[Te
 
 
 class Memory(nn.Module):
-    """An LSTM cell in two parts: `project` for observations, `step` for time."""
+    """An LSTM cell in two parts: `project` for observations, `step` for time.
 
-    def __init__(self, feature_size: int, hidden_size: int, distribution: Distribution):
+    Args:
+        feature_size: of what `project` reads.
+        hidden_size: units.
+        distribution: of the actions that it reads.
+        span: steps that its units keep what they hold at the start, from one to this many.
+    """
+
+    def __init__(self, feature_size: int, hidden_size: int, distribution: Distribution, span: int):
         super().__init__()
         self.hidden_size = hidden_size
-        self._distribution = distribution  # of the actions that it reads
+        self._distribution = distribution
         self.feature_weight = nn.Parameter(torch.empty(4 * hidden_size, feature_size))
         self.event_weight = nn.Parameter(torch.empty(4 * hidden_size, distribution.num_features + 1))
         self.hidden_weight = nn.Parameter(torch.empty(4 * hidden_size, hidden_size))
-        # Gates in the order input, forget, cell, output; the forget gate begins open, so that gradients reach back in time.
+        # Gates in the order input, forget, cell, output.
         self.bias = nn.Parameter(torch.zeros(4 * hidden_size))
         nn.init.xavier_uniform_(self.feature_weight)
         nn.init.xavier_uniform_(self.event_weight)
         for gate in range(4):
             nn.init.orthogonal_(self.hidden_weight.data[gate * hidden_size : (gate + 1) * hidden_size])
-        nn.init.ones_(self.bias.data[hidden_size : 2 * hidden_size])
+        # Tallec and Ollivier 2018: a unit that forgets 1 / (1 + k) of its state in each step and takes in as much keeps it for k steps.
+        forget = torch.empty(hidden_size).uniform_(1.0, max(1.0, span - 1.0)).log()
+        self.bias.data[:hidden_size], self.bias.data[hidden_size : 2 * hidden_size] = -forget, forget
 
     def initial(self, slots: int) -> Arrays:
         """The memory of slots whose episode begins: a rollout's `initial_memory`."""

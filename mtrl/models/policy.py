@@ -72,7 +72,7 @@ class Actor(nn.Module):
         self.share_repeats = model.share_repeats
         self.distribution: Distribution = make_distribution(suite.action_space, squashed=model.squashed_actions)
         self.trunk = Trunk(model, suite)
-        self.memory = Memory(self.trunk.feature_size, model.memory_size, self.distribution) if model.memory else None
+        self.memory = Memory(self.trunk.feature_size, model.memory_size, self.distribution, model.memory_span) if model.memory else None
         inputs = self.memory.hidden_size if self.memory is not None else self.trunk.feature_size
         # Near-uniform actions at the start.
         self.head = _make_head(model, suite, inputs, self.distribution.num_parameters, output_gain=0.01)
