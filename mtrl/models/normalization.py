@@ -34,8 +34,7 @@ class Scale(nn.Module):
     def forward(self, vectors: Float[Tensor, "N size"], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N size"]:
         """Normalised; a dimension that never changes is only centred."""
         deviation = (self.square / self.count.clamp(min=1)).sqrt()
-        if self._least:
-            deviation = deviation.clamp(min=self._least)
+        deviation = deviation.clamp(min=self._least)
         deviation = torch.where((self.count > 1) & (deviation > 1e-6), deviation, 1.0).float()
         centred = vectors - self.mean.float()[task_ids]
         return (centred / deviation[task_ids]).clamp(-self.LIMIT, self.LIMIT)
