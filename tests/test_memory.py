@@ -135,6 +135,17 @@ def test_the_learner_recalls_what_the_runner_did(suite, trunks):
         assert np.std(rollout.behaviour_log_probs) > 0.1
 
 
+@pytest.mark.parametrize("trunks", ["separate", "shared"])
+def test_values_begin_near_zero(trunks):
+    """A separate critic makes one step per batch: what it begins with stays for long, and sparse tasks pay less than one."""
+    config = toy_config("minigrid/mt3", env_runners__unroll_length=40, model__trunks=trunks, **WITH_MEMORY)
+    learner, collector = Learner(config, make_suite("minigrid/mt3")), build_collector(config, make_suite("minigrid/mt3"), runner=0)
+    collector.set_weights(0, learner.actor_weights())
+    batch = learner._batch(collector.collect().rollout)
+    learner.policy.observe(batch.seen, batch.weights)  # brings features to unit scale
+    assert learner.objectives.look_at(batch).values.abs().max() < 0.1
+
+
 def test_a_paused_slot_finds_its_memory_again():
     config = toy_config("toy/corridor,cue", env_runners__slots=4, env_runners__unroll_length=3, **WITH_MEMORY)
     suite = make_suite(config.suite.name)
