@@ -1,8 +1,8 @@
-"""Whether a policy's memory can learn MemoryS11's question at all when the right turn is told: `python docs/probe_memory.py [STEPS]`.
+"""How soon a policy's memory learns MemoryS11's question when the right turn is told: `python docs/probe_memory.py [SEEDS] [STEPS]`.
 
 Walks are scripted: some turn round to see the first object, then all go to where the corridor forks. There the policy is told which turn is
-right. Neither the object behind nor those ahead says it alone. One line for each setting: how many turns it takes right, for walks that saw
-the first object, by the mean of each fifth of the steps.
+right. Neither the object behind nor those ahead says it alone. One line for each setting: the steps of the optimiser, for each seed, until
+nine of ten turns are right where the first object was seen; `-` if that many steps were not enough.
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ from mtrl.models.rows import Rows
 from mtrl.parallel import alone
 
 LEFT, RIGHT, FORWARD = 0, 1, 2
-BATCH, WALKS = 16, 2000
+BATCH, WALKS, WINDOW = 16, 4000, 150
+SETTINGS = (  # experts, features at unit scale, span of the memory, whether all walks saw the first object
+    (2, False, 30, True),
+    (4, False, 30, True),
+    (2, True, 30, True),
+    (4, True, 30, True),
+    (4, True, 2, True),
+    (4, True, 30, False),
+)
 
 
 class Walk(NamedTuple):
@@ -58,15 +66,15 @@ def walk(env: gymnasium.Env, seed: int, look: bool) -> Walk:
     return Walk(np.array(views), actions, look, LEFT if world.success_pos[1] < world.agent_pos[1] else RIGHT)
 
 
-def probe(walks: list[Walk], steps: int, changes: dict) -> list[float]:
-    """Trains on batches of walks; the share of right turns of those that looked, in each fifth of the steps."""
+def probe(walks: list[Walk], steps: int, changes: dict, seed: int) -> int | None:
+    """Trains on batches of walks; steps until 0.9 of the last 150 turns of those that looked were right."""
     given = {"suite.name": "minigrid/MemoryS11", "model.memory": True, "learner.minibatch_of": "traces"}
     config = override(load_config("configs/minigrid_mt3.yaml"), given | changes)
-    actor = build_policy(config.model, make_suite(config.suite.name), seed=0).actor
+    actor = build_policy(config.model, make_suite(config.suite.name), seed).actor
     optimizer = torch.optim.Adam(actor.parameters(), lr=1e-3)
     initial = {name: torch.from_numpy(array) for name, array in actor.memory.initial(BATCH).items()}
-    rng, right = np.random.default_rng(0), []
-    for _ in range(steps):
+    rng, right = np.random.default_rng(seed), []
+    for step in range(steps):
         drawn = [walks[i] for i in rng.integers(0, len(walks), BATCH)]
         length = max(len(one.views) for one in drawn)
         # All end together; before a walk begins there is nothing, and its first view clears the memory.
@@ -85,21 +93,23 @@ def probe(walks: list[Walk], steps: int, changes: dict) -> list[float]:
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(logits, turns).backward()
         optimizer.step()
-        looked = torch.tensor([one.saw for one in drawn])
-        right.append((logits.argmax(1) == turns)[looked].numpy())
-    return [float(np.concatenate(right[i * steps // 5 : (i + 1) * steps // 5]).mean()) for i in range(5)]
+        right.extend((logits.argmax(1) == turns)[torch.tensor([one.saw for one in drawn])].tolist())
+        if len(right) >= WINDOW and np.mean(right[-WINDOW:]) >= 0.9:
+            return step + 1
+    return None
 
 
-def main(steps: int) -> None:
+def main(seeds: int = 3, steps: int = 600) -> None:
     """Prints a line for each setting."""
     env = gymnasium.make("MiniGrid-MemoryS11-v0")
-    for every in (1, 5):
-        walks = [walk(env, seed, look=seed % every == 0) for seed in range(WALKS)]
-        for normalize in (False, True):
-            for span in (2, 30):
-                found = probe(walks, steps, {"model.normalize_features": normalize, "model.memory_span": span})
-                print(f"1 of {every} looked, unit scale {normalize!s:5}, span {span:2}: " + " ".join(f"{x:.2f}" for x in found), flush=True)
+    walks = [walk(env, seed, look=seed % 5 == 0) for seed in range(WALKS)]
+    for experts, normalize, span, all_looked in SETTINGS:
+        drawn, budget = ([one for one in walks if one.saw], steps) if all_looked else (walks, 3 * steps)
+        changes = {"model.experts": experts, "model.normalize_features": normalize, "model.memory_span": span}
+        found = [probe(drawn, budget, changes, seed) for seed in range(seeds)]
+        scale, who = "unit scale" if normalize else "unit length", "all looked" if all_looked else "a fifth looked"
+        print(f"{who}, {experts} experts, {scale}, span {span}, of {budget}: " + " ".join(str(n or "-") for n in found), flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
+    main(*map(int, sys.argv[1:3]))
