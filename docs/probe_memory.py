@@ -27,13 +27,12 @@ from mtrl.parallel import alone
 
 LEFT, RIGHT, FORWARD = 0, 1, 2
 BATCH, WALKS, WINDOW = 16, 4000, 150
-SETTINGS = (  # experts, features at unit scale, span of the memory, whether all walks saw the first object
+SETTINGS = (  # experts, whether the memory reads the observation itself, span of the memory, whether all walks saw the first object
     (2, False, 30, True),
     (4, False, 30, True),
+    (2, True, 2, True),
     (2, True, 30, True),
-    (4, True, 30, True),
-    (4, True, 2, True),
-    (4, True, 30, False),
+    (2, True, 30, False),
 )
 
 
@@ -66,11 +65,14 @@ def walk(env: gymnasium.Env, seed: int, look: bool) -> Walk:
     return Walk(np.array(views), actions, look, LEFT if world.success_pos[1] < world.agent_pos[1] else RIGHT)
 
 
-def probe(walks: list[Walk], steps: int, changes: dict, seed: int) -> int | None:
+def probe(walks: list[Walk], steps: int, experts: int, view: bool, span: int, seed: int) -> int | None:
     """Trains on batches of walks; steps until 0.9 of the last 150 turns of those that looked were right."""
     given = {"suite.name": "minigrid/MemoryS11", "model.memory": True, "learner.minibatch_of": "traces"}
-    config = override(load_config("configs/minigrid_mt3.yaml"), given | changes)
+    config = override(load_config("configs/minigrid_mt3.yaml"), given | {"model.experts": experts, "model.memory_span": span})
     actor = build_policy(config.model, make_suite(config.suite.name), seed).actor
+    if not view:
+        actor.memory.feature_weight.data[:, actor.trunk.feature_size :] = 0
+        actor.memory.view.forward = lambda obs, task_ids: torch.zeros(len(task_ids), actor.memory.view.size)
     optimizer = torch.optim.Adam(actor.parameters(), lr=1e-3)
     initial = {name: torch.from_numpy(array) for name, array in actor.memory.initial(BATCH).items()}
     rng, right = np.random.default_rng(seed), []
@@ -87,7 +89,7 @@ def probe(walks: list[Walk], steps: int, changes: dict, seed: int) -> int | None
         recurrence = Recurrence(
             torch.from_numpy(actions), torch.zeros(length, BATCH), torch.from_numpy(starts), initial["hidden"], initial["cell"]
         )
-        actor.trunk.observe(rows, torch.ones(length * BATCH), alone)
+        actor.memory.view.observe(rows.obs, rows.task_ids, torch.ones(length * BATCH), alone)
         hidden = actor.memory.unroll(actor(rows).unflatten(0, (length, BATCH)), recurrence)
         logits, turns = actor.head(hidden[-1], (BATCH,))[:, :2], torch.tensor([one.turn for one in drawn])
         optimizer.zero_grad()
@@ -103,12 +105,14 @@ def main(seeds: int = 3, steps: int = 600) -> None:
     """Prints a line for each setting."""
     env = gymnasium.make("MiniGrid-MemoryS11-v0")
     walks = [walk(env, seed, look=seed % 5 == 0) for seed in range(WALKS)]
-    for experts, normalize, span, all_looked in SETTINGS:
+    for experts, view, span, all_looked in SETTINGS:
         drawn, budget = ([one for one in walks if one.saw], steps) if all_looked else (walks, 3 * steps)
-        changes = {"model.experts": experts, "model.normalize_features": normalize, "model.memory_span": span}
-        found = [probe(drawn, budget, changes, seed) for seed in range(seeds)]
-        scale, who = "unit scale" if normalize else "unit length", "all looked" if all_looked else "a fifth looked"
-        print(f"{who}, {experts} experts, {scale}, span {span}, of {budget}: " + " ".join(str(n or "-") for n in found), flush=True)
+        found = [probe(drawn, budget, experts, view, span, seed) for seed in range(seeds)]
+        reads, who = "feature and view" if view else "feature", "all looked" if all_looked else "a fifth looked"
+        print(
+            f"{who}, {experts} experts, memory reads {reads}, span {span}, of {budget}: " + " ".join(str(n or "-") for n in found),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -84,13 +84,10 @@ class ModelConfig(Section):
     """Keep the experts as they are, usually those of another run (`train --init-experts RUN`), and train gates and heads alone."""
     normalize_observations: bool = False
     """Bring vectors to mean 0 and deviation 1 for each task, by statistics that the learner keeps and the policy carries."""
-    normalize_features: bool | None = None
-    """Bring the mixed features to mean 0 and deviation 1 for each task, by running statistics; null does so before a memory, which learns
-    nothing from features that differ by hundredths."""
     squashed_actions: bool = False
     """Pass continuous actions through tanh instead of clipping them."""
     memory: bool = False
-    """An LSTM between mixture and heads, which also reads the last action and reward."""
+    """An LSTM between mixture and heads, which also reads the observation itself, the last action and the last reward."""
     memory_size: int = Field(128, ge=1)
     """Units of the LSTM."""
     memory_span: int = Field(30, ge=2)

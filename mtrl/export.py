@@ -67,7 +67,7 @@ class PortableActor(nn.Module):
         self.encoder = encoder
         self.weights: Tensor
         self.register_buffer("weights", table)
-        self.scale, self.memory = copy.deepcopy(trunk.scale), copy.deepcopy(actor.memory)
+        self.memory = copy.deepcopy(actor.memory)
         self.head = _PortableHead(actor.head, task)
         self._continuous = isinstance(actor.distribution, Normal)
 
@@ -80,12 +80,11 @@ class PortableActor(nn.Module):
         # Statistics know all tasks; the folded weights know one.
         own_ids = task_ids if self._task is None else task_ids + self._task
         blend = mix if self._orthogonal else mix_plain
-        features = torch.tanh(blend(self.encoder({self._observation: observation}, own_ids), self.weights[task_ids]))
-        if self.scale is not None:
-            features = self.scale(features, own_ids)
+        obs = {self._observation: observation}
+        features = torch.tanh(blend(self.encoder(obs, own_ids), self.weights[task_ids]))
         if self.memory is None:
             return self._output(self.head(features, task_ids))
-        hidden, cell = self.memory.step(self.memory.project(features), dict(zip(MEMORY_INPUTS, memory, strict=True)))
+        hidden, cell = self.memory.step(self.memory.project(features, obs, own_ids), dict(zip(MEMORY_INPUTS, memory, strict=True)))
         return self._output(self.head(hidden, task_ids)), hidden, cell
 
     def _output(self, parameters: Tensor) -> Tensor:

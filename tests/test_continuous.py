@@ -15,7 +15,7 @@ from envs import make_suite
 from mtrl.collector import build_collector
 from mtrl.distributions import Normal, TanhNormal, make_distribution
 from mtrl.learner import Learner
-from mtrl.models.normalization import FeatureScale, ObservationScale
+from mtrl.models.normalization import ObservationScale
 
 PARAMETERS = torch.tensor([[0.5, -1.0, 0.2, -0.7], [0.0, 3.0, 0.9, 0.4]])
 SCALES = np.exp(-0.3 + PARAMETERS[:, 2:].numpy())
@@ -89,22 +89,6 @@ def test_running_statistics_are_those_of_everything_seen():
         np.testing.assert_allclose(normal.std(0, correction=0), 1, atol=1e-3)
     untouched = torch.randn(2, 4)
     torch.testing.assert_close(scale(untouched, torch.tensor([2, 2])), untouched)
-
-
-def test_statistics_of_features_follow_them_as_they_change():
-    """Each batch counts 0.9 times what the next one does, in batches that have the task."""
-    rng = np.random.default_rng(0)
-    scale, rows, counts = FeatureScale(2, 3), np.zeros((0, 3)), np.zeros(0)
-    for batch in range(30):
-        own = rng.normal(batch, 1 + batch, (20, 3))
-        scale.update(torch.from_numpy(own), torch.zeros(20, dtype=torch.int64), torch.ones(20))
-        scale.update(torch.ones(5, 3), torch.ones(5, dtype=torch.int64), torch.ones(5))  # the other task's fade nothing of this one's
-        rows, counts = np.concatenate([rows, own]), np.concatenate([0.9 * counts, np.ones(20)])
-    mean = np.average(rows, axis=0, weights=counts)
-    deviation = np.sqrt(np.average((rows - mean) ** 2, axis=0, weights=counts))
-    x = torch.randn(7, 3) + 20
-    expected = np.clip((x.numpy() - mean) / deviation, -10, 10)
-    np.testing.assert_allclose(scale(x, torch.zeros(7, dtype=torch.int64)), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("squashed", [False, True])

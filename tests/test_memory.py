@@ -9,13 +9,18 @@ import torch
 from helpers import toy_config
 
 from envs import make_suite
+from envs.minigrid import OBSERVATION_SPACE as GRID
 from envs.task import Task, TaskSuite
 from envs.toy import ACTION_SPACE, OBSERVATION_SPACE
 from mtrl.collector import build_collector
 from mtrl.config import ConfigError, override
 from mtrl.distributions import Categorical
 from mtrl.learner import Learner
+from mtrl.models.encoders import CELL
 from mtrl.models.memory import Memory, Recurrence, Unroll, recurrence_of
+from mtrl.models.policy import build_policy
+from mtrl.models.view import View
+from mtrl.parallel import alone
 from mtrl.rollout import concatenate
 from mtrl.training import build_trainer
 
@@ -56,6 +61,12 @@ def memory_and_inputs(steps=9, slots=4, seed=0):
     return memory, torch.randn(steps + 1, slots, 10), recurrence
 
 
+def project(memory, features):
+    """Without a view a memory reads features alone."""
+    rows = features.flatten(0, -2)
+    return memory.project(rows, {}, torch.zeros(len(rows), dtype=torch.int64)).unflatten(0, features.shape[:-1])
+
+
 def test_unrolling_equals_torchs_lstm_cell_with_the_state_cleared_at_starts():
     memory, features, recurrence = memory_and_inputs()
     cell = torch.nn.LSTMCell(10 + 3 + 1, 6)
@@ -73,14 +84,14 @@ def test_unrolling_equals_torchs_lstm_cell_with_the_state_cleared_at_starts():
         hidden, state = cell(inputs, (torch.where(began, 0.0, hidden), torch.where(began, 0.0, state)))
         outputs.append(hidden)
     assert recurrence.starts.any()
-    torch.testing.assert_close(memory.unroll(memory.project(features), recurrence), torch.stack(outputs))
+    torch.testing.assert_close(memory.unroll(project(memory, features), recurrence), torch.stack(outputs))
 
 
 def test_gradients_of_an_unroll_are_those_of_its_steps():
     memory, features, recurrence = memory_and_inputs()
     keep = (~recurrence.starts).double().unsqueeze(-1)
     assert 0 < keep.mean() < 1
-    inputs = memory.project(features).double().detach()
+    inputs = project(memory, features).double().detach()
     state = (recurrence.hidden.double(), recurrence.cell.double(), memory.hidden_weight.detach().double())
     arguments = [tensor.requires_grad_() for tensor in (inputs, *state)]
 
@@ -97,10 +108,31 @@ def test_before_learning_units_keep_what_they_hold_for_up_to_the_span():
     initial |= {"cell": torch.ones(1, 500), "start": torch.zeros(1, dtype=torch.bool)}
     with torch.no_grad():
         memory.event_weight.zero_()
-        _, cell = memory.step(memory.project(torch.zeros(1, 4)), initial)
+        _, cell = memory.step(project(memory, torch.zeros(1, 4)), initial)
     steps = 1 / (1 - cell)  # until it would all be gone at this pace
     assert steps.min() < 4 and 28 < steps.max() <= 30
     assert steps.median().item() == pytest.approx(16, abs=2)
+
+
+def test_a_grids_view_is_its_cells_one_hot_at_the_scale_of_their_task():
+    rng = np.random.default_rng(0)
+    images, tasks, counts = rng.integers(0, CELL, (30, 7, 7, 3)), np.repeat([0, 1], 15), rng.integers(1, 4, 30)
+    view = View(GRID, 2)
+    given = {"image": torch.from_numpy(images.astype(np.uint8))}, torch.from_numpy(tasks)
+    view.observe(*given, torch.from_numpy(counts).float(), alone)
+    ones = np.concatenate([np.eye(n)[images[..., i]] for i, n in enumerate(CELL)], axis=-1).transpose(0, 3, 1, 2).reshape(30, -1)
+    for task in range(2):
+        own = tasks == task
+        mean = np.average(ones[own], axis=0, weights=counts[own])
+        deviation = np.sqrt(np.average((ones[own] - mean) ** 2, axis=0, weights=counts[own]))
+        expected = (ones[own] - mean) / np.where(deviation > 1e-6, deviation, 1)
+        np.testing.assert_allclose(view(*given)[own], np.clip(expected, -10, 10), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["toy/three", "minigrid/mt3", "babyai/8"])
+def test_a_memory_reads_the_observation_itself(name):
+    memory = build_policy(toy_config(name, **WITH_MEMORY).model, make_suite(name), 0).actor.memory
+    assert memory.view is not None and memory.feature_weight.shape[1] > memory.view.size
 
 
 def test_nothing_before_an_episodes_start_matters():
@@ -111,7 +143,7 @@ def test_nothing_before_an_episodes_start_matters():
     changed = Recurrence(recurrence.last_actions, recurrence.last_rewards + 1, starts, recurrence.hidden * 3, recurrence.cell - 1)
     other = features.clone()
     other[:5] += 1
-    after = [memory.unroll(memory.project(x), r) for x, r in ((features, recurrence), (other, changed))]
+    after = [memory.unroll(project(memory, x), r) for x, r in ((features, recurrence), (other, changed))]
     assert not torch.allclose(after[0][4], after[1][4])
     # Rewards after the start do matter, so they are compared at the start alone.
     torch.testing.assert_close(after[0][5], after[1][5])
@@ -142,7 +174,7 @@ def test_values_begin_near_zero(trunks):
     learner, collector = Learner(config, make_suite("minigrid/mt3")), build_collector(config, make_suite("minigrid/mt3"), runner=0)
     collector.set_weights(0, learner.actor_weights())
     batch = learner._batch(collector.collect().rollout)
-    learner.policy.observe(batch.seen, batch.weights)  # brings features to unit scale
+    learner.policy.observe(batch.seen, batch.weights)  # brings the view to unit scale
     assert learner.objectives.look_at(batch).values.abs().max() < 0.1
 
 

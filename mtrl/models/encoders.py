@@ -50,7 +50,7 @@ class GridEncoder(nn.Module):
 
     def forward(self, obs: dict[str, UInt8[Tensor, "N 7 7 3"]], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K D"]:
         """The experts' features of N views."""
-        image = _one_hot(obs["image"]) if self._one_hot else obs["image"].float().permute(0, 3, 1, 2)
+        image = one_hot(obs["image"]) if self._one_hot else obs["image"].float().permute(0, 3, 1, 2)
         # Flattened in memory's order (height, width, channel), which costs no copy.
         return torch.stack([expert(image).permute(0, 2, 3, 1).flatten(1) for expert in self.experts], dim=1)
 
@@ -73,7 +73,7 @@ class MissionEncoder(nn.Module):
 
     def forward(self, obs: dict[str, UInt8[Tensor, "N ..."]], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K D"]:
         """The experts' features of N views with missions."""
-        image = _one_hot(obs["image"])
+        image = one_hot(obs["image"])
         sentences = self._read(obs["mission"])
         return torch.stack([expert(image, sentences) for expert in self.experts], dim=1)
 
@@ -207,7 +207,7 @@ def make_encoder(space: gymnasium.spaces.Dict, model: ModelConfig, num_tasks: in
     raise ValueError(f"no encoder reads {space}; known kinds are {', '.join(ENCODERS)}")
 
 
-def _one_hot(image: UInt8[Tensor, "N 7 7 3"]) -> Float[Tensor, "N C 7 7"]:
+def one_hot(image: UInt8[Tensor, "N 7 7 3"]) -> Float[Tensor, "N C 7 7"]:
     """Each cell's kind, colour and state as ones among zeros: none of them has an order."""
     numbers = image.flatten(0, 2).int()
     # Looked up, which takes a quarter of the time of writing ones into zeros.

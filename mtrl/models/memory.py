@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mtrl.distributions import Distribution
+from mtrl.models.view import View
 from mtrl.rollout import Arrays
 
 
@@ -53,10 +54,13 @@ class Memory(nn.Module):
         hidden_size: units.
         distribution: of the actions that it reads.
         span: steps that its units keep what they hold at the start, from one to this many.
+        view: what `project` reads of the observation itself.
     """
 
-    def __init__(self, feature_size: int, hidden_size: int, distribution: Distribution, span: int):
+    def __init__(self, feature_size: int, hidden_size: int, distribution: Distribution, span: int, view: View | None = None):
         super().__init__()
+        self.view = view
+        feature_size += view.size if view is not None else 0
         self.hidden_size = hidden_size
         self._distribution = distribution
         self.feature_weight = nn.Parameter(torch.empty(4 * hidden_size, feature_size))
@@ -82,8 +86,10 @@ class Memory(nn.Module):
             "start": np.ones(slots, bool),
         }
 
-    def project(self, features: Float[Tensor, "*N D"]) -> Float[Tensor, "*N G"]:
-        """What the observations contribute to the four gates."""
+    def project(self, features: Float[Tensor, "N D"], obs: dict[str, Tensor], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N G"]:
+        """What observations contribute to the four gates."""
+        if self.view is not None:
+            features = torch.cat([features, self.view(obs, task_ids)], dim=-1)
         return functional.linear(features, self.feature_weight, self.bias).float()
 
     def unroll(self, projected: Float[Tensor, "T1 B G"], recurrence: Recurrence) -> Float[Tensor, "T1 B H"]:

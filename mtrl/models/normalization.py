@@ -1,4 +1,4 @@
-"""Vectors at unit scale, task by task: observations of real numbers, and features."""
+"""Vectors at unit scale, task by task."""
 
 from __future__ import annotations
 
@@ -15,15 +15,12 @@ class Scale(nn.Module):
     Args:
         num_tasks: tasks with statistics of their own.
         size: of a vector.
-        fade: what a batch counts for in the statistics after the next one; 1 keeps all for ever.
-        least: the smallest deviation that is divided by; 0 leaves dimensions that never change as they are.
     """
 
     LIMIT = 10.0  # deviations; what lies further out is clipped
 
-    def __init__(self, num_tasks: int, size: int, *, fade: float = 1.0, least: float = 0.0):
+    def __init__(self, num_tasks: int, size: int):
         super().__init__()
-        self._fade, self._least = fade, least
         self.count: Tensor
         self.mean: Tensor
         self.square: Tensor
@@ -34,7 +31,6 @@ class Scale(nn.Module):
     def forward(self, vectors: Float[Tensor, "N size"], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N size"]:
         """Normalised; a dimension that never changes is only centred."""
         deviation = (self.square / self.count.clamp(min=1)).sqrt()
-        deviation = deviation.clamp(min=self._least)
         deviation = torch.where((self.count > 1) & (deviation > 1e-6), deviation, 1.0).float()
         centred = vectors - self.mean.float()[task_ids]
         return (centred / deviation[task_ids]).clamp(-self.LIMIT, self.LIMIT)
@@ -52,9 +48,6 @@ class Scale(nn.Module):
         count, sums = add_up([torch.zeros_like(like).index_add(0, task_ids, each) for like, each in added], total)
         mean = sums / count.clamp(min=1)
         square = total(torch.zeros_like(self.square).index_add(0, task_ids, w * (x - mean[task_ids]).square()))
-        faded = torch.where(count > 0, self._fade, 1.0)
-        self.count *= faded
-        self.square *= faded
         both = self.count + count
         shift = mean - self.mean
         self.mean += torch.where(count > 0, shift * count / both.clamp(min=1), 0.0)
@@ -63,22 +56,13 @@ class Scale(nn.Module):
 
 
 class ObservationScale(Scale):
-    """Of observations, which do not change while one learns."""
+    """Of an observation's numbers."""
 
     def __init__(self, num_tasks: int, size: int, key: str = "vector"):
         super().__init__(num_tasks, size)
         self.key = key  # of the observations whose statistics these are
 
-
-class FeatureScale(Scale):
-    """Of what a trunk makes of them, which does.
-
-    What all observations of a task have in common fills most of a feature of unit length, and what tells them apart, a key from a ball, is
-    some hundredths of it. A memory cannot hold that: it has to multiply what it saw with what it sees.
-    """
-
-    FADE = 0.9
-    LEAST = 1e-3  # below it the rounding of float32 would begin to show
-
-    def __init__(self, num_tasks: int, size: int):
-        super().__init__(num_tasks, size, fade=self.FADE, least=self.LEAST)
+    @torch.no_grad()
+    def observe(self, obs: dict[str, Tensor], task_ids: Int[Tensor, " N"], counts: Float[Tensor, " N"], total: Total) -> None:
+        """Takes N observations that count `counts` times each into the statistics."""
+        self.update(obs[self.key], task_ids, counts, total)

@@ -19,14 +19,15 @@ from mtrl.models.experts import mix, mix_plain
 from mtrl.models.gates import make_gate
 from mtrl.models.heads import KindHead, MultiHead, SingleHead
 from mtrl.models.memory import Memory
-from mtrl.models.normalization import FeatureScale, ObservationScale
+from mtrl.models.normalization import ObservationScale
 from mtrl.models.popart import PopArt
 from mtrl.models.rows import Rows, Sequences
+from mtrl.models.view import View, make_view
 from mtrl.parallel import Total, alone
 
 
 class Trunk(nn.Module):
-    """Experts' features, mixed with the task's weights and squashed: tanh(w · V); brought to unit scale where the model wants it."""
+    """Experts' features, mixed with the task's weights and squashed: tanh(w · V)."""
 
     def __init__(self, model: ModelConfig, suite: TaskSuite):
         super().__init__()
@@ -34,24 +35,9 @@ class Trunk(nn.Module):
         self.gate = make_gate(model, suite.num_tasks)
         self.feature_size = int(self.encoder.feature_size)  # type: ignore[arg-type]
         self._mix = mix if model.orthogonal else mix_plain
-        normalize = model.memory if model.normalize_features is None else model.normalize_features
-        self.scale = FeatureScale(suite.num_tasks, self.feature_size) if normalize else None
 
     def forward(self, rows: Rows) -> Float[Tensor, "N D"]:
         """The feature that heads or a memory read."""
-        mixed = self._mixed(rows)
-        return mixed if self.scale is None else self.scale(mixed, rows.task_ids)
-
-    @torch.no_grad()
-    def observe(self, rows: Rows, counts: Float[Tensor, " N"], total: Total) -> None:
-        """Takes rows that count `counts` times each into all statistics: of observations, and of the features made of them."""
-        for module in self.encoder.modules():
-            if isinstance(module, ObservationScale):
-                module.update(rows.obs[module.key], rows.task_ids, counts, total)
-        if self.scale is not None:
-            self.scale.update(self._mixed(rows).float(), rows.task_ids, counts, total)
-
-    def _mixed(self, rows: Rows) -> Float[Tensor, "N D"]:
         return tanh(self._mix(self.encoder(rows.obs, rows.task_ids), self.gate(rows.task_ids)))
 
 
@@ -72,7 +58,10 @@ class Actor(nn.Module):
         self.share_repeats = model.share_repeats
         self.distribution: Distribution = make_distribution(suite.action_space, squashed=model.squashed_actions)
         self.trunk = Trunk(model, suite)
-        self.memory = Memory(self.trunk.feature_size, model.memory_size, self.distribution, model.memory_span) if model.memory else None
+        self.memory = None
+        if model.memory:
+            view = make_view(suite.observation_space, suite.num_tasks)
+            self.memory = Memory(self.trunk.feature_size, model.memory_size, self.distribution, model.memory_span, view)
         inputs = self.memory.hidden_size if self.memory is not None else self.trunk.feature_size
         # Near-uniform actions at the start.
         self.head = _make_head(model, suite, inputs, self.distribution.num_parameters, output_gain=0.01)
@@ -82,7 +71,7 @@ class Actor(nn.Module):
     def forward(self, rows: Rows) -> Float[Tensor, "N E"]:
         """What can be said of each observation alone: the distribution's parameters, or with a memory what the memory reads of it."""
         features = self.trunk(rows)
-        return self.memory.project(features) if self.memory is not None else self.head(features, rows.counts)
+        return self.memory.project(features, rows.obs, rows.task_ids) if self.memory is not None else self.head(features, rows.counts)
 
     def remember(self, evaluated: Float[Tensor, "B E"], memory: dict[str, Tensor], counts: tuple[int, ...]) -> Recalled:
         """With a memory: one step of slots whose memory is `memory`, `counts[task]` slots of each task."""
@@ -146,17 +135,18 @@ class Policy(nn.Module):
         if actor.memory is None:
             return Acted(actor.head(features, seen.rows.counts).float()[seen.inverse], features, None)
         assert seen.recurrence is not None
-        hidden = actor.memory.unroll(actor.memory.project(features)[seen.inverse], seen.recurrence)
+        projected = actor.memory.project(features, seen.rows.obs, seen.rows.task_ids)
+        hidden = actor.memory.unroll(projected[seen.inverse], seen.recurrence)
         return Acted(_per_slot(actor.head, hidden, seen).float(), features, hidden)
 
     def observe(self, seen: Sequences, weights: Float[Tensor, "T B"], total: Total = alone) -> None:
-        """Lets trunks that normalise take in what all learners have seen; `weights` are 0 where a step does not count."""
+        """Takes what all learners have seen into the statistics of observations; `weights` are 0 where a step does not count."""
         steps = len(weights)
         counts = torch.zeros(len(seen.rows.task_ids), device=weights.device)
         counts.index_add_(0, seen.inverse[:steps].flatten(), (weights > 0).float().flatten())
-        for trunk in (self.actor.trunk, self.critic.trunk):
-            if trunk is not None:
-                trunk.observe(seen.rows, counts, total)
+        for module in self.modules():
+            if isinstance(module, ObservationScale | View):
+                module.observe(seen.rows.obs, seen.rows.task_ids, counts, total)
 
     def value(self, seen: Sequences, acted: Acted) -> Valued:
         """The critic's side, which with a shared trunk or a memory builds on the actor's."""
