@@ -132,7 +132,12 @@ def test_a_grids_view_is_its_cells_one_hot_at_the_scale_of_their_task():
 @pytest.mark.parametrize("name", ["toy/three", "minigrid/mt3", "babyai/8"])
 def test_a_memory_reads_the_observation_itself(name):
     memory = build_policy(toy_config(name, **WITH_MEMORY).model, make_suite(name), 0).actor.memory
-    assert memory.view is not None and memory.feature_weight.shape[1] > memory.view.size
+    space = make_suite(name).observation_space
+    space.seed(0)
+    obs = {key: torch.from_numpy(np.stack([space.sample()[key] for _ in range(4)])) for key in space.spaces}
+    features, tasks = torch.zeros(4, memory.feature_weight.shape[1] - memory.view.size), torch.zeros(4, dtype=torch.int64)
+    read = memory.project(features, obs, tasks)
+    assert all((read[i] - read[j]).abs().max() > 0.01 for i in range(4) for j in range(i))
 
 
 def test_nothing_before_an_episodes_start_matters():

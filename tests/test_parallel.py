@@ -98,10 +98,8 @@ def test_two_learners_with_half_a_batch_each_are_one_with_all_of_it(name):
                 assert value == pytest.approx(expected[key], rel=1e-3, abs=1e-4), key
         if alone.similarity is not None:
             np.testing.assert_allclose(together.learners[0].similarity, alone.similarity, atol=1e-3)
-    # Before a memory, features are divided by deviations down to a thousandth, and their rounding with them.
-    tolerance = 1e-4 if config.model.memory else 1e-5
     for learner in together.learners:
-        assert_equal_states(alone.state_dict(), learner.state_dict(), tolerance)
+        assert_equal_states(alone.state_dict(), learner.state_dict())
     moved = Learner(config, make_suite(config.suite.name)).state_dict()["policy"]
     assert any((tensor - moved[key]).abs().max() > 1e-3 for key, tensor in alone.state_dict()["policy"].items())
 
