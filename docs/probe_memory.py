@@ -90,8 +90,10 @@ def probe(walks: list[Walk], steps: int, experts: int, view: bool, span: int, se
             torch.from_numpy(actions), torch.zeros(length, BATCH), torch.from_numpy(starts), initial["hidden"], initial["cell"]
         )
         actor.memory.view.observe(rows.obs, rows.task_ids, torch.ones(length * BATCH), alone)
-        hidden = actor.memory.unroll(actor(rows).unflatten(0, (length, BATCH)), recurrence)
-        logits, turns = actor.head(hidden[-1], (BATCH,))[:, :2], torch.tensor([one.turn for one in drawn])
+        projected, read = actor(rows).unflatten(0, (length, BATCH)).tensor_split([4 * actor.memory.hidden_size], dim=-1)
+        hidden = actor.memory.unroll(projected, recurrence)
+        logits = actor.head.answer(read[-1] + actor.head.recall(hidden[-1], (BATCH,)), (BATCH,))[:, :2]
+        turns = torch.tensor([one.turn for one in drawn])
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(logits, turns).backward()
         optimizer.step()

@@ -177,6 +177,9 @@ class LearnerConfig(Section):
     actor: OptimizerConfig = OptimizerConfig()
     """The actor's optimiser; also the only one of a shared trunk."""
     critic: OptimizerConfig = OptimizerConfig()
+    memory_rate: float = Field(1.0, gt=0)
+    """Step size of a memory's weights, and of those that read it, as a multiple of the optimiser's. A memory tells every step of a batch
+    from every other, and at full step size several passes teach it the batch's noise: less is better with them."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` takes bfloat16 autocast where the hardware has it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -83,9 +83,9 @@ class PortableActor(nn.Module):
         obs = {self._observation: observation}
         features = torch.tanh(blend(self.encoder(obs, own_ids), self.weights[task_ids]))
         if self.memory is None:
-            return self._output(self.head(features, task_ids))
+            return self._output(self.head(features, None, task_ids))
         hidden, cell = self.memory.step(self.memory.project(features, obs, own_ids), dict(zip(MEMORY_INPUTS, memory, strict=True)))
-        return self._output(self.head(hidden, task_ids)), hidden, cell
+        return self._output(self.head(features, hidden, task_ids)), hidden, cell
 
     def _output(self, parameters: Tensor) -> Tensor:
         if not self._continuous:
@@ -102,21 +102,25 @@ class _PortableHead(nn.Module):
         rows = slice(None) if task is None else slice(task, task + 1)
         self._per_task = isinstance(head, MultiHead)
         if isinstance(head, MultiHead):
-            for name in ("hidden_weight", "hidden_bias", "output_weight", "output_bias"):
-                self.register_buffer(name, getattr(head, name).detach()[rows].clone())
+            for name in ("hidden_weight", "hidden_bias", "output_weight", "output_bias", "recall_weight"):
+                parameter = getattr(head, name)
+                self.register_buffer(name, parameter.detach()[rows].clone() if parameter is not None else None)
         else:
             self.hidden, self.output = copy.deepcopy(head.hidden), copy.deepcopy(head.output)
             self.register_buffer("task_bias", head.task_bias.detach()[rows].clone())  # type: ignore[operator, index]
+            self.recall_weight = copy.deepcopy(head.recall_weight)
 
-    def forward(self, features: Tensor, task_ids: Tensor) -> Tensor:
-        if not self._per_task:
-            hidden: Any = self.hidden
-            output: Any = self.output
-            bias: Any = self.task_bias
-            return output(torch.tanh(hidden(features) + bias[task_ids]))
-        weights: Any = self
-        hidden = torch.tanh(torch.einsum("nhd,nd->nh", weights.hidden_weight[task_ids], features) + weights.hidden_bias[task_ids])
-        return torch.einsum("noh,nh->no", weights.output_weight[task_ids], hidden) + weights.output_bias[task_ids]
+    def forward(self, features: Tensor, held: Tensor | None, task_ids: Tensor) -> Tensor:
+        head: Any = self
+        if self._per_task:
+            sums = torch.einsum("nhd,nd->nh", head.hidden_weight[task_ids], features) + head.hidden_bias[task_ids]
+            if held is not None:
+                sums = sums + torch.einsum("nhd,nd->nh", head.recall_weight[task_ids], held)
+            return torch.einsum("noh,nh->no", head.output_weight[task_ids], torch.tanh(sums)) + head.output_bias[task_ids]
+        sums = head.hidden(features) + head.task_bias[task_ids]
+        if held is not None:
+            sums = sums + torch.nn.functional.linear(held, head.recall_weight)
+        return head.output(torch.tanh(sums))
 
 
 def export_run(directory: RunDirectory, *, checkpoint: str = "latest", task: str | None = None, output: Path | None = None) -> Exported:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -11,17 +13,28 @@ from mtrl.models.policy import Policy
 
 def make_optimizers(policy: Policy, config: ExperimentConfig) -> dict[str, torch.optim.Optimizer]:
     """One for each trunk: of the actor and of the critic, or of both together where they share it."""
+    rate = config.learner.memory_rate
     if config.model.trunks == "shared":
-        return {"actor": _make_optimizer(policy, config.learner.actor)}
-    return {name: _make_optimizer(getattr(policy, name), getattr(config.learner, name)) for name in ("actor", "critic")}
+        return {"actor": _make_optimizer(policy, config.learner.actor, rate)}
+    return {name: _make_optimizer(getattr(policy, name), getattr(config.learner, name), rate) for name in ("actor", "critic")}
 
 
-def _make_optimizer(module: nn.Module, settings: OptimizerConfig) -> torch.optim.Optimizer:
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """That of all weights but a memory's, which have a multiple of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group.get("rate", 1.0)
+
+
+def _make_optimizer(module: nn.Module, settings: OptimizerConfig, memory_rate: float) -> torch.optim.Optimizer:
+    learned = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    memory = {name for name in learned if "memory." in name or name.endswith("recall_weight")}
+    groups: list[dict[str, Any]] = [{"params": [parameter for name, parameter in learned.items() if name not in memory]}]
+    if memory:
+        groups.append({"params": [learned[name] for name in learned if name in memory], "rate": memory_rate})
     # One fused call for all parameters instead of several small operations for each.
-    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if settings.name == "adam":
-        return torch.optim.Adam(learned, lr=settings.learning_rate, eps=settings.epsilon, fused=True)
-    return torch.optim.RMSprop(learned, lr=settings.learning_rate, eps=settings.epsilon, alpha=0.99, foreach=True)
+        return torch.optim.Adam(groups, lr=settings.learning_rate, eps=settings.epsilon, fused=True)
+    return torch.optim.RMSprop(groups, lr=settings.learning_rate, eps=settings.epsilon, alpha=0.99, foreach=True)
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:

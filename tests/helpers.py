@@ -19,6 +19,7 @@ def toy_config(suite: str = "toy/three", **changes: Any) -> ExperimentConfig:
         "env_runners.slots": 6,
         "env_runners.unroll_length": 8,
         "model.head_width": 16,
+        "learner.precision": "float32",  # also where the machine would take bfloat16: tests compare numbers
         "total_frames": 5000,
     }
     return override(ExperimentConfig(), base | {name.replace("__", "."): value for name, value in changes.items()})

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import toy_config
+from torch import nn
 
 from envs import make_suite
 from envs.minigrid import OBSERVATION_SPACE as GRID
@@ -17,6 +18,7 @@ from mtrl.config import ConfigError, override
 from mtrl.distributions import Categorical
 from mtrl.learner import Learner
 from mtrl.models.encoders import CELL
+from mtrl.models.heads import MultiHead, SingleHead
 from mtrl.models.memory import Memory, Recurrence, Unroll, recurrence_of
 from mtrl.models.policy import build_policy
 from mtrl.models.view import View
@@ -114,18 +116,29 @@ def test_before_learning_units_keep_what_they_hold_for_up_to_the_span():
     assert steps.median().item() == pytest.approx(16, abs=2)
 
 
-def test_a_grids_view_is_its_cells_one_hot_at_the_scale_of_their_task():
+def test_a_grids_view_is_how_much_of_what_is_on_which_side_at_the_scale_of_its_task():
     rng = np.random.default_rng(0)
     images, tasks, counts = rng.integers(0, CELL, (30, 7, 7, 3)), np.repeat([0, 1], 15), rng.integers(1, 4, 30)
     view = View(GRID, 2)
     given = {"image": torch.from_numpy(images.astype(np.uint8))}, torch.from_numpy(tasks)
     view.observe(*given, torch.from_numpy(counts).float(), alone)
-    ones = np.concatenate([np.eye(n)[images[..., i]] for i, n in enumerate(CELL)], axis=-1).transpose(0, 3, 1, 2).reshape(30, -1)
+    # MiniGrid's views are indexed by column first; the agent stands in the fourth.
+    shown = np.array(
+        [
+            [
+                np.mean(image[columns, :, i] == value)
+                for columns in (slice(3), slice(3, 4), slice(4, 7))
+                for i, n in enumerate(CELL)
+                for value in range(n)
+            ]
+            for image in images
+        ]
+    )
     for task in range(2):
         own = tasks == task
-        mean = np.average(ones[own], axis=0, weights=counts[own])
-        deviation = np.sqrt(np.average((ones[own] - mean) ** 2, axis=0, weights=counts[own]))
-        expected = (ones[own] - mean) / np.where(deviation > 1e-6, deviation, 1)
+        mean = np.average(shown[own], axis=0, weights=counts[own])
+        deviation = np.sqrt(np.average((shown[own] - mean) ** 2, axis=0, weights=counts[own]))
+        expected = (shown[own] - mean) / np.where(deviation > 1e-6, deviation, 1)
         np.testing.assert_allclose(view(*given)[own], np.clip(expected, -10, 10), atol=1e-4)
 
 
@@ -135,6 +148,8 @@ def test_a_memory_reads_the_observation_itself(name):
     space = make_suite(name).observation_space
     space.seed(0)
     obs = {key: torch.from_numpy(np.stack([space.sample()[key] for _ in range(4)])) for key in space.spaces}
+    if "image" in obs:
+        obs["image"] %= torch.tensor(CELL, dtype=torch.uint8)
     features, tasks = torch.zeros(4, memory.feature_weight.shape[1] - memory.view.size), torch.zeros(4, dtype=torch.int64)
     read = memory.project(features, obs, tasks)
     assert all((read[i] - read[j]).abs().max() > 0.01 for i in range(4) for j in range(i))
@@ -173,14 +188,57 @@ def test_the_learner_recalls_what_the_runner_did(suite, trunks):
 
 
 @pytest.mark.parametrize("trunks", ["separate", "shared"])
-def test_values_begin_near_zero(trunks):
-    """A separate critic makes one step per batch: what it begins with stays for long, and sparse tasks pay less than one."""
+def test_values_do_not_depend_on_the_memory_at_first(trunks):
+    """A separate critic makes one step per batch: what a memory says before it has learned anything would stay in its values for long."""
     config = toy_config("minigrid/mt3", env_runners__unroll_length=40, model__trunks=trunks, **WITH_MEMORY)
-    learner, collector = Learner(config, make_suite("minigrid/mt3")), build_collector(config, make_suite("minigrid/mt3"), runner=0)
+    suite = make_suite("minigrid/mt3")
+    learner, collector = Learner(config, suite), build_collector(config, suite, runner=0)
     collector.set_weights(0, learner.actor_weights())
-    batch = learner._batch(collector.collect().rollout)
-    learner.policy.observe(batch.seen, batch.weights)  # brings the view to unit scale
-    assert learner.objectives.look_at(batch).values.abs().max() < 0.1
+    rollout = collector.collect().rollout
+    batch = learner._batch(rollout)
+    other = batch.seen._replace(recurrence=batch.seen.recurrence._replace(last_rewards=batch.seen.recurrence.last_rewards + 1))
+
+    def values(of):
+        with torch.no_grad():
+            acted, valued = learner.policy(of)
+        return acted.hidden, valued.values
+
+    (hidden, before), (changed, after) = values(batch.seen), values(other)
+    assert not torch.allclose(hidden, changed)
+    torch.testing.assert_close(before, after)
+    for _ in range(3):
+        learner.update(rollout, 0.0)
+    (_, before), (_, after) = values(batch.seen), values(other)
+    assert (before - after).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize("kind", [MultiHead, SingleHead])
+def test_a_head_reads_feature_and_memory_as_one_layer(kind):
+    torch.manual_seed(0)
+    head, counts = kind(2, 5, 7, 3, output_gain=1.0, memory=4), (2, 4)
+    nn.init.normal_(head.recall_weight)
+    features, held, tasks = torch.randn(6, 5), torch.randn(6, 4), torch.tensor([0, 0, 1, 1, 1, 1])
+    if kind is MultiHead:
+        first = torch.cat([head.hidden_weight, head.recall_weight], dim=2)[tasks]
+        sums = torch.einsum("nwd,nd->nw", first, torch.cat([features, held], dim=1)) + head.hidden_bias[tasks]
+        expected = torch.einsum("now,nw->no", head.output_weight[tasks], sums.tanh()) + head.output_bias[tasks]
+    else:
+        sums = torch.cat([features, held], dim=1) @ torch.cat([head.hidden.weight, head.recall_weight], dim=1).T
+        expected = head.output((sums + head.hidden.bias + head.task_bias[tasks]).tanh())
+    torch.testing.assert_close(head.answer(head.read(features, counts) + head.recall(held, counts), counts), expected)
+
+
+def test_a_memorys_weights_step_at_a_rate_of_their_own():
+    # The first step of Adam is as long as its learning rate, whatever the gradient. What reads the memory moves first.
+    config = toy_config(**WITH_MEMORY, learner__memory_rate=0.25, learner__actor={"learning_rate": 1e-3})
+    suite = make_suite(config.suite.name)
+    learner, collector = Learner(config, suite), build_collector(config, suite, runner=0)
+    collector.set_weights(0, learner.actor_weights())
+    before = learner.actor_weights()
+    learner.update(collector.collect().rollout, 0.0)
+    after = learner.actor_weights()
+    steps = {name: np.abs(after[name] - before[name]).max() for name in ("head.recall_weight", "head.output_weight", "trunk.gate.weight")}
+    assert steps == pytest.approx({"head.recall_weight": 2.5e-4, "head.output_weight": 1e-3, "trunk.gate.weight": 1e-3}, rel=0.01)
 
 
 def test_a_paused_slot_finds_its_memory_again():

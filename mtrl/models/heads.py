@@ -1,7 +1,8 @@
-"""Heads: from the mixed feature to a policy's parameters or a value."""
+"""Heads: from the mixed feature, and from what a memory holds, to a policy's parameters or a value."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -12,64 +13,127 @@ from torch.nn import functional
 from mtrl.models.activations import tanh
 
 
-class MultiHead(nn.Module):
-    """A head of its own for every task: linear, tanh, linear. Rows come sorted by task."""
+class Head(nn.Module):
+    """Linear, tanh, linear. Rows come sorted by task: `counts[task]` consecutive ones belong to each.
 
-    def __init__(self, num_tasks: int, inputs: int, hidden: int, outputs: int, *, output_gain: float):
+    The first layer is a sum of two parts, so that what an observation says is computed once however often it was seen: `read` of features,
+    and `recall` of what a memory of `memory` units held at each step. Its units are large from the beginning and mean nothing yet, so
+    that their weights begin at 0.
+    """
+
+    def forward(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
+        """Of features alone."""
+        return self.answer(self.read(features, counts), counts)
+
+    @abstractmethod
+    def read(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
+        """What features put into the hidden units."""
+
+    @abstractmethod
+    def recall(self, held: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
+        """What the memory's units put into the hidden units, to be added."""
+
+    @abstractmethod
+    def answer(self, sums: Float[Tensor, "N W"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
+        """The outputs, from what was put into the hidden units."""
+
+
+class MultiHead(Head):
+    """A head of its own for every task.
+
+    Args:
+        num_tasks: heads.
+        inputs: size of a feature (D).
+        hidden: units (W).
+        outputs: of each (O).
+        output_gain: of the last layer's initial weights.
+        memory: units of the memory (H); 0 for none.
+    """
+
+    def __init__(self, num_tasks: int, inputs: int, hidden: int, outputs: int, *, output_gain: float, memory: int = 0):
         super().__init__()
         self.hidden_weight = nn.Parameter(torch.empty(num_tasks, hidden, inputs))
         self.hidden_bias = nn.Parameter(torch.zeros(num_tasks, hidden))
         self.output_weight = nn.Parameter(torch.empty(num_tasks, outputs, hidden))
         self.output_bias = nn.Parameter(torch.zeros(num_tasks, outputs))
+        self.recall_weight = nn.Parameter(torch.zeros(num_tasks, hidden, memory)) if memory else None
         for task in range(num_tasks):
             nn.init.xavier_uniform_(self.hidden_weight.data[task], nn.init.calculate_gain("tanh"))
             nn.init.xavier_uniform_(self.output_weight.data[task], output_gain)
 
-    def forward(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
-        """`counts[task]` consecutive rows of `features` belong to each task."""
-        outputs = [
-            functional.linear(
-                tanh(functional.linear(rows, self.hidden_weight[task], self.hidden_bias[task])),
-                self.output_weight[task],
-                self.output_bias[task],
-            )
-            for task, rows in enumerate(features.split(list(counts)))
-            if len(rows)
-        ]
-        return torch.cat(outputs) if outputs else features.new_zeros(0, self.output_bias.shape[1])
+    def read(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
+        """See `Head`."""
+        return _by_task(features, self.hidden_weight, self.hidden_bias, counts)
+
+    def recall(self, held: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
+        """See `Head`."""
+        assert self.recall_weight is not None
+        return _by_task(held, self.recall_weight, None, counts)
+
+    def answer(self, sums: Float[Tensor, "N W"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
+        """See `Head`."""
+        return _by_task(tanh(sums), self.output_weight, self.output_bias, counts)
 
 
-class SingleHead(nn.Module):
-    """One head for all tasks that reads the task as one-hot beside the feature."""
+class SingleHead(Head):
+    """One head for all tasks that reads the task as one-hot beside the feature. Arguments as of `MultiHead`."""
 
-    def __init__(self, num_tasks: int, inputs: int, hidden: int, outputs: int, *, output_gain: float):
+    def __init__(self, num_tasks: int, inputs: int, hidden: int, outputs: int, *, output_gain: float, memory: int = 0):
         super().__init__()
         self.hidden = nn.Linear(inputs, hidden)
         # A one-hot input selects a column of the weights: adding that column is the same and needs no concatenation.
         self.task_bias = nn.Parameter(torch.zeros(num_tasks, hidden))
         self.output = nn.Linear(hidden, outputs)
+        self.recall_weight = nn.Parameter(torch.zeros(hidden, memory)) if memory else None
         nn.init.xavier_uniform_(self.hidden.weight, nn.init.calculate_gain("tanh"))
         nn.init.xavier_uniform_(self.task_bias.data, nn.init.calculate_gain("tanh"))
         nn.init.xavier_uniform_(self.output.weight, output_gain)
 
-    def forward(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
-        """`counts[task]` consecutive rows of `features` belong to each task."""
+    def read(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
+        """See `Head`."""
         repeats = torch.tensor(counts, device=features.device)
-        return self.output(tanh(self.hidden(features) + self.task_bias.repeat_interleave(repeats, dim=0)))
+        return self.hidden(features) + self.task_bias.repeat_interleave(repeats, dim=0)
+
+    def recall(self, held: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
+        """See `Head`."""
+        assert self.recall_weight is not None
+        return functional.linear(held, self.recall_weight)
+
+    def answer(self, sums: Float[Tensor, "N W"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
+        """See `Head`."""
+        return self.output(tanh(sums))
 
 
-class KindHead(nn.Module):
+class KindHead(Head):
     """A head whose first output says which kind of action a row's task has; the others stay as they are."""
 
-    def __init__(self, head: nn.Module, kinds: Sequence[int]):
+    def __init__(self, head: Head, kinds: Sequence[int]):
         super().__init__()
         self.head = head
         self.kinds: Tensor
         self.register_buffer("kinds", torch.tensor(kinds, dtype=torch.float32), persistent=False)
 
-    def forward(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
-        """`counts[task]` consecutive rows of `features` belong to each task."""
-        outputs = self.head(features, counts)
-        repeats = torch.tensor(counts, device=features.device)
+    def read(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
+        """See `Head`."""
+        return self.head.read(features, counts)
+
+    def recall(self, held: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
+        """See `Head`."""
+        return self.head.recall(held, counts)
+
+    def answer(self, sums: Float[Tensor, "N W"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
+        """See `Head`."""
+        outputs = self.head.answer(sums, counts)
+        repeats = torch.tensor(counts, device=sums.device)
         kinds = self.kinds[: len(counts)].repeat_interleave(repeats).to(outputs.dtype)
         return torch.cat([kinds.unsqueeze(1), outputs[:, 1:]], dim=1)
+
+
+def _by_task(rows: Tensor, weight: Tensor, bias: Tensor | None, counts: Sequence[int]) -> Tensor:
+    """Each task's rows through its own layer; `weight` [tasks, outputs, inputs]."""
+    parts = [
+        functional.linear(part, weight[task], bias[task] if bias is not None else None)
+        for task, part in enumerate(rows.split(list(counts)))
+        if len(part)
+    ]
+    return torch.cat(parts) if parts else rows.new_zeros(0, weight.shape[1])

@@ -17,7 +17,7 @@ from mtrl.models.activations import tanh
 from mtrl.models.encoders import make_encoder
 from mtrl.models.experts import mix, mix_plain
 from mtrl.models.gates import make_gate
-from mtrl.models.heads import KindHead, MultiHead, SingleHead
+from mtrl.models.heads import Head, KindHead, MultiHead, SingleHead
 from mtrl.models.memory import Memory
 from mtrl.models.normalization import ObservationScale
 from mtrl.models.popart import PopArt
@@ -62,22 +62,24 @@ class Actor(nn.Module):
         if model.memory:
             view = make_view(suite.observation_space, suite.num_tasks)
             self.memory = Memory(self.trunk.feature_size, model.memory_size, self.distribution, model.memory_span, view)
-        inputs = self.memory.hidden_size if self.memory is not None else self.trunk.feature_size
         # Near-uniform actions at the start.
-        self.head = _make_head(model, suite, inputs, self.distribution.num_parameters, output_gain=0.01)
+        self.head = _make_head(model, suite, self.trunk.feature_size, self.distribution.num_parameters, output_gain=0.01)
         if isinstance(suite, MixedSuite) and isinstance(self.distribution, Either):
             self.head = KindHead(self.head, suite.action_kinds)
 
     def forward(self, rows: Rows) -> Float[Tensor, "N E"]:
-        """What can be said of each observation alone: the distribution's parameters, or with a memory what the memory reads of it."""
+        """What can be said of each observation alone: the distribution's parameters, or with a memory what memory and head read of it."""
         features = self.trunk(rows)
-        return self.memory.project(features, rows.obs, rows.task_ids) if self.memory is not None else self.head(features, rows.counts)
+        if self.memory is None:
+            return self.head(features, rows.counts)
+        return torch.cat([self.memory.project(features, rows.obs, rows.task_ids), self.head.read(features, rows.counts)], dim=-1)
 
     def remember(self, evaluated: Float[Tensor, "B E"], memory: dict[str, Tensor], counts: tuple[int, ...]) -> Recalled:
         """With a memory: one step of slots whose memory is `memory`, `counts[task]` slots of each task."""
         assert self.memory is not None
-        hidden, cell = self.memory.step(evaluated, memory)
-        return Recalled(self.head(hidden, counts), hidden, cell)
+        projected, read = evaluated.tensor_split([4 * self.memory.hidden_size], dim=-1)
+        hidden, cell = self.memory.step(projected, memory)
+        return Recalled(self.head.answer(read + self.head.recall(hidden, counts), counts), hidden, cell)
 
 
 class Critic(nn.Module):
@@ -90,10 +92,7 @@ class Critic(nn.Module):
         super().__init__()
         shared = model.trunks == "shared"
         self.trunk = None if shared else Trunk(model, suite)
-        size = actor.trunk.feature_size
-        self.project = nn.Linear(size, model.memory_size) if model.memory and not shared else None
-        # A memory's units are large enough to begin with values of 0.8; one step per batch took 200 000 frames to unlearn them.
-        self.head = _make_head(model, suite, model.memory_size if model.memory else size, 1, output_gain=0.01 if model.memory else 1.0)
+        self.head = _make_head(model, suite, actor.trunk.feature_size, 1, output_gain=1.0)
         if model.popart and not isinstance(self.head, MultiHead):
             raise ConfigError("model.popart scales each task's own output: it needs model.heads 'multi'")
         self.popart = PopArt(suite.num_tasks) if model.popart else None
@@ -132,12 +131,12 @@ class Policy(nn.Module):
         """The actor's side."""
         actor = self.actor
         features = actor.trunk(seen.rows)
-        if actor.memory is None:
-            return Acted(actor.head(features, seen.rows.counts).float()[seen.inverse], features, None)
-        assert seen.recurrence is not None
-        projected = actor.memory.project(features, seen.rows.obs, seen.rows.task_ids)
-        hidden = actor.memory.unroll(projected[seen.inverse], seen.recurrence)
-        return Acted(_per_slot(actor.head, hidden, seen).float(), features, hidden)
+        hidden = None
+        if actor.memory is not None:
+            assert seen.recurrence is not None
+            projected = actor.memory.project(features, seen.rows.obs, seen.rows.task_ids)
+            hidden = actor.memory.unroll(projected[seen.inverse], seen.recurrence)
+        return Acted(_answer(actor.head, features, hidden, seen).float(), features, hidden)
 
     def observe(self, seen: Sequences, weights: Float[Tensor, "T B"], total: Total = alone) -> None:
         """Takes what all learners have seen into the statistics of observations; `weights` are 0 where a step does not count."""
@@ -152,14 +151,9 @@ class Policy(nn.Module):
         """The critic's side, which with a shared trunk or a memory builds on the actor's."""
         critic = self.critic
         features = acted.features if critic.trunk is None else critic.trunk(seen.rows)
-        if acted.hidden is None:
-            outputs = critic.head(features, seen.rows.counts)[seen.inverse]
-        elif critic.project is None:
-            outputs = _per_slot(critic.head, acted.hidden, seen)
-        else:
-            # What the observation says is computed once for each row, as wherever possible.
-            read = tanh(critic.project(features)[seen.inverse] + acted.hidden.detach())
-            outputs = _per_slot(critic.head, read, seen)
+        # A shared trunk is taught by both sides, a memory too; of another's the critic only makes use.
+        hidden = acted.hidden if critic.trunk is None or acted.hidden is None else acted.hidden.detach()
+        outputs = _answer(critic.head, features, hidden, seen)
         normalized = outputs.squeeze(-1).float()
         if critic.popart is None:
             return Valued(normalized, normalized, features)
@@ -195,14 +189,20 @@ def load_weights(policy: Policy, weights: Mapping[str, Tensor]) -> None:
     policy.load_state_dict(weights)
 
 
-def _make_head(model: ModelConfig, suite: TaskSuite, inputs: int, outputs: int, *, output_gain: float) -> nn.Module:
+def _make_head(model: ModelConfig, suite: TaskSuite, inputs: int, outputs: int, *, output_gain: float) -> Head:
     kind = MultiHead if model.heads == "multi" else SingleHead
-    return kind(suite.num_tasks, inputs, model.head_width, outputs, output_gain=output_gain)
+    memory = model.memory_size if model.memory else 0
+    return kind(suite.num_tasks, inputs, model.head_width, outputs, output_gain=output_gain, memory=memory)
 
 
-def _per_slot(head: nn.Module, features: Float[Tensor, "T1 B H"], seen: Sequences) -> Float[Tensor, "T1 B O"]:
-    """A head's outputs for slots over time; heads want rows sorted by task, which slots are."""
-    steps, slots = features.shape[:2]
-    # A minibatch may lack tasks, the last one too: the rows' counts know how many there are.
+def _answer(head: Head, features: Float[Tensor, "N D"], hidden: Float[Tensor, "T1 B H"] | None, seen: Sequences) -> Float[Tensor, "T1 B O"]:
+    """A head's outputs for slots over time, from the rows' features and what a memory held at each step."""
+    if hidden is None:
+        return head(features, seen.rows.counts)[seen.inverse]
+    steps, slots = seen.inverse.shape
+    # Heads want their rows sorted by task, which slots are. A minibatch may lack tasks, the last one too: the rows' counts know how many
+    # there are.
     counts = tuple(steps * n for n in seen.task_ids.bincount(minlength=len(seen.rows.counts)).tolist())
-    return head(features.transpose(0, 1).reshape(slots * steps, -1), counts).unflatten(0, (slots, steps)).transpose(0, 1)
+    read = head.read(features, seen.rows.counts)[seen.inverse.T.flatten()]
+    recalled = head.recall(hidden.transpose(0, 1).flatten(0, 1), counts)
+    return head.answer(read + recalled, counts).unflatten(0, (slots, steps)).transpose(0, 1)

@@ -15,17 +15,18 @@ KINDS = ("image", "vector")
 
 
 class View(nn.Module):
-    """The observation itself as one vector, each number at mean 0 and deviation 1 of its task; a grid's cells one-hot.
+    """What is seen, at mean 0 and deviation 1 of its task: a vector's numbers, or how much of each kind, colour and state a grid's view
+    shows to the left, straight ahead and to the right.
 
-    A memory has to multiply what it saw with what it sees. In the mixed feature, which has unit length, what tells a key from a ball is
-    some hundredths of what all observations have in common, and moves with every step of the optimiser. Here it is as large as anything
-    else and stays where it is.
+    A memory has to tell a key from a ball long after it has seen one. In the mixed feature, which has unit length, their difference is some
+    hundredths of what all observations have in common, and moves with every step of the optimiser. Here it is as large as anything else
+    and stays where it is. Each cell's own numbers would say more, and the policy learned to shun lava from them before it had found a gap.
     """
 
     def __init__(self, space: gymnasium.spaces.Dict, num_tasks: int):
         super().__init__()
         self.key = next(key for key in KINDS if key in space.spaces)
-        self.size = 49 * sum(CELL) if self.key == "image" else int(space[self.key].shape[0])  # type: ignore[index]
+        self.size = 3 * sum(CELL) if self.key == "image" else int(space[self.key].shape[0])  # type: ignore[index]
         self.scale = Scale(num_tasks, self.size)
 
     def forward(self, obs: dict[str, Tensor], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N size"]:
@@ -38,10 +39,16 @@ class View(nn.Module):
         self.scale.update(self._vectors(obs), task_ids, counts, total)
 
     def _vectors(self, obs: dict[str, Tensor]) -> Tensor:
-        return one_hot(obs["image"]).flatten(1) if self.key == "image" else obs[self.key].float()
+        return _shown(one_hot(obs["image"])) if self.key == "image" else obs[self.key].float()
 
 
 def make_view(space: gymnasium.Space, num_tasks: int) -> View | None:
     """None for observations that are too large to be read as they are, such as screens, and for those of several families."""
     assert isinstance(space, gymnasium.spaces.Dict)
     return View(space, num_tasks) if any(key in space.spaces for key in KINDS) else None
+
+
+def _shown(cells: Float[Tensor, "N C 7 7"]) -> Float[Tensor, "N D"]:
+    """Means over the columns to the left of the agent, its own and those to the right, beside each other."""
+    half = cells.shape[2] // 2
+    return torch.cat([part.mean((2, 3)) for part in cells.tensor_split([half, half + 1], dim=2)], dim=1)
