@@ -87,7 +87,7 @@ class ModelConfig(Section):
     squashed_actions: bool = False
     """Pass continuous actions through tanh instead of clipping them."""
     memory: bool = False
-    """An LSTM between mixture and heads, which also reads the observation itself, the last action and the last reward."""
+    """An LSTM beside the mixed feature, which also reads what is in sight, the last action and the last reward. Heads read both."""
     memory_size: int = Field(128, ge=1)
     """Units of the LSTM."""
     memory_span: int = Field(30, ge=2)

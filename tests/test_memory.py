@@ -188,7 +188,7 @@ def test_the_learner_recalls_what_the_runner_did(suite, trunks):
 
 
 @pytest.mark.parametrize("trunks", ["separate", "shared"])
-def test_values_do_not_depend_on_the_memory_at_first(trunks):
+def test_values_begin_near_zero_and_do_not_depend_on_the_memory(trunks):
     """A separate critic makes one step per batch: what a memory says before it has learned anything would stay in its values for long."""
     config = toy_config("minigrid/mt3", env_runners__unroll_length=40, model__trunks=trunks, **WITH_MEMORY)
     suite = make_suite("minigrid/mt3")
@@ -206,10 +206,11 @@ def test_values_do_not_depend_on_the_memory_at_first(trunks):
     (hidden, before), (changed, after) = values(batch.seen), values(other)
     assert not torch.allclose(hidden, changed)
     torch.testing.assert_close(before, after)
-    for _ in range(3):
+    assert before.abs().max() < 0.01  # sparse tasks pay less than one
+    for _ in range(10):
         learner.update(rollout, 0.0)
     (_, before), (_, after) = values(batch.seen), values(other)
-    assert (before - after).abs().max() > 1e-5
+    assert (before - after).abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("kind", [MultiHead, SingleHead])

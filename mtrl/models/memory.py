@@ -1,4 +1,4 @@
-"""Memory: an LSTM between the mixed feature and the heads, as in IMPALA, that also reads the last action and the last reward.
+"""Memory: an LSTM as in IMPALA, which reads the mixed feature, what is in sight, the last action and the last reward.
 
 Its largest product, the input weights times the feature, depends on the observation alone and is computed once for each distinct one;
 only the recurrent part runs step by step.
