@@ -89,12 +89,14 @@ class _Run:
                     self._trainer.step()
                     self._between_steps()
                 self._hear_of_copy(wait=True)  # so that the last one finds the way free
+                if self._trainer.frames > self._reported_frames:
+                    self._report()  # before the copy, which takes the curve along
                 finished = self._save() and not received
             except LearnerLostError as lost:
                 self._recover(lost)
         if self._config.evaluation.every_frames is not None and finished:
             self._evaluated |= _evaluate_last(self.aside, self._trainer, self._directory, self._console, received)
-        if self._trainer.frames > self._reported_frames or self._evaluated:
+        if self._evaluated:
             self._report()
         self._hear_of_copy(wait=True)
         return 128 + received[0] if received else 0
