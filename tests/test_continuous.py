@@ -105,6 +105,8 @@ def test_runner_and_learner_agree_on_meta_world(squashed, memory):
     )
     suite = make_suite(config.suite.name)
     learner, collector = Learner(config, suite), build_collector(config, suite, runner=0)
+    if memory:
+        torch.nn.init.normal_(learner.policy.actor.head.recall_weight, std=0.3)  # at 0 it would not matter what the memory holds
     for _ in range(2):
         collector.set_weights(learner.version, learner.actor_weights())
         rollout = collector.collect().rollout

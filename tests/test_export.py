@@ -13,7 +13,8 @@ from mtrl.checkpoint import CheckpointError
 from mtrl.cli import main
 from mtrl.errors import UserError
 from mtrl.evaluation.jobs import load_actor
-from mtrl.export import Exported, PortableActor, example_inputs, export_run
+from mtrl.export import Exported, PortableActor, _PortableHead, example_inputs, export_run
+from mtrl.models.heads import MultiHead, SingleHead
 from mtrl.models.rows import make_rows
 from mtrl.run_directory import RunDirectory
 
@@ -101,6 +102,18 @@ def test_memory_and_a_single_head(tmp_path: Path) -> None:
         own = actor.eval().remember(actor(rows), dict(zip(names, memory, strict=True)), counts)
     for ours, theirs in ((parameters, own.parameters), (hidden, own.hidden), (cell, own.cell)):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [MultiHead, SingleHead])
+def test_a_head_in_the_file_reads_feature_and_memory(kind: type) -> None:
+    torch.manual_seed(0)
+    head, counts = kind(2, 5, 7, 3, output_gain=1.0, memory=4), (2, 4)
+    torch.nn.init.normal_(head.recall_weight)  # which begins at 0
+    features, held, tasks = torch.randn(6, 5), torch.randn(6, 4), torch.tensor([0, 0, 1, 1, 1, 1])
+    expected = head.answer(head.read(features, counts) + head.recall(held, counts), counts)
+    torch.testing.assert_close(_PortableHead(head, None)(features, held, tasks), expected)
+    folded = _PortableHead(head, 1)(features[2:], held[2:], torch.zeros(4, dtype=torch.int64))
+    torch.testing.assert_close(folded, expected[2:])
 
 
 @pytest.mark.parametrize("which", ["whole", "folded"])

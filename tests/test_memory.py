@@ -177,6 +177,7 @@ def test_the_learner_recalls_what_the_runner_did(suite, trunks):
     learner = Learner(config, make_suite(suite))
     with torch.no_grad():
         learner.policy.actor.head.output_weight.mul_(1000)  # far from uniform, so that a difference shows
+        nn.init.normal_(learner.policy.actor.head.recall_weight, std=0.3)  # at 0 it would not matter what the memory holds
     collector = build_collector(config, make_suite(suite), runner=0)
     collector.set_weights(0, learner.actor_weights())
     rollouts = [collector.collect().rollout for _ in range(3)]

@@ -79,9 +79,9 @@ def rollouts(config: ExperimentConfig, count: int) -> list[Rollout]:
     return found
 
 
-def assert_equal_states(one: dict, other: dict, tolerance: float = 1e-5) -> None:
+def assert_equal_states(one: dict, other: dict) -> None:
     for name, tensor in one["policy"].items():
-        torch.testing.assert_close(other["policy"][name], tensor, rtol=tolerance, atol=tolerance, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(other["policy"][name], tensor, rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

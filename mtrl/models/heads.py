@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn import functional
 from mtrl.models.activations import tanh
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """Linear, tanh, linear. Rows come sorted by task: `counts[task]` consecutive ones belong to each.
 
     The first layer is a sum of two parts, so that what an observation says is computed once however often it was seen: `read` of features,
