@@ -92,8 +92,8 @@ class Critic(nn.Module):
         super().__init__()
         shared = model.trunks == "shared"
         self.trunk = None if shared else Trunk(model, suite)
-        # Without a memory values begin at some tenths, and one step per batch takes a hundred batches to unlearn them. Until then a policy
-        # with one has learned to leave both of RedBlueDoors' doors alone, since what ends an episode costs its value.
+        # Without a memory values begin at some tenths, and one step per batch takes a hundred batches to unlearn them. Until then what
+        # ends an episode costs its value, and policies with one learned to leave RedBlueDoors' doors alone (docs/results.md).
         self.head = _make_head(model, suite, actor.trunk.feature_size, 1, output_gain=0.01 if model.memory else 1.0)
         if model.popart and not isinstance(self.head, MultiHead):
             raise ConfigError("model.popart scales each task's own output: it needs model.heads 'multi'")
