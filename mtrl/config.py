@@ -115,6 +115,8 @@ class OptimizerConfig(Section):
     """Added to the root of the second moment."""
     decay: bool = False
     """Fall linearly to 0 at `total_frames`."""
+    decay_from: float = Field(0.0, ge=0, lt=1)
+    """Share of `total_frames` before which the step size stays as it is; with `decay`."""
     max_grad_norm: float | None = Field(None, gt=0)
     """Clip the global norm of the gradient; null leaves it."""
 

@@ -18,7 +18,7 @@ from mtrl.losses import Moments
 from mtrl.models.experts import health
 from mtrl.models.policy import Policy, build_policy, load_weights
 from mtrl.objectives import Look, Objectives, Part
-from mtrl.optimizers import make_optimizers, parameters_of, set_learning_rate
+from mtrl.optimizers import learning_rate_at, make_optimizers, parameters_of, set_learning_rate
 from mtrl.parallel import Total, add_up, alone
 from mtrl.rollout import Arrays, Rollout
 
@@ -262,7 +262,7 @@ class Learner:
     def _apply(self, optimizer: torch.optim.Optimizer, settings: OptimizerConfig, norm: Tensor, progress: float) -> None:
         if settings.max_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters_of(optimizer), settings.max_grad_norm, norm)
-        set_learning_rate(optimizer, settings.learning_rate * (max(0.0, 1.0 - progress) if settings.decay else 1.0))
+        set_learning_rate(optimizer, learning_rate_at(settings, progress))
         optimizer.step()
 
     def _check_steps(self, lost: list[Part]) -> None:

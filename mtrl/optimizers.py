@@ -19,6 +19,13 @@ def make_optimizers(policy: Policy, config: ExperimentConfig) -> dict[str, torch
     return {name: _make_optimizer(getattr(policy, name), getattr(config.learner, name), rate) for name in ("actor", "critic")}
 
 
+def learning_rate_at(settings: OptimizerConfig, progress: float) -> float:
+    """The step size after the share `progress` of the training, which is past 1 for frames beyond `total_frames`."""
+    if not settings.decay:
+        return settings.learning_rate
+    return settings.learning_rate * min(1.0, max(0.0, 1.0 - progress) / (1.0 - settings.decay_from))
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     """That of all weights but a memory's, which have a multiple of it."""
     for group in optimizer.param_groups:

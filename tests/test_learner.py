@@ -11,9 +11,11 @@ from helpers import fingerprint, toy_config
 
 from envs import make_suite
 from mtrl.collector import build_collector
+from mtrl.config import OptimizerConfig
 from mtrl.learner import MAX_SKIPPED, Learner, NonFiniteError
 from mtrl.losses import normalize_per_task, step_weights, task_moments
 from mtrl.models.rows import each_alone, make_rows
+from mtrl.optimizers import learning_rate_at
 from mtrl.rollout import Rollout, concatenate
 
 CPU = torch.device("cpu")
@@ -173,6 +175,13 @@ def test_the_learning_rate_falls_to_zero():
     before = learner.policy_weights()
     learner.update(collect(config)[0], 1.0)
     assert all(np.array_equal(before[name], after) for name, after in learner.policy_weights().items())
+
+
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 1.0), (0.5, 1.0), (0.75, 0.5), (1.0, 0.0), (1.1, 0.0)])
+def test_a_learning_rate_can_stay_for_a_while_before_it_falls(progress, share):
+    settings = OptimizerConfig(learning_rate=1e-3, decay=True, decay_from=0.5)
+    assert learning_rate_at(settings, progress) == pytest.approx(share * 1e-3)
+    assert learning_rate_at(OptimizerConfig(learning_rate=1e-3), progress) == 1e-3
 
 
 def test_a_restored_learner_goes_on_to_the_same_weights():
