@@ -118,8 +118,9 @@ class Memory(nn.Module):
 class Unroll(torch.autograd.Function):
     """The cell, step by step, with a way back of its own: loops of few operations in buffers made once.
 
-    A step's matrices are small, so that each operation costs more to start than to compute. What does not depend on the gradients carried
-    back from later steps is computed for all steps at once, and so is the gradient of the weights.
+    A step's matrices are small, so that each operation costs more to start than to compute. What does not depend on what is carried from
+    step to step is computed for all of them at once, and so is the gradient of the weights; states are cleared only in steps where some
+    slot begins anew.
     """
 
     @staticmethod
@@ -127,41 +128,58 @@ class Unroll(torch.autograd.Function):
         """Hidden states [T, B, H] of `inputs` [T, B, 4 H]; `keep` [T, B, 1] is 0 where a step begins anew, `weight` [4 H, H]."""
         steps, slots, size = len(inputs), inputs.shape[1], hidden.shape[-1]
         transposed = weight.t().contiguous()
+        # The gates after their sigmoids; only the third one's is of no use, and cheaper made with the others than left out.
         gates = inputs.new_empty(steps, slots, 4, size)
-        # What a step begins with, after clearing; the tanh of its new cell state; what it shows.
-        old_hidden, old_cell, squashed, shown = inputs.new_empty(4, steps, slots, size)
-        for t in range(steps):
-            torch.mul(hidden, keep[t], out=old_hidden[t])
-            torch.mul(cell, keep[t], out=old_cell[t])
-            gate = gates[t]
-            torch.addmm(inputs[t], old_hidden[t], transposed, out=gate.view(slots, 4 * size))
-            gate[:, :2].sigmoid_()
-            gate[:, 2].tanh_()
-            gate[:, 3].sigmoid_()
-            take, forget, new, show = gate.unbind(1)
-            cell = (forget * old_cell[t]).addcmul_(take, new)
-            hidden = torch.mul(show, torch.tanh(cell, out=squashed[t]), out=shown[t])
-        ctx.save_for_backward(keep, weight, gates, old_hidden, old_cell, squashed)
+        # What the third lets in; the state that a step begins with, after clearing; the tanh of its new one; what it shows.
+        new, old_cell, squashed, shown = inputs.new_empty(4, steps, slots, size)
+        first = hidden
+        torch.mul(cell, keep[0], out=old_cell[0])
+        hidden = hidden * keep[0]
+        last = torch.empty_like(cell)
+        begins = _begins(keep)
+        loop = zip(inputs, gates.flatten(2), *gates.unbind(2), new, old_cell, [*old_cell[1:], last], squashed, shown, strict=True)
+        for t, (given, gate, take, forget, raw, show, let_in, old, state, tanh, held) in enumerate(loop):
+            torch.addmm(given, hidden, transposed, out=gate)
+            torch.tanh(raw, out=let_in)
+            gate.sigmoid_()
+            torch.mul(forget, old, out=state).addcmul_(take, let_in)
+            hidden = torch.mul(show, torch.tanh(state, out=tanh), out=held)
+            if begins[t + 1]:
+                state.mul_(keep[t + 1])
+                hidden = hidden * keep[t + 1]
+        ctx.save_for_backward(keep, weight, gates, new, old_cell, squashed, shown, first)
         return shown
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor, Tensor]:
         """Of all arguments but `keep`."""
-        keep, weight, gates, old_hidden, old_cell, squashed = ctx.saved_tensors
-        take, forget, new, show = gates.unbind(2)
+        keep, weight, gates, new, old_cell, squashed, shown, first = ctx.saved_tensors
+        take, forget, _, show = gates.unbind(2)
         # How the sums that enter the gates move the new cell state, and those of the last gate the hidden state.
         cell_by_sums = torch.stack([new * take * (1 - take), old_cell * forget * (1 - forget), take * (1 - new * new)], dim=2)
         hidden_by_sums = squashed * show * (1 - show)
         hidden_by_cell = show * (1 - squashed * squashed)
         cell_by_cell = forget * keep
         sums = torch.empty_like(gates)
-        hidden, cell = gradient.new_zeros(2, *gradient.shape[1:])
-        for t in reversed(range(len(gates))):
-            hidden.add_(gradient[t])
-            cell.addcmul_(hidden, hidden_by_cell[t])
-            torch.mul(cell_by_sums[t], cell.unsqueeze(1), out=sums[t, :, :3])
-            torch.mul(hidden_by_sums[t], hidden, out=sums[t, :, 3])
-            cell.mul_(cell_by_cell[t])
-            torch.mm(sums[t].flatten(1), weight, out=hidden).mul_(keep[t])
+        hidden, cell = gradient[-1].clone(), torch.zeros_like(first)
+        begins = _begins(keep)
+        before = [torch.zeros_like(first), *gradient[:-1]]  # what else the hidden state is asked for by, one step earlier
+        of_steps = (cell_by_sums, hidden_by_sums, hidden_by_cell, cell_by_cell, sums[:, :, :3], sums[:, :, 3], sums.flatten(2))
+        loop = zip(*(of_step.unbind(0) for of_step in of_steps), strict=True)
+        for t, (by_sums, shown_by_sums, by_cell, kept, to_cell, to_shown, flat) in reversed(list(enumerate(loop))):
+            cell.addcmul_(hidden, by_cell)
+            torch.mul(by_sums, cell.unsqueeze(1), out=to_cell)
+            torch.mul(shown_by_sums, hidden, out=to_shown)
+            cell.mul_(kept)
+            if begins[t]:
+                torch.mm(flat, weight, out=hidden).mul_(keep[t]).add_(before[t])
+            else:
+                torch.addmm(before[t], flat, weight, out=hidden)
+        old_hidden = torch.cat([first.unsqueeze(0), shown[:-1]]) * keep
         flat = sums.flatten(2)
         return flat, None, hidden, cell, flat.flatten(0, 1).t() @ old_hidden.flatten(0, 1)
+
+
+def _begins(keep: Float[Tensor, "T B 1"]) -> list[bool]:
+    """Whether some slot begins anew at each step, and at the one after the last: none."""
+    return [*(keep == 0).flatten(1).any(1).tolist(), False]
