@@ -1,4 +1,4 @@
-"""Tasks whose environments fail: which of them are left out for a while, and what a person should hear of it."""
+"""What fails while rollouts are collected: tasks whose environments do, left out for a while, and runners that get no new weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from mtrl.config import FaultsConfig
 
 LONGEST_RETRY = 8  # times the first one
+STALLED_UPDATES = 100  # that a runner may lie behind while its version stands still
 
 
 class Fault(NamedTuple):
@@ -82,3 +83,23 @@ class Quarantine:
             return left / left.sum()
         rest = ~self.out
         return rest / rest.sum() if rest.any() else shares
+
+
+class VersionWatch:
+    """Notices a runner that no longer gets new weights."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, int] = {}  # the version of each runner's newest rollout
+        self._stalled: set[int] = set()
+
+    def look(self, runner: int, version: int, newest: int) -> list[str]:
+        """Takes in a runner's rollout and says once if the version that it acts with stands still while the learner's goes on."""
+        stalls = self._last.get(runner) == version and newest - version > STALLED_UPDATES
+        self._last[runner] = version
+        if not stalls:
+            self._stalled.discard(runner)
+            return []
+        if runner in self._stalled:
+            return []
+        self._stalled.add(runner)
+        return [f"runner {runner} still acts with version {version}, {newest - version} updates ago: it gets no new weights"]

@@ -12,18 +12,19 @@ import numpy as np
 import torch
 
 from envs import TaskSuite, make_suite
-from mtrl.collector import Collected, build_collector
+from mtrl.collector import Collected
 from mtrl.config import ExperimentConfig
 from mtrl.curriculum import Scheduler, make_scheduler
 from mtrl.curriculum.decisions import Decider, Decision
-from mtrl.faults import Fault, Quarantine
+from mtrl.faults import Fault, Quarantine, VersionWatch
+from mtrl.interval import Interval
 from mtrl.learner import Learner
 from mtrl.rollout import Arrays, Rollout, concatenate
+from mtrl.source import InProcessSource, RolloutSource
 from mtrl.stats import TaskStatistics, interquartile_mean
 
 THREADS = torch.get_num_threads()  # what torch chose for this process
 MOST_DECISIONS = 10_000  # kept for those who ask seldom
-STALLED_UPDATES = 100  # that a runner may lie behind while its version stands still
 POLL_SECONDS = 0.005  # how long one look at the source may block while the learner works
 
 
@@ -43,32 +44,6 @@ def _learner_threads(config: ExperimentConfig, source: RolloutSource) -> int:
     cores and two runners: 16 000 frames/s with one thread, 12 000 with two).
     """
     return THREADS if config.learner.queue == 0 else max(1, THREADS - math.ceil(source.local_cores))
-
-
-class RolloutSource(Protocol):
-    """Where rollouts come from. Called from one thread only."""
-
-    asynchronous: bool  # whether rollouts arrive while the learner works
-    lost: int  # unrolls that never arrived, since this process began
-    local_cores: float  # of this machine that runners keep busy while the learner works
-
-    def publish(self, version: int, weights: Arrays, shares: np.ndarray) -> None:
-        """What runners take at the start of their next unroll: the actor's weights and each task's wanted share."""
-
-    def collect(self, timeout: float) -> list[Collected]:
-        """What has arrived, after waiting at most `timeout` seconds for something to arrive; asks for more."""
-
-    def faults(self) -> list[Fault]:
-        """What has failed since the last call, besides the faults that came with rollouts."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the next rollouts depend on besides weights and shares, as far as it can be known."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a `state_dict`; environments start new episodes, with seeds that no earlier start has used."""
-
-    def close(self) -> None:
-        """Stops the runners."""
 
 
 class LearnerLostError(RuntimeError):
@@ -104,49 +79,6 @@ class LearnerLike(Protocol):
         """After `LearnerLostError`: begins anew, with initial weights."""
 
 
-class InProcessSource:
-    """A collector in this process: no Ray, repeatable, and a breakpoint stops everything."""
-
-    asynchronous = False
-    lost = 0
-    local_cores = 0.0
-
-    def __init__(self, config: ExperimentConfig, suite: TaskSuite):
-        self._config = config
-        self._suite = suite
-        self._restarts = 0
-        self._collector = build_collector(config, suite, runner=0)
-
-    def publish(self, version: int, weights: Arrays, shares: np.ndarray) -> None:
-        """Acts with these weights and shares from the next unroll on."""
-        self._collector.set_weights(version, weights)
-        self._collector.set_shares(shares)
-
-    def collect(self, timeout: float) -> list[Collected]:
-        """One unroll, however long it takes."""
-        return [self._collector.collect()]
-
-    def faults(self) -> list[Fault]:
-        """None: in this process an error stops at its place, where a debugger finds it."""
-        return []
-
-    def state_dict(self) -> dict[str, Any]:
-        """The collector's random state, and how often environments were started."""
-        return {"collector": self._collector.state_dict(), "restarts": self._restarts}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on with the saved random state in new episodes, which differ from those the earlier run began with."""
-        self._collector.close()
-        self._restarts = state["restarts"] + 1
-        self._collector = build_collector(self._config, self._suite, runner=0, restart_count=self._restarts)
-        if state["collector"] is not None:  # None: with other tasks than before, whose slots are not these
-            self._collector.load_state_dict(state["collector"])
-
-    def close(self) -> None:
-        """Closes the environments."""
-        self._collector.close()
-
-
 class Trainer:
     """One iteration: rollouts → learner → new weights and shares for the runners.
 
@@ -172,7 +104,7 @@ class Trainer:
         else:
             self._thread = None
             torch.set_num_threads(threads)
-        self._interval = _Interval(suite)
+        self._interval = Interval(suite)
         # By runner: environments of each task, of which a runner has as many as it once stepped together.
         self._environments: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(suite.num_tasks, np.int64))
         self._publish()
@@ -225,7 +157,7 @@ class Trainer:
     def metrics(self) -> dict[str, float]:
         """Everything worth a line now. Rates and means cover the time since the last call; a figure nobody knows yet is left out."""
         numbers = self._summary() | self._interval.metrics() | self._task_metrics()
-        self._interval = _Interval(self.suite)
+        self._interval = Interval(self.suite)
         return {name: float(value) for name, value in numbers.items() if not np.isnan(value)}
 
     def messages(self) -> list[str]:
@@ -391,97 +323,6 @@ class Trainer:
         decided = {"probability": self._shares, "progress": self.statistics.progress}
         return tasks | {
             f"curriculum/{name}/{key}": values[task] for task, name in enumerate(self.suite.names) for key, values in decided.items()
-        }
-
-
-class VersionWatch:
-    """Notices a runner that no longer gets new weights."""
-
-    def __init__(self) -> None:
-        self._last: dict[int, int] = {}  # the version of each runner's newest rollout
-        self._stalled: set[int] = set()
-
-    def look(self, runner: int, version: int, newest: int) -> list[str]:
-        """Takes in a runner's rollout and says once if the version that it acts with stands still while the learner's goes on."""
-        stalls = self._last.get(runner) == version and newest - version > STALLED_UPDATES
-        self._last[runner] = version
-        if not stalls:
-            self._stalled.discard(runner)
-            return []
-        if runner in self._stalled:
-            return []
-        self._stalled.add(runner)
-        return [f"runner {runner} still acts with version {version}, {newest - version} updates ago: it gets no new weights"]
-
-
-class _Interval:
-    """What adds up between two reports."""
-
-    def __init__(self, suite: TaskSuite):
-        self._suite = suite
-        self._start = time.perf_counter()
-        self._frames = np.zeros(suite.num_tasks)
-        self._slots = np.zeros(suite.num_tasks)  # slots seen, over all updates
-        self._lags = np.zeros(suite.num_tasks)  # versions that those slots lay behind, added up
-        self._sums: dict[str, float] = defaultdict(float)
-        self._counts: dict[str, int] = defaultdict(int)
-        self._updates = 0
-        self._env_steps = 0
-        self._rollouts = 0
-        self._runners: set[int] = set()  # that a rollout has come from
-        self._observations = 0
-        self._learner_seconds = 0.0
-        self._env_seconds = self._inference_seconds = 0.0  # in the runners, added up
-        self.queue_wait_seconds = 0.0
-
-    def add_collected(self, collected: Collected) -> None:
-        """Counts a rollout that has arrived."""
-        self._env_steps += collected.rollout.valid.size
-        self._rollouts += 1
-        self._runners.add(collected.runner)
-        self._env_seconds += collected.env_seconds
-        self._inference_seconds += collected.inference_seconds
-
-    def add_update(self, statistics: dict[str, float], rollout: Rollout, frames: np.ndarray, version: int, seconds: float) -> None:
-        """Counts an update on `rollout` that took `seconds` and began at the learner's `version`."""
-        self._updates += 1
-        self._learner_seconds += seconds
-        self._observations += rollout.valid.size + rollout.num_slots
-        self._frames += frames
-        self._slots += np.bincount(rollout.task_ids, minlength=self._suite.num_tasks)
-        self._lags += np.bincount(rollout.task_ids, weights=version - rollout.version, minlength=self._suite.num_tasks)
-        for name, value in statistics.items():
-            self._sums[name] += value
-            self._counts[name] += 1
-
-    def metrics(self) -> dict[str, float]:
-        """Means per update, rates per second, and each task's share and lag."""
-        if self._updates == 0:
-            return {}
-        seconds = time.perf_counter() - self._start
-        means = {name: value / self._counts[name] for name, value in self._sums.items() if name != "rows"}
-        distinct = self._sums["rows"] / self._observations
-        with np.errstate(invalid="ignore"):
-            lags = self._lags / self._slots
-            shares = self._frames / self._frames.sum()
-        tasks = {f"tasks/{name}/policy_lag": lags[task] for task, name in enumerate(self._suite.names)}
-        tasks |= {f"tasks/{name}/share_trained": shares[task] for task, name in enumerate(self._suite.names)}
-        return {
-            **means,
-            "summary/frames_per_second": self._frames.sum() / seconds,
-            "summary/policy_lag": self._lags.sum() / self._slots.sum(),
-            "learner/updates_per_second": self._updates / seconds,
-            "learner/distinct_fraction": distinct,
-            "learner/busy_fraction": self._learner_seconds / seconds,
-            "throughput/env_steps": self._env_steps / seconds,
-            "throughput/rollouts": self._rollouts / seconds,
-            "throughput/runners": len(self._runners),
-            "throughput/learner_frames": self._frames.sum() / self._learner_seconds,
-            "throughput/queue_wait_seconds": self.queue_wait_seconds,
-            "throughput/env_seconds": self._env_seconds,
-            "throughput/inference_seconds": self._inference_seconds,
-            "throughput/learner_seconds": self._learner_seconds,
-            **tasks,
         }
 
 

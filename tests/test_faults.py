@@ -12,8 +12,8 @@ from mtrl.collector import build_collector
 from mtrl.config import FaultsConfig
 from mtrl.curriculum.allocation import Allocator
 from mtrl.distributed.watchdog import Watchdog, forget
-from mtrl.faults import Fault, Quarantine
-from mtrl.training import Trainer, VersionWatch
+from mtrl.faults import Fault, Quarantine, VersionWatch
+from mtrl.training import Trainer
 
 
 @pytest.mark.parametrize("kind", ["raise", "nan", "shape"])
