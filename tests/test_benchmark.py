@@ -57,3 +57,20 @@ def test_the_learner_is_measured_with_and_without_sharing(capsys, monkeypatch):
     assert "each distinct observation once" in lines[1]
     assert "every observation" in lines[2]
     assert "GFLOP/s" in lines[-1]
+
+
+def test_a_memorys_cost_is_measured_against_the_learner_without_one(capsys, monkeypatch):
+    durations = iter([3.0, 1.5] * 5)  # in turns
+    had_memory = []
+
+    def measure(function, seconds):
+        had_memory.append(any("memory." in name for name in function.__defaults__[0].policy_weights()))
+        function()
+        return [next(durations)] * 3
+
+    monkeypatch.setattr(speed, "_time", measure)
+    config = toy_config("minigrid/mt3", env_runners__slots=6, model__memory=True)
+    suite = make_suite("minigrid/mt3")
+    speed._compare_without_memory(config, suite, speed._collect(config, suite))
+    assert had_memory == [True, False] * 5
+    assert re.search(r"ratio of the two +2\.00 ", capsys.readouterr().out)

@@ -70,6 +70,8 @@ def learner(config: ExperimentConfig) -> None:
         times = _time(lambda subject=subject: subject.update(rollout, 0.0), seconds=8.0)  # type: ignore[misc]
         label = "each distinct observation once" if share else "every observation"
         _row(f"update, {label}", [1e6 * t / frames for t in times], "µs/frame")
+    if config.model.memory:
+        _compare_without_memory(config, suite, rollout)
     for field, name in [("balancing", name) for name in BALANCERS] + [("combiner", name) for name in COMBINERS]:
         try:
             subject = Learner(override(config, {f"learner.{field}": name}), suite)
@@ -83,6 +85,15 @@ def learner(config: ExperimentConfig) -> None:
         a, b = torch.randn(2, size, size).to(dtype)
         rates = [2e-9 * size**3 / t for t in _time(lambda a=a, b=b: a @ b, seconds=2.0)]  # type: ignore[misc]
         _row(f"matrix product, {dtype}", rates, "GFLOP/s")
+
+
+def _compare_without_memory(config: ExperimentConfig, suite: TaskSuite, rollout: Rollout) -> None:
+    """The learner with its memory and without, in turns, since a shared machine's speed changes within a minute."""
+    subjects = [Learner(override(config, {"model.memory": memory}), suite) for memory in (True, False)]
+    rounds = [[statistics.median(_time(lambda s=subject: s.update(rollout, 0.0), seconds=0.0)) for subject in subjects] for _ in range(5)]  # type: ignore[misc]
+    for label, times in zip(("with its memory, in turns", "without it"), zip(*rounds, strict=True), strict=True):
+        _row(f"update, {label}", [1e6 * t / rollout.num_frames for t in times], "µs/frame")
+    _row("ratio of the two", [with_it / without for with_it, without in rounds], "")
 
 
 def peers(config: ExperimentConfig) -> None:
