@@ -38,7 +38,7 @@ def test_constant_reward_converges_to_its_discounted_sum(unroll_length, truncate
     suite = make_suite(config.suite.name)
     learner = Learner(config, suite)
     collector = build_collector(config, suite, runner=0)
-    for _ in range(300):
+    for _ in range(200):
         collector.set_weights(learner.version, learner.actor_weights())
         rollout = collector.collect().rollout
         if not truncated:

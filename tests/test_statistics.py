@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.stats import trim_mean
 
 from mtrl.evaluation.statistics import (
     aggregate,
@@ -22,6 +23,8 @@ OTHERS = np.round(rng.random((3, 4)), 1)
 def test_hand_values() -> None:
     assert interquartile_mean(np.array([0.0, 0.2, 0.4, 1.0])) == pytest.approx(0.3)
     assert interquartile_mean(np.array([9.0, 1.0, 2.0, 3.0, -9.0])) == pytest.approx(2.0)  # a quarter of five, rounded down: one
+    values = np.random.default_rng(0).random((3, 30))
+    assert interquartile_mean(values) == pytest.approx(trim_mean(values, 0.25, axis=-1))
     assert optimality_gap(np.array([0.5, 1.0, 3.0])) == pytest.approx(1 / 6)  # what is above 1 makes up for nothing
     assert performance_profile(np.array([[0.1, 0.5], [0.5, 0.9]]), np.array([0.0, 0.5, 0.9])).tolist() == [1.0, 0.25, 0.0]
     improvement = probability_of_improvement(np.array([[1.0], [2.0]]), np.array([[1.0], [0.0], [3.0]]), np.random.default_rng(0))

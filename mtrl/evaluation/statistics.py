@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from mtrl.stats import interquartile_mean
 
@@ -55,7 +54,9 @@ def stratified_mean(strata: list[np.ndarray], rng: np.random.Generator, resample
 
 def success_interval(successes: int, episodes: int) -> Interval:
     """A success rate with Wilson's interval, which stays sensible at 0 and 1."""
-    interval = stats.binomtest(successes, episodes).proportion_ci(CONFIDENCE, method="wilson")
+    from scipy.stats import binomtest  # takes a second to import, which every training would wait for
+
+    interval = binomtest(successes, episodes).proportion_ci(CONFIDENCE, method="wilson")
     return Interval(successes / episodes, float(interval.low), float(interval.high))
 
 
