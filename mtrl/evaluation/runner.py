@@ -76,12 +76,7 @@ def evaluate_run(
     folder = directory.path / "evaluation" / step
     kept = _Kept(folder, jobs, description["weights_sha256"])
     started = time.time()
-    total = wanted * len(indices)
-    progress(kept.episodes, total)
-    for job, rows in (players or in_this_process)(kept.missing):
-        kept.add(job, rows)
-        progress(kept.episodes, total)
-    played = kept.rows()
+    played = _play(kept, players or in_this_process, progress)
     results: dict[str, Any] = {
         "protocol": protocol.name,
         "changed": _changes(protocol, suite, episodes, backend, [suite.names[task] for task in indices]),
@@ -96,15 +91,27 @@ def evaluate_run(
         "seconds": time.time() - started,
         **summarize(suite, played),
     }
-    file = folder / RESULTS
-    if results["changed"] and not _read_results(file).get("changed", True):
-        file = folder / RESULTS_BY_OTHER_RULES  # what the protocol found stays
-    results["file"] = str(file.relative_to(directory.path))
+    results["file"] = str(_results_file(folder, results).relative_to(directory.path))
     # Last, so that whoever only wants the figures can stop reading there.
     results["episodes"] = [row._asdict() | {"score": float(suite.score(row.task_id, row.episode_return, row.success))} for row in played]
-    _replace(file, json.dumps(results, indent=1))
+    _replace(directory.path / results["file"], json.dumps(results, indent=1))
     kept.forget()
     return results
+
+
+def _play(kept: _Kept, players: Players, progress: Callable[[int, int], None]) -> list[Episode]:
+    """Plays what is missing; all episodes, those that were kept included."""
+    progress(kept.episodes, kept.wanted)
+    for job, rows in players(kept.missing):
+        kept.add(job, rows)
+        progress(kept.episodes, kept.wanted)
+    return kept.rows()
+
+
+def _results_file(folder: Path, results: dict[str, Any]) -> Path:
+    """Where results go: figures by other rules leave those that the protocol found."""
+    file = folder / RESULTS
+    return folder / RESULTS_BY_OTHER_RULES if results["changed"] and not _read_results(file).get("changed", True) else file
 
 
 def summarize(suite: TaskSuite, rows: list[Episode]) -> dict[str, Any]:
@@ -148,6 +155,11 @@ class _Kept:
     def episodes(self) -> int:
         """Episodes played."""
         return sum(map(len, self._rows.values()))
+
+    @property
+    def wanted(self) -> int:
+        """Episodes of all jobs."""
+        return sum(job.episodes for job in self._jobs)
 
     def add(self, job: Job, rows: list[Episode]) -> None:
         self._rows[job] = rows
