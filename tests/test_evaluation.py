@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import pytest
 
 from envs import Episode, UnknownTaskError, make_suite
 from mtrl.cli import main
-from mtrl.evaluation.jobs import Job, in_processes, in_this_process, play_job
+from mtrl.evaluation.jobs import Job, in_processes, in_this_process, load_actor, play, play_job
 from mtrl.evaluation.runner import evaluate_run
 from mtrl.evaluation.video import Moment, beside, film_policy
+from mtrl.rollout import Arrays
 from mtrl.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
@@ -232,6 +234,20 @@ def test_robot_arm_is_filmed_or_says_what_is_missing(tmp_path: Path) -> None:
         assert "films: " in done.stdout
         frame = imageio.get_reader(film).get_data(3)
         assert frame[:, :384].std() > 10  # a scene, not a blank
+
+
+def test_a_policy_can_be_shown_something_else(run: RunDirectory) -> None:
+    suite, actor = load_actor(next(run.policies.glob("[0-9]*")))
+    blank = partial(play, actor, suite, suite.index(RANDOM), 5, backend="gymnasium", seed=0, sampled=False)
+    seen: list[np.ndarray] = []
+
+    def nothing(obs: Arrays) -> Arrays:
+        seen.append(obs["image"])
+        return {name: np.zeros_like(array) for name, array in obs.items()}
+
+    # Always the same action, from any start: it turns or stands until the time is up, or walks into the wall before it.
+    assert all(episode.length == 144 and not episode.success for episode in blank(shown=nothing))
+    assert len({row.tobytes() for row in seen[0]}) > 1  # there was something to see
 
 
 def test_players_in_this_process_follow_the_order(run: RunDirectory) -> None:

@@ -23,6 +23,7 @@ from mtrl.checkpoint import load_policy
 from mtrl.collector import Inference
 from mtrl.config import ModelConfig
 from mtrl.models.policy import Actor, build_policy, load_weights
+from mtrl.rollout import Arrays
 
 EVALUATION_RUNNER = 2**31 - 1  # a runner index that no training runner has, so that no training episode is met again
 EPISODES_WORTH_A_PROCESS = 20  # a process takes seconds to start
@@ -98,11 +99,21 @@ def load_actor(policy: Path) -> tuple[TaskSuite, Actor]:
 
 
 def play(
-    actor: Actor, suite: TaskSuite, task: int, episodes: int, *, first: int = 0, backend: str, seed: int, sampled: bool
+    actor: Actor,
+    suite: TaskSuite,
+    task: int,
+    episodes: int,
+    *,
+    first: int = 0,
+    backend: str,
+    seed: int,
+    sampled: bool,
+    shown: Callable[[Arrays], Arrays] = lambda obs: obs,
 ) -> list[Episode]:
     """Episodes number `first` and following of one task; an episode's number stands in `slot`.
 
     Each slot plays one episode and only its first one counts: taking the first ones to finish would favour short episodes.
+    `shown` says what the policy sees of the slots' observations [B, …]: to ask what it does without a part of them.
     """
     counts = [episodes if index == task else 0 for index in range(suite.num_tasks)]
     tasks = suite.for_evaluation().make(counts, backend, seed, EVALUATION_RUNNER, first_number=first)  # type: ignore[arg-type]
@@ -113,7 +124,7 @@ def play(
         obs = tasks.reset()
         inference.start(tasks.task_ids)
         for _ in range(EPISODE_STEPS):
-            actions, _ = inference.act(obs)
+            actions, _ = inference.act(shown(obs))
             step = tasks.step(inference.to_environment(actions))
             inference.follow(step)
             obs = step.obs
