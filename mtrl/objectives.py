@@ -14,6 +14,7 @@ from mtrl.balancing import Balancer, Combiner, make_balancer, make_combiner, tas
 from mtrl.batch import Batch
 from mtrl.config import ExperimentConfig
 from mtrl.losses import (
+    LARGEST_LOG_RATIO,
     Moments,
     clipped_surrogate_loss,
     entropy_loss,
@@ -179,12 +180,19 @@ class Objectives:
             policy_loss = policy_gradient_loss(log_probs, advantages, weights)
         negative_entropy = entropy_loss(entropies, weights)
         rhos, total = (log_probs.detach() - batch.behaviour_log_probs).exp(), self._total(weights.sum())
-        return policy_loss + self._entropy_cost * negative_entropy, {
+        numbers = {
             "learner/policy_loss": policy_loss,
             "learner/entropy": -negative_entropy,
             "vtrace/rho_mean": (weights * rhos).sum() / total,
             "vtrace/rho_clipped_fraction": (weights * (rhos > config.rho_bar)).sum() / total,
         }
+        if config.surrogate == "clipped":
+            moved = (log_probs.detach() - batch.anchor_log_probs).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
+            ratios = moved.exp()
+            # Of the policy before the batch from the one now, by Schulman's estimate of low variance.
+            numbers["learner/kl"] = (weights * (ratios - 1 - moved)).sum() / total
+            numbers["learner/clip_fraction"] = (weights * ((ratios - 1).abs() > config.clip)).sum() / total
+        return policy_loss + self._entropy_cost * negative_entropy, numbers
 
     def _critic_loss(self, batch: Batch, targets: Targets, outputs: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         popart, task_ids = self._policy.critic.popart, batch.seen.task_ids

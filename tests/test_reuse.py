@@ -136,6 +136,17 @@ def test_each_optimiser_makes_its_number_of_steps(kind, trunks):
     assert {"learner/policy_loss", "learner/value_loss"} <= set(statistics)
 
 
+def test_how_far_the_policy_moved_is_reported():
+    def report(**changes):
+        config = toy_config(learner__surrogate="clipped", **changes)
+        learner = Learner(config, make_suite(config.suite.name))
+        return learner.update(collect(config), 0.0)
+
+    still, moved = report(), report(learner__epochs=4, learner__actor={"learning_rate": 0.01})
+    assert still["learner/kl"] == pytest.approx(0, abs=1e-6) and still["learner/clip_fraction"] == 0  # what is reported is before the step
+    assert moved["learner/kl"] > 1e-3 and 0 < moved["learner/clip_fraction"] < 1
+
+
 def test_fewer_actor_steps_than_a_pass_has():
     config = toy_config(learner__actor_updates=3, learner__minibatches=2)
     learner = Learner(config, make_suite(config.suite.name))
