@@ -1,7 +1,7 @@
-"""What PopArt is for: `python docs/probe_popart.py [FRAMES] [SEEDS]`.
+"""What PopArt is for: `python docs/probe_popart.py [FRAMES] [SEEDS] [TASK,TASK] [shared|separate]`.
 
-Two tasks, each once with its rewards as they are and once a thousand times as large, in one policy with one trunk; with PopArt and without.
-Prints the scores of each run's last episodes.
+Two tasks, each once with its rewards as they are and once a thousand times as large, in one policy; with PopArt and without. By default
+actor and critic share their trunk. Prints the scores of each run's last episodes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import minigrid  # noqa: F401, registers its environments
 from mtrl.config import load_config, override
 from mtrl.training import build_trainer
 
-TASKS = ("DoorKey-5x5", "LavaGapS5")
+TASKS = ("DoorKey-5x5", "LavaGapS5") if len(sys.argv) < 4 else tuple(sys.argv[3].split(","))
+TRUNKS = sys.argv[4] if len(sys.argv) > 4 else "shared"
 SCALES = (1, 1000)
 
 
@@ -52,7 +53,7 @@ def scores(popart: bool, frames: int, seed: int) -> dict[str, float]:
         "suite.name": "gym/" + ",".join(f"{task}-x{scale}-v0" for task in TASKS for scale in SCALES),
         "env_runners.num_env_runners": 0,
         "env_runners.slots": 64,
-        "model.trunks": "shared",
+        "model.trunks": TRUNKS,
         "model.popart": popart,
         "learner.popart_rate": 0.05,
         "learner.advantage_floor": 0.0,  # it is a size of rewards

@@ -166,9 +166,12 @@ class LearnerConfig(Section):
     minibatches: int = Field(1, ge=1)
     """Parts that a pass is cut into; the actor's optimiser makes a step for each."""
     minibatch_of: Literal["observations", "steps", "traces"] = "observations"
-    """What is drawn into a minibatch. `traces`: all steps of some slots, with V-trace recomputed by the current weights. `steps`: single
-    steps, with targets computed once for the batch. `observations`: the same, keeping steps that saw the same observation together, which
-    costs least."""
+    """What is drawn into a minibatch. `traces`: all steps of some slots, which a memory needs. `steps`: single steps. `observations`: the
+    same, keeping steps that saw the same observation together, which costs least."""
+    recompute_targets: bool = False
+    """Compute V-trace's targets anew, by the current weights, for each minibatch of `traces`. Otherwise they are computed once for a batch,
+    which learns better with the clipped ratio: as the policy moves away, weights below 1 cut the traces, and later passes judge actions by
+    less and less of what followed them. Where a batch is one minibatch, every pass computes them anew."""
     actor_updates: int | None = Field(None, ge=1)
     """Steps of the actor's optimiser per batch; null is one for each minibatch of each pass."""
     critic_updates: int = Field(1, ge=1)
@@ -284,6 +287,10 @@ class ExperimentConfig(Section):
             raise ValueError(f"learner.actor_updates {learner.actor_updates} and learner.epochs {learner.epochs} both say how often")
         if self.model.memory and learner.minibatches > 1 and learner.minibatch_of != "traces":
             raise ValueError(f"learner.minibatch_of is {learner.minibatch_of!r}, but a memory needs whole traces: set it to 'traces'")
+        if learner.recompute_targets and learner.minibatches > 1 and learner.minibatch_of != "traces":
+            raise ValueError(
+                f"learner.recompute_targets needs whole traces, but learner.minibatch_of is {learner.minibatch_of!r}: set it to 'traces'"
+            )
         if self.curriculum.evidence == "evaluation" and self.evaluation.every_frames is None:
             raise ValueError("curriculum.evidence is 'evaluation', but evaluation.every_frames is null: there would be none")
         if self.learners.num_learners and not self.env_runners.num_env_runners:

@@ -211,11 +211,15 @@ class Learner:
                 yield Part(batch, targets, None, None, actor=False, critic=True)
         for selection in self._selections(batch, steps):
             if config.minibatch_of == "traces":
-                known = None if self._shared else values[:, selection]
-                yield Part(select_slots(batch, selection, self._total), None, known, targets.moments, actor=True, critic=self._shared)
+                part, pick = select_slots(batch, selection, self._total), _slots_of
             else:
-                own = targets._replace(vs=_at(targets.vs, selection), advantages=_at(targets.advantages, selection))
-                yield Part(select_steps(batch, selection, self._total), own, None, None, actor=True, critic=self._shared)
+                part, pick = select_steps(batch, selection, self._total), _at
+            if config.recompute_targets:
+                known = None if self._shared else values[:, selection]
+                yield Part(part, None, known, targets.moments, actor=True, critic=self._shared)
+            else:
+                own = targets._replace(vs=pick(targets.vs, selection), advantages=pick(targets.advantages, selection))
+                yield Part(part, own, None, None, actor=True, critic=self._shared)
 
     def _selections(self, batch: Batch, steps: int) -> Iterator[Tensor]:
         """Slots or steps of `steps` minibatches; the batch is divided anew for each pass. One that is empty for any learner is left out."""
@@ -316,9 +320,14 @@ class _Means:
         return {name: total / self._counts[name] for name, total in self._sums.items()}
 
 
-def _at(x: Tensor, steps: Tensor) -> Tensor:
+def _slots_of(x: Tensor, chosen: Tensor) -> Tensor:
+    """The given slots of [T, B]."""
+    return x[:, chosen]
+
+
+def _at(x: Tensor, chosen: Tensor) -> Tensor:
     """The given positions of the flattened [T, B], as [1, S]."""
-    return x.flatten()[steps].unsqueeze(0)
+    return x.flatten()[chosen].unsqueeze(0)
 
 
 def _to_arrays(module: nn.Module) -> Arrays:

@@ -12,6 +12,7 @@ from helpers import toy_config
 from envs import make_suite
 from mtrl.batch import make_batch, select_slots, select_steps, split_observations, split_slots, split_steps
 from mtrl.collector import build_collector
+from mtrl.config import ConfigError
 from mtrl.learner import Learner
 from mtrl.losses import clipped_surrogate_loss
 
@@ -134,6 +135,23 @@ def test_each_optimiser_makes_its_number_of_steps(kind, trunks):
     steps = {name: {int(s["step"]) for s in o.state.values()} for name, o in learner._optimizers.items()}
     assert steps == ({"actor": {6}, "critic": {2}} if trunks == "separate" else {"actor": {6}})
     assert {"learner/policy_loss", "learner/value_loss"} <= set(statistics)
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_targets_of_traces_are_computed_once_or_for_each_minibatch(recomputed, monkeypatch):
+    config = toy_config(
+        learner__surrogate="clipped", learner__epochs=3, learner__minibatches=2, learner__minibatch_of="traces",
+        learner__recompute_targets=recomputed, learner__actor={"learning_rate": 0.01},
+    )  # fmt: skip
+    learner = Learner(config, make_suite(config.suite.name))
+    correct, calls = learner.objectives._correct, []
+    monkeypatch.setattr(learner.objectives, "_correct", lambda *given: calls.append(correct(*given)) or calls[-1])
+    learner.update(collect(config), 0.0)
+    assert len(calls) == (1 + 3 * 2 if recomputed else 1)
+    if recomputed:  # the policy has moved since, so that weights are no longer 1
+        assert not torch.allclose(calls[1].vs, calls[-2].vs)
+    with pytest.raises(ConfigError, match="needs whole traces"):
+        toy_config(learner__minibatches=2, learner__recompute_targets=True)
 
 
 def test_how_far_the_policy_moved_is_reported():
