@@ -168,10 +168,11 @@ class LearnerConfig(Section):
     minibatch_of: Literal["observations", "steps", "traces"] = "observations"
     """What is drawn into a minibatch. `traces`: all steps of some slots, which a memory needs. `steps`: single steps. `observations`: the
     same, keeping steps that saw the same observation together, which costs least."""
-    recompute_targets: bool = False
-    """Compute V-trace's targets anew, by the current weights, for each minibatch of `traces`. Otherwise they are computed once for a batch,
-    which learns better with the clipped ratio: as the policy moves away, weights below 1 cut the traces, and later passes judge actions by
-    less and less of what followed them. Where a batch is one minibatch, every pass computes them anew."""
+    recompute_targets: bool | None = None
+    """Compute V-trace's targets anew, by the current weights, for each minibatch of `traces`, or once for a batch. null is once for the
+    clipped ratio, which learns better so: as the policy moves away, weights below 1 cut the traces, and later passes judge actions by less
+    and less of what followed them. V-trace's own gradient has no other correction and takes them anew. Where a batch is one minibatch,
+    every pass does."""
     actor_updates: int | None = Field(None, ge=1)
     """Steps of the actor's optimiser per batch; null is one for each minibatch of each pass."""
     critic_updates: int = Field(1, ge=1)

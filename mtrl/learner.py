@@ -204,6 +204,9 @@ class Learner:
             for step in range(max(steps, critic_steps)):
                 yield Part(batch, None, None, None, actor=step < steps, critic=step < critic_steps)
             return
+        anew = config.recompute_targets
+        if anew is None:
+            anew = config.surrogate == "vtrace" and config.minibatch_of == "traces"
         values = looked.values
         targets = self.objectives.targets(batch, looked.log_probs - batch.behaviour_log_probs, values, None)
         if not self._shared:
@@ -214,7 +217,7 @@ class Learner:
                 part, pick = select_slots(batch, selection, self._total), _slots_of
             else:
                 part, pick = select_steps(batch, selection, self._total), _at
-            if config.recompute_targets:
+            if anew:
                 known = None if self._shared else values[:, selection]
                 yield Part(part, None, known, targets.moments, actor=True, critic=self._shared)
             else:

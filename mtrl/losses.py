@@ -25,10 +25,26 @@ def clipped_surrogate_loss(
     log_ratios: Float[Tensor, "T B"], advantages: Float[Tensor, "T B"], weights: Float[Tensor, "T B"], clip: float
 ) -> Float[Tensor, ""]:
     """-Σ w_t min(ρ_t adv_t, clamp(ρ_t, 1 - clip, 1 + clip) adv_t) with ρ_t = π(a_t|x_t) / μ(a_t|x_t) (PPO, Schulman et al. 2017)."""
-    # Beyond e^±10 a step says nothing of the neighbourhood, and e^89 is infinite. It happens with narrow Gaussians: an action of the policy
-    # before this one can lie a hundred deviations from the mean and become likely again in the middle of a batch.
-    ratios = log_ratios.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
+    ratios = _bounded(log_ratios).exp()
     return -(weights * torch.minimum(ratios * advantages, ratios.clamp(1 - clip, 1 + clip) * advantages)).sum()
+
+
+def distance_moved(
+    log_ratios: Float[Tensor, "T B"], weights: Float[Tensor, "T B"], clip: float
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """KL(μ‖π) as Schulman estimates it, Σ w_t (ρ_t - 1 - log ρ_t), and the weight of the steps whose ρ_t lies beyond `clip`."""
+    bounded = _bounded(log_ratios)
+    ratios = bounded.exp()
+    return (weights * (ratios - 1 - bounded)).sum(), (weights * ((ratios - 1).abs() > clip)).sum()
+
+
+def _bounded(log_ratios: Tensor) -> Tensor:
+    """Beyond e^±10 a step says nothing of the neighbourhood, and e^89 is infinite.
+
+    It happens with narrow Gaussians: an action of the policy before this one can lie a hundred deviations from the mean and become likely
+    again in the middle of a batch.
+    """
+    return log_ratios.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
 
 
 def value_loss(values: Float[Tensor, "T B"], targets: Float[Tensor, "T B"], weights: Float[Tensor, "T B"]) -> Float[Tensor, ""]:

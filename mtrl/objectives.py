@@ -14,9 +14,9 @@ from mtrl.balancing import Balancer, Combiner, make_balancer, make_combiner, tas
 from mtrl.batch import Batch
 from mtrl.config import ExperimentConfig
 from mtrl.losses import (
-    LARGEST_LOG_RATIO,
     Moments,
     clipped_surrogate_loss,
+    distance_moved,
     entropy_loss,
     normalize_per_task,
     policy_gradient_loss,
@@ -187,11 +187,8 @@ class Objectives:
             "vtrace/rho_clipped_fraction": (weights * (rhos > config.rho_bar)).sum() / total,
         }
         if config.surrogate == "clipped":
-            moved = (log_probs.detach() - batch.anchor_log_probs).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
-            ratios = moved.exp()
-            # Of the policy before the batch from the one now, by Schulman's estimate of low variance.
-            numbers["learner/kl"] = (weights * (ratios - 1 - moved)).sum() / total
-            numbers["learner/clip_fraction"] = (weights * ((ratios - 1).abs() > config.clip)).sum() / total
+            kl, beyond = distance_moved(log_probs.detach() - batch.anchor_log_probs, weights, config.clip)
+            numbers |= {"learner/kl": kl / total, "learner/clip_fraction": beyond / total}
         return policy_loss + self._entropy_cost * negative_entropy, numbers
 
     def _critic_loss(self, batch: Batch, targets: Targets, outputs: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:

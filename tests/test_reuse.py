@@ -137,11 +137,14 @@ def test_each_optimiser_makes_its_number_of_steps(kind, trunks):
     assert {"learner/policy_loss", "learner/value_loss"} <= set(statistics)
 
 
-@pytest.mark.parametrize("recomputed", [False, True])
-def test_targets_of_traces_are_computed_once_or_for_each_minibatch(recomputed, monkeypatch):
+@pytest.mark.parametrize(
+    ("surrogate", "asked", "recomputed"),
+    [("clipped", None, False), ("clipped", True, True), ("vtrace", None, True), ("vtrace", False, False)],
+)
+def test_targets_of_traces_are_computed_once_or_for_each_minibatch(surrogate, asked, recomputed, monkeypatch):
     config = toy_config(
-        learner__surrogate="clipped", learner__epochs=3, learner__minibatches=2, learner__minibatch_of="traces",
-        learner__recompute_targets=recomputed, learner__actor={"learning_rate": 0.01},
+        learner__surrogate=surrogate, learner__epochs=3, learner__minibatches=2, learner__minibatch_of="traces",
+        learner__recompute_targets=asked, learner__actor={"learning_rate": 0.01},
     )  # fmt: skip
     learner = Learner(config, make_suite(config.suite.name))
     correct, calls = learner.objectives._correct, []
@@ -152,6 +155,19 @@ def test_targets_of_traces_are_computed_once_or_for_each_minibatch(recomputed, m
         assert not torch.allclose(calls[1].vs, calls[-2].vs)
     with pytest.raises(ConfigError, match="needs whole traces"):
         toy_config(learner__minibatches=2, learner__recompute_targets=True)
+
+
+def test_targets_computed_once_are_those_of_the_minibatchs_own_traces():
+    """Until the policy moves, a trace's targets are the same alone as among the others: they depend on no other slot."""
+    config = toy_config(learner__surrogate="clipped", learner__minibatches=3, learner__minibatch_of="traces", model__trunks="shared")
+    learner = Learner(config, make_suite(config.suite.name))
+    batch = learner._batch(collect(config))
+    looked = learner.objectives.look_at(batch)
+    batch = batch._replace(anchor_log_probs=looked.log_probs)
+    for part in learner._parts(batch, looked):
+        own = learner.objectives.look_at(part.batch)
+        alone = learner.objectives.targets(part.batch, own.log_probs - part.batch.behaviour_log_probs, own.values, part.targets.moments)
+        assert torch.allclose(part.targets.vs, alone.vs, atol=1e-5) and torch.allclose(part.targets.advantages, alone.advantages, atol=1e-5)
 
 
 def test_how_far_the_policy_moved_is_reported():
