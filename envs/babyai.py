@@ -98,7 +98,15 @@ def _task(level: str) -> Task:
         raise UnknownTaskError(f"babyai has no level {level!r}{hint}")
     return Task(
         name=level,
-        make_env=functools.partial(make_registered, env_id),
+        make_env=functools.partial(_make_level, env_id),
         success_return=0.0,
         envpool_id=env_id if env_id in known_to_envpool() else None,
     )
+
+
+def _make_level(env_id: str, render_mode: str | None = None) -> gymnasium.Env:
+    """An environment of a level. minigrid prints a line for every world it draws and rejects, here it says nothing."""
+    from minigrid.envs.babyai.core import roomgrid_level
+
+    roomgrid_level.print = lambda *_: None  # its own name, which hides the builtin from that module alone
+    return make_registered(env_id, render_mode)

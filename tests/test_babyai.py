@@ -70,6 +70,12 @@ def test_babyais_own_bot_succeeds(level):
     assert suite.score(0, episodes[0].episode_return, float(episodes[0].success)) == 1.0
 
 
+def test_levels_are_drawn_without_a_word(capsys):
+    env = make_suite("babyai/GoTo").tasks[0].make_env()
+    env.reset(seed=1)  # minigrid rejects a world of this seed, and says so
+    assert capsys.readouterr().out == ""
+
+
 def test_words_that_nobody_knows_are_refused():
     assert (
         sentence(words_of("put the red ball next to the blue box, then open a door"))
