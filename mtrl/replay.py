@@ -21,7 +21,7 @@ class Replayed(NamedTuple):
     names: tuple[str, ...]
     shown: list[Step]  # the decision asked for, or decisions evenly spread over the run
     decisions: int
-    from_start: bool  # whether the log has the run's first decision: after a change of tasks it has not, and nothing can be checked
+    from_start: bool  # whether the log has the run's first decision: after a change of tasks or rules it has not, and nothing is checked
     differing: Step | None  # the first that came out otherwise than it was logged
     floor: float
 

@@ -92,7 +92,7 @@ class RunDirectory:
             file.writelines(to_line(decision) + "\n" for decision in decisions)
 
     def begin_decisions(self, frames: int) -> None:
-        """Puts the log of decisions aside, since those that follow are about other tasks."""
+        """Puts the log of decisions aside, since those that follow are about other tasks or made by other rules."""
         path = self.path / "curriculum.jsonl"
         if path.exists():
             path.rename(path.with_name(f"curriculum-until-{frames}.jsonl"))

@@ -96,7 +96,8 @@ def print_replay(replayed: Replayed, task: str | None) -> None:
         )
     )
     if not replayed.from_start:
-        terminal.print(Text("the log begins at a change of tasks: looks and weights are only those since then, and nothing can be checked"))
+        since = "looks and weights are only those since then, and nothing can be checked"
+        terminal.print(Text(f"the log begins at a change of tasks or curriculum: {since}"))
     elif replayed.differing is None:
         terminal.print(Text(f"{replayed.decisions:,} decisions made again, all as they were logged"))
     else:

@@ -37,6 +37,7 @@ def carry_over(components: dict[str, Any], before: Sequence[str], config: Experi
     """
     # By number of tasks, since a task's name appears in options only, and those are about the new tasks.
     old, new, more = (_fresh(config, suite, names) for names in (tuple(before), suite.names, (*suite.names, OTHER_TASK)))
+    components = {**components, "curriculum": _of_scheduler(config.curriculum.scheduler, components["curriculum"], old["curriculum"])}
     places = [(before.index(name), place) for place, name in enumerate(suite.names) if name in before]
     moved = {name: _moved(components[name], new[name], more[name], places) for name in ("learner", "curriculum", "statistics")}
     moved["learner"]["optimizers"] = _moved_optimizers(components["learner"]["optimizers"], old, new, more, places)
@@ -45,6 +46,11 @@ def carry_over(components: dict[str, Any], before: Sequence[str], config: Experi
     moved["statistics"]["retired_frames"] = int(components["statistics"].get("retired_frames", 0)) + gone
     source = {name: value for name, value in components["source"].items() if name != "collector"}
     return {**moved, "source": source | {"collector": None} if "collector" in components["source"] else source}
+
+
+def _of_scheduler(name: str, state: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
+    """A decider's state with a scheduler of this name: that of a fresh one if it had another."""
+    return {"name": name, **state} if state.get("name", name) == name else {**state, "name": name, "scheduler": fresh["scheduler"]}
 
 
 def _fresh(config: ExperimentConfig, suite: TaskSuite, names: Sequence[str]) -> dict[str, Any]:

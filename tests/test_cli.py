@@ -22,6 +22,7 @@ from mtrl.commands import shared, train
 from mtrl.config import ExperimentConfig, load_config
 from mtrl.console import PlainConsole, RunView, Status, TerminalConsole, amount, duration, short_names, shorten
 from mtrl.errors import UserError
+from mtrl.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--total-frames", "600", "--report-seconds", "60"]
@@ -267,6 +268,24 @@ def test_a_finished_run_says_what_would_go_on(trained: Path, capsys: pytest.Capt
 def test_what_a_checkpoint_depends_on_cannot_change(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = complaint(["train", "--resume", str(trained), "--model.experts", "3"], capsys)
     assert "model.experts cannot change" in said and "has 2, the command line 3" in said
+
+
+def test_the_curriculum_can_change(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is known of the tasks stays, the new rules decide, and their decisions are a log of their own."""
+    before = RunDirectory.open(copy)
+    last = list(before.read_decisions())[-1]
+    arguments = ["--curriculum.scheduler", "fixed", "--curriculum.options", '{"weights": {"cue": 3}}', "--curriculum.floor", "0"]
+    assert main(["train", "--resume", str(copy), "--total-frames", "1200", *arguments]) == 0
+    assert "fixed follows uniform and begins anew" in capsys.readouterr().out
+    decisions = list(RunDirectory.open(copy).read_decisions())
+    [aside] = copy.glob("curriculum-until-*.jsonl")
+    assert aside.stem == f"curriculum-until-{decisions[0].frames}" and 600 <= decisions[0].frames < 1200
+    assert (decisions[0].evidence.episodes >= last.evidence.episodes).all() and last.evidence.episodes.any()
+    assert decisions[0].shares.max() == pytest.approx(0.6)
+    assert main(["replay", str(copy)]) == 0
+    assert "begins at a change of tasks or curriculum" in " ".join(capsys.readouterr().out.split())
+    assert main(["train", "--resume", str(copy), "--total-frames", "1800"]) == 0
+    assert "follows" not in capsys.readouterr().out, "it has changed once"
 
 
 def test_other_tasks_are_refused_by_name(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from envs.toy import ACTION_SPACE, OBSERVATION_SPACE, Corridor
 from mtrl.benchmark.curriculum import compare, train
 from mtrl.config import ConfigError, CurriculumConfig, load_config, override
 from mtrl.curriculum import SCHEDULERS, RatedScheduler, make_scheduler, with_floor
+from mtrl.curriculum.decisions import Decider
 from mtrl.curriculum.forgetting import ForgettingWatch
 from mtrl.stats import TaskStatistics
 
@@ -70,6 +71,19 @@ class TestEveryScheduler:
             play(stats, 1, 2)
             shares = subject.probabilities(stats)
         assert shares[2] == pytest.approx(0.2 if name == "fixed" else 1 / 3)
+
+    def test_follows_any_other(self, name):
+        for other in SCHEDULERS:
+            stats = TaskStatistics(suite_of(3))
+            before, after = (Decider(CurriculumConfig(scheduler=each), scheduler(each), suite_of(3).names) for each in (other, name))
+            for _ in range(10):  # a whole window of one task, which masters it
+                play(stats, 0, 10)
+                before.decide(stats)
+            after.load_state_dict(before.state_dict())
+            seen = before.scheduler if other == name else scheduler(name)
+            np.testing.assert_equal(after.scheduler.state_dict(), seen.state_dict())
+            assert after.watch.best.tolist() == [1.0, 0.0, 0.0]
+            assert after.decide(stats).shares.sum() == pytest.approx(1)
 
     def test_goes_on_from_its_state(self, name):
         histories = [TaskStatistics(suite_of(4)) for _ in range(2)]

@@ -12,6 +12,7 @@ from test_run import Silent
 
 from mtrl.checkpoint import CheckpointError
 from mtrl.config import override
+from mtrl.curriculum.success_gap import SuccessGap
 from mtrl.replay import replay_run
 from mtrl.run import resume, run_training
 from mtrl.run_directory import RunDirectory
@@ -71,6 +72,16 @@ def test_schedulers_go_on(tmp_path: Path, scheduler: str) -> None:
     assert new.frames >= 4000
     replayed = replay_run(directory)
     assert not replayed.from_start and replayed.differing is None and replayed.decisions > 5
+
+
+def test_tasks_and_scheduler_can_change_at_once(tmp_path: Path) -> None:
+    directory, old = trained(tmp_path / "run", curriculum__scheduler="exp3s")
+    assert "rewards" in old.scheduler.state_dict(), "a state of another shape"
+    config = override(directory.config, {"suite.name": AFTER, "total_frames": 2000, "curriculum.scheduler": "success_gap"})
+    directory, new = RunDirectory(directory.path, config), build_trainer(config)
+    assert resume(new, directory, Silent(), allow_task_change=True)
+    assert isinstance(new.scheduler, SuccessGap) and not new.scheduler.looks.any() and new.statistics.episodes.any()
+    assert run_training(new, directory, Silent()) == 0
 
 
 def test_refused_unless_it_is_asked_for(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mtrl.console import PlainConsole, TerminalConsole
     from mtrl.training import Trainer
 
-FIXED_ON_RESUME = ("model.", "learner.actor.name", "learner.critic.name", "curriculum.scheduler")  # what a checkpoint's contents depend on
+FIXED_ON_RESUME = ("model.", "learner.actor.name", "learner.critic.name")  # what a checkpoint's contents depend on
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ def _go_on(
     from mtrl.run import resume, run_training
     from mtrl.run_directory import RunDirectory
 
-    _check_changes(path, load_config(path / "config.yaml"), config)
+    before = load_config(path / "config.yaml")
+    _check_changes(path, before, config)
     with _trainer(config) as trainer:
         directory = RunDirectory(path, config)
         if not resume(trainer, directory, console, allow_task_change=allow_task_change) and not repeated:
@@ -140,6 +141,9 @@ def _go_on(
                 raise UserError(f"{finished}; give a larger --total-frames to go on")
             console.message(f"{finished}: nothing to do")
             return 0
+        if before.curriculum != config.curriculum and trainer.frames > 0:
+            directory.begin_decisions(trainer.frames)
+            console.message(_changed_curriculum(before, config))
         (path / "config.yaml").write_text(dump_yaml(config))
         return run_training(trainer, directory, console)
 
@@ -170,6 +174,12 @@ def _check_changes(path: Path, old: ExperimentConfig, new: ExperimentConfig) -> 
     for name, value in before.items():
         if name.startswith(FIXED_ON_RESUME) and value != after[name]:
             raise UserError(f"{name} cannot change when a run is resumed: {path} has {value!r}, the command line {after[name]!r}")
+
+
+def _changed_curriculum(before: ExperimentConfig, after: ExperimentConfig) -> str:
+    old, new = before.curriculum.scheduler, after.curriculum.scheduler
+    who = f"{new} follows {old} and begins anew" if new != old else f"{new} goes on"
+    return f"the curriculum has changed: {who}, with what is known of the tasks; the decisions until now are put aside"
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -62,11 +62,12 @@ class Decider:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next decision depends on."""
-        return {"scheduler": self.scheduler.state_dict(), "watch": self.watch.state_dict()}
+        return {"name": self._config.scheduler, "scheduler": self.scheduler.state_dict(), "watch": self.watch.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a `state_dict`."""
-        self.scheduler.load_state_dict(state["scheduler"])
+        """Goes on from a `state_dict`. A scheduler begins anew after one of another name."""
+        if state.get("name", self._config.scheduler) == self._config.scheduler:
+            self.scheduler.load_state_dict(state["scheduler"])
         self.watch.load_state_dict(state["watch"])
 
 
