@@ -44,7 +44,7 @@ def measure(run: Path, episodes: int, levels: list[str]) -> None:
     protocol = protocol_of(suite)
     for level in levels or suite.names:
         task, next_ones = suite.index(level), NextOnes()
-        plays = partial(play, actor, suite, task, episodes, backend=protocol.backend, seed=0, sampled=protocol.sampled)
+        plays = partial(play, actor, suite, task, episodes, backend=protocol.backend, seed=0, sampled=protocol.actions == "sampled")
         told, misled = (
             success_interval(sum(episode.success for episode in played), episodes) for played in (plays(), plays(shown=next_ones))
         )

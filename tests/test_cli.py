@@ -94,6 +94,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
         (["evaluate", "runs/x", "--episodes", "0"], "--episodes: must be a whole number of 1 or more, got '0'"),
         (["evaluate", "runs/x", "--episodes", "ten"], "--episodes: must be a whole number of 1 or more, got 'ten'"),
         (["evaluate", "runs/x", "--episode", "1"], "there is no option --episode; did you mean --episodes?"),
+        (["evaluate", "runs/x", "--actions", "likly"], "--actions: must be one of sampled, likely, got 'likly'; did you mean likely?"),
         (["evaluate", "runs/x", "--backend", "gym"], "--backend: must be one of envpool, gymnasium, got 'gym'; did you mean gymnasium?"),
         (["bench"], "bench: must be one of throughput, peers, learner, curriculum, transfer, soak, chaos, scaling, got ''"),
         (["bench", "thruput"], "got 'thruput'; did you mean throughput?"),

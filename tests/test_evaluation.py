@@ -90,6 +90,8 @@ def test_seeds_decide_and_nothing_else(run: RunDirectory) -> None:
     again = evaluate_run(run, episodes=14, players=in_processes(2))
     assert episodes(first) == episodes(again) and first["score_mean"] == again["score_mean"]
     assert episodes(evaluate_run(run, episodes=14, seed=1)) != episodes(first)
+    assert episodes(evaluate_run(run, episodes=14, actions="likely")) != episodes(first)
+    assert episodes(evaluate_run(run, episodes=14, actions="sampled")) == episodes(first)  # MiniGrid's protocol
     # Numbers are those of the task's episodes, and each is there once.
     assert [row["slot"] for row in episodes(first, 0)] == list(range(14))
     fewer = evaluate_run(run, episodes=10)
@@ -137,6 +139,8 @@ def test_results_by_the_protocol_are_not_replaced_by_others(run: RunDirectory) -
     by_protocol = evaluate_run(run)
     others = evaluate_run(run, episodes=2)
     assert by_protocol["file"] != others["file"] and others["changed"] == {"episodes": 2}
+    likely = evaluate_run(run, actions="likely")
+    assert likely["file"] == others["file"] and likely["changed"] == {"actions": "likely"} and not likely["sampled_actions"]
     kept = json.loads((run.path / by_protocol["file"]).read_text())
     assert kept["protocol"] == "minigrid-v1" and kept["changed"] == {} and len(kept["episodes"]) == 75
     assert kept["policy"]["weights_sha256"] == json.loads(next(run.policies.glob("*/policy.json")).read_text())["values"]["weights_sha256"]

@@ -32,6 +32,8 @@ class EvaluateOptions:
     """Episodes of each task."""
     backend: Annotated[str | None, arg(metavar="envpool|gymnasium", help_behavior_hint="(default: the suite's protocol)")] = None
     """What steps the environments."""
+    actions: Annotated[str | None, arg(metavar="sampled|likely", help_behavior_hint="(default: the suite's protocol)")] = None
+    """Drawn from the policy, or always the most likely one."""
     tasks: Annotated[str, arg(metavar="A,B,C", help_behavior_hint="(default: all)")] = ""
     """Which of the run's tasks."""
     seed: Annotated[str, arg(metavar="N")] = "0"
@@ -53,6 +55,8 @@ def evaluate(arguments: list[str], program: str) -> int:
         whole_number("--episodes", options.episodes, 1)
     if options.backend is not None:
         check_choice("--backend", options.backend, ("envpool", "gymnasium"))
+    if options.actions is not None:
+        check_choice("--actions", options.actions, ("sampled", "likely"))
     seed, workers = whole_number("--seed", options.seed, 0), whole_number("--workers", options.workers or str(usable_cores()), 1)
     check_packages()
     from mtrl.evaluation.video import choose_renderer
@@ -77,6 +81,7 @@ def evaluate(arguments: list[str], program: str) -> int:
             tasks=tuple(filter(None, (name.strip() for name in options.tasks.split(",")))),
             episodes=int(options.episodes) if options.episodes else None,
             backend=options.backend,
+            actions=options.actions,
             seed=seed,
             players=players,
             progress=progress,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from envs import TaskSuite
 
@@ -14,20 +15,20 @@ class Protocol:
     name: str
     episodes: int
     """Episodes of each task."""
-    sampled: bool
-    """Whether actions are drawn from the policy; otherwise the most likely one is taken."""
+    actions: Literal["sampled", "likely"]
+    """Drawn from the policy, or always the most likely one."""
     backend: str = "gymnasium"
     """Whose environments are played: the reference's, not the ones trained on."""
 
 
 PROTOCOLS = {
-    "atari": Protocol("atari-v1", episodes=10, sampled=True, backend="envpool"),  # ALE's own code is what EnvPool steps
-    "babyai": Protocol("babyai-512-v1", episodes=512, sampled=False),
-    "metaworld": Protocol("metaworld-50-v1", episodes=50, sampled=False),  # one for each training goal
-    "minigrid": Protocol("minigrid-v1", episodes=25, sampled=True),
-    "toy": Protocol("toy-v1", episodes=5, sampled=True),
+    "atari": Protocol("atari-v1", episodes=10, actions="sampled", backend="envpool"),  # ALE's own code is what EnvPool steps
+    "babyai": Protocol("babyai-512-v1", episodes=512, actions="likely"),
+    "metaworld": Protocol("metaworld-50-v1", episodes=50, actions="likely"),  # one for each training goal
+    "minigrid": Protocol("minigrid-v1", episodes=25, actions="sampled"),
+    "toy": Protocol("toy-v1", episodes=5, actions="sampled"),
 }
-GENERIC = Protocol("generic-v1", episodes=25, sampled=True)
+GENERIC = Protocol("generic-v1", episodes=25, actions="sampled")
 
 
 def protocol_of(suite: TaskSuite) -> Protocol:

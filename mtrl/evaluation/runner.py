@@ -37,6 +37,7 @@ def evaluate_run(
     tasks: Sequence[str] = (),
     episodes: int | None = None,
     backend: str | None = None,
+    actions: str | None = None,
     seed: int = 0,
     players: Players | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -51,6 +52,7 @@ def evaluate_run(
         tasks: names of those to play; all of the run's if empty.
         episodes: of each task; the protocol's number if None.
         backend: what steps the environments; the protocol's if None.
+        actions: `sampled` from the policy, or the most `likely` ones; the protocol's if None.
         seed: of environments and actions.
         players: who plays; this process if None.
         progress: told how many episodes of how many are over.
@@ -69,8 +71,9 @@ def evaluate_run(
     protocol = protocol_of(suite)
     indices = sorted({suite.index(name) for name in tasks}) or list(range(suite.num_tasks))
     wanted, used_backend = episodes or protocol.episodes, backend or protocol.backend
+    sampled = (actions or protocol.actions) == "sampled"
     jobs = [
-        Job(policy_folder.resolve(), task, first, min(JOB_EPISODES, wanted - first), used_backend, seed, protocol.sampled)
+        Job(policy_folder.resolve(), task, first, min(JOB_EPISODES, wanted - first), used_backend, seed, sampled)
         for task, first in itertools.product(indices, range(0, wanted, JOB_EPISODES))
     ]
     folder = directory.path / "evaluation" / step
@@ -79,13 +82,13 @@ def evaluate_run(
     played = _play(kept, players or in_this_process, progress)
     results: dict[str, Any] = {
         "protocol": protocol.name,
-        "changed": _changes(protocol, suite, episodes, backend, [suite.names[task] for task in indices]),
+        "changed": _changes(protocol, suite, {"episodes": episodes, "backend": backend, "actions": actions}, indices),
         "suite": suite.name,
         "rules": dict(suite.rules),
         "step": int(step),
         "seed": seed,
         "backend": used_backend,
-        "sampled_actions": protocol.sampled,
+        "sampled_actions": sampled,
         "policy": {key: description[key] for key in ("commit", "config", "weights_sha256")},
         "versions": versions(),
         "seconds": time.time() - started,
@@ -183,11 +186,10 @@ class _Kept:
         return rows if len(rows) == job.episodes else None
 
 
-def _changes(protocol: Protocol, suite: TaskSuite, episodes: int | None, backend: str | None, tasks: list[str]) -> dict[str, Any]:
+def _changes(protocol: Protocol, suite: TaskSuite, wanted: dict[str, Any], tasks: list[int]) -> dict[str, Any]:
     """What was asked for instead of the protocol's rule; results with an entry here are not comparable with it."""
-    wanted = {"episodes": episodes, "backend": backend}
     changes: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None and value != getattr(protocol, name)}
-    return changes | ({"tasks": ", ".join(tasks)} if len(tasks) < suite.num_tasks else {})
+    return changes | ({"tasks": ", ".join(suite.names[task] for task in tasks)} if len(tasks) < suite.num_tasks else {})
 
 
 def _read_results(path: Path) -> dict[str, Any]:
