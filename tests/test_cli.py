@@ -17,6 +17,7 @@ import rich.console
 from envs import Task, TaskSuite, make_suite
 from mtrl import cli
 from mtrl.arguments import parse_with_experiment
+from mtrl.claim import claimed
 from mtrl.cli import main
 from mtrl.commands import shared, train
 from mtrl.config import ExperimentConfig, load_config
@@ -311,6 +312,14 @@ def test_auto_resume_begins_goes_on_and_is_done(tmp_path: Path, capsys: pytest.C
     assert "resumed" in capsys.readouterr().out
     assert main([*command, "--total-frames", "900"]) == 0, "a job that is started once too often is no failure"
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_a_run_that_is_being_trained_is_refused(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (copy / "metrics.jsonl").read_text()
+    with claimed(copy):
+        said = complaint(["train", "--resume", str(copy), "--total-frames", "1200"], capsys)
+    assert f"{copy} is being trained by process {os.getpid()} of" in said and (copy / "metrics.jsonl").read_text() == before
+    assert main(["train", "--resume", str(copy), "--total-frames", "1200"]) == 0, "whoever has ended holds nothing"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])

@@ -102,6 +102,7 @@ def _start(
     config: ExperimentConfig, path: Path | None, console: PlainConsole | TerminalConsole, experts: Path | None, *, profiled: bool
 ) -> int:
     from mtrl.checkpoint import load_policy, resolve
+    from mtrl.claim import claimed
     from mtrl.run import run_training
     from mtrl.run_directory import RunDirectory
 
@@ -115,23 +116,27 @@ def _start(
         if weights is not None:
             trainer.load_experts(weights)
         directory = RunDirectory.create(path, config)
-        if profiled:
-            from mtrl.profiling import profile_training
+        with claimed(directory.path):
+            if profiled:
+                from mtrl.profiling import profile_training
 
-            console.message(profile_training(trainer, directory.path / "profile"))
-        return run_training(trainer, directory, console)
+                console.message(profile_training(trainer, directory.path / "profile"))
+            return run_training(trainer, directory, console)
 
 
 def _go_on(
     path: Path, config: ExperimentConfig, console: PlainConsole | TerminalConsole, *, repeated: bool, allow_task_change: bool
 ) -> int:
     """Goes on with the run in `path`. With `repeated`, nothing to go on from and nothing left to do are as good."""
+    from mtrl.claim import PATIENCE_SECONDS, claimed
     from mtrl.run import resume, run_training
     from mtrl.run_directory import RunDirectory
 
     before = load_config(path / "config.yaml")
     _check_changes(path, before, config)
-    with _trainer(config) as trainer:
+    # A job that is started again may meet the lock of a machine that was lost; a person who resumes can be asked at once.
+    patience = max(PATIENCE_SECONDS, 3 * before.report_seconds) if repeated else 0.0
+    with claimed(path, patience=patience, tell=console.message), _trainer(config) as trainer:
         directory = RunDirectory(path, config)
         if not resume(trainer, directory, console, allow_task_change=allow_task_change) and not repeated:
             raise UserError(f"{path} has no checkpoint to go on from")

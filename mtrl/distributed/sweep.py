@@ -12,6 +12,7 @@ from ray import tune
 
 from envs import TaskSuite
 from mtrl.checkpoint import steps
+from mtrl.claim import claimed
 from mtrl.config import ExperimentConfig, override
 from mtrl.distributed.cluster import build_ray_trainer, check_resources, start_ray
 from mtrl.errors import UserError
@@ -96,13 +97,13 @@ def _train(settings: dict[str, Any]) -> None:
     else:
         algorithm, trainer = build_ray_trainer(config)
     try:
-        if (path / "config.yaml").exists():
-            directory = RunDirectory.open(path)
-            resume(trainer, directory, console)
-        else:
-            directory = RunDirectory.create(path, planned)
-        if trainer.frames < config.total_frames:
-            run_training(trainer, directory, console)
+        begun = (path / "config.yaml").exists()
+        directory = RunDirectory.open(path) if begun else RunDirectory.create(path, planned)
+        with claimed(path):
+            if begun:
+                resume(trainer, directory, console)
+            if trainer.frames < config.total_frames:
+                run_training(trainer, directory, console)
         tune.report({"frames": trainer.frames, "score_mean": trainer.mean_score})
     finally:
         if algorithm is not None:
