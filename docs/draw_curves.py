@@ -13,7 +13,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from envs import make_suite
-from mtrl.run_directory import RunDirectory
+from mtrl.storage.run_directory import RunDirectory
 
 LONGEST_LINE = 5  # panels in a row
 

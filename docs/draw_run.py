@@ -7,8 +7,8 @@ from pathlib import Path
 import rich.console
 
 from envs import make_suite
-from mtrl.console import RunView, Status
-from mtrl.run_directory import RunDirectory
+from mtrl.cli.console import RunView, Status
+from mtrl.storage.run_directory import RunDirectory
 
 
 def draw(run: str, picture: str) -> None:

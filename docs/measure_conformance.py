@@ -16,8 +16,8 @@ import metaworld
 import numpy as np
 from metaworld.policies import ENV_POLICY_MAP
 
-from envs import make_suite
-from envs.metaworld import MAX_STEPS
+from envs import make_suite, make_vector
+from envs.suites.metaworld import MAX_STEPS
 
 
 def through_us(task: str, backend: str, episodes: int) -> list[tuple[bool, float]]:
@@ -25,7 +25,7 @@ def through_us(task: str, backend: str, episodes: int) -> list[tuple[bool, float
     suite = make_suite(f"metaworld/{task}")
     if backend not in suite.backends:
         return []
-    tasks, policy = suite.make(episodes, backend=backend, seed=3), ENV_POLICY_MAP[f"{task}-v3"]()  # type: ignore[arg-type]
+    tasks, policy = make_vector(suite, episodes, backend=backend, seed=3), ENV_POLICY_MAP[f"{task}-v3"]()  # type: ignore[arg-type]
     obs, ended = tasks.reset(), []
     for _ in range(MAX_STEPS):
         step = tasks.step(np.stack([policy.get_action(row.astype(np.float64)) for row in obs["vector"]]).astype(np.float32))

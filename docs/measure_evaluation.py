@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mtrl.run_directory import RunDirectory
+from mtrl.storage.run_directory import RunDirectory
 
 SECONDS = 90
 WARM_UP = 15

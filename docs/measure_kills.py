@@ -14,8 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from mtrl.checkpoint import load_checkpoint, newest_valid, steps
-from mtrl.run_directory import RunDirectory
+from mtrl.storage.checkpoint import load_checkpoint, newest_valid, steps
+from mtrl.storage.run_directory import RunDirectory
 
 STARTING = 6.0  # seconds that a start takes, about
 LONGEST = 5.0  # seconds from going on to the kill

@@ -9,8 +9,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from mtrl.processes import held_by
-from mtrl.run_directory import RunDirectory
+from mtrl.benchmark.processes import held_by
+from mtrl.storage.run_directory import RunDirectory
 
 
 def measure(config: str, frames: int) -> None:

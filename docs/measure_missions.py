@@ -14,12 +14,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from mtrl.checkpoint import resolve
-from mtrl.evaluation.jobs import load_actor, play
+from envs.vector import Arrays
+from mtrl.evaluation.jobs import play
+from mtrl.evaluation.policy import load_actor
 from mtrl.evaluation.protocols import protocol_of
 from mtrl.evaluation.statistics import success_interval
-from mtrl.rollout import Arrays
-from mtrl.run_directory import RunDirectory
+from mtrl.storage.checkpoint import resolve
+from mtrl.storage.run_directory import RunDirectory
 
 
 class NextOnes:

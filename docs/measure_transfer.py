@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from envs import make_suite
 from mtrl.evaluation.runner import evaluate_run
-from mtrl.run_directory import RunDirectory
+from mtrl.storage.run_directory import RunDirectory
 
 LEVELS = (0.5, 0.9)
 SLOTS_PER_TASK = 16

@@ -18,7 +18,7 @@ import gymnasium
 import minigrid  # noqa: F401, registers its environments
 
 from mtrl.config import load_config, override
-from mtrl.training import build_trainer
+from mtrl.training.trainer import build_trainer
 
 TASKS = ("DoorKey-5x5", "LavaGapS5") if len(sys.argv) < 4 else tuple(sys.argv[3].split(","))
 TRUNKS = sys.argv[4] if len(sys.argv) > 4 else "shared"

@@ -1,10 +1,13 @@
 """Tasks: suites of environments behind one vector protocol. NumPy, Gymnasium and one simulator package per file."""
 
-from envs.registry import UnknownSuiteError, list_suites, make_suite
-from envs.task import SuiteError, Task, TaskFault, TaskSuite, UnknownTaskError
-from envs.vector import Episode, Fault, Step, VectorTasks
+from envs.build import make_vector
+from envs.errors import SuiteError, TaskFault, UnknownSuiteError, UnknownTaskError
+from envs.registry import list_suites, make_suite
+from envs.task import Task, TaskSuite
+from envs.vector import Arrays, Episode, Fault, Step, VectorTasks
 
 __all__ = [
+    "Arrays",
     "Episode",
     "Fault",
     "Step",
@@ -17,4 +20,5 @@ __all__ = [
     "VectorTasks",
     "list_suites",
     "make_suite",
+    "make_vector",
 ]

@@ -11,13 +11,12 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium
 import numpy as np
 
-from envs.joined_backend import JoinedBackend
-from envs.task import BackendName, SeedSequences, TaskSuite
+from envs.task import TaskSuite
 from envs.vector import Arrays
 
 KIND = "kind"
@@ -120,13 +119,6 @@ class MixedSuite(TaskSuite):
     def _action_kind_of_part(self) -> list[int]:
         kinds = _distinct(part.action_space for part in self.parts)
         return [kinds.index(part.action_space) for part in self.parts]
-
-    def build_backend(
-        self, backend: BackendName | Literal["auto"], seeds: SeedSequences, num_threads: int, tolerant: bool
-    ) -> JoinedBackend:
-        """Each part's own; `auto` takes the fastest for each."""
-        backends = [part.build_backend(backend, seeds, num_threads, tolerant) for part in self.parts]
-        return JoinedBackend(backends, [part.num_tasks for part in self.parts], self.widen, self.actions_of)
 
     def _place(self, task_id: int) -> tuple[int, int]:
         for number, part in enumerate(self.parts):

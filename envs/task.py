@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 
-if TYPE_CHECKING:
-    from envs.vector import Backend, VectorTasks
+from envs.errors import SuiteError, UnknownTaskError
 
 BackendName = Literal["envpool", "gymnasium"]
-
-
-class SuiteError(ValueError):
-    """Tasks were asked for that cannot be served. The message is one sentence."""
-
-
-class UnknownTaskError(SuiteError):
-    """A suite has no task of that name."""
-
-
-class TaskFault(RuntimeError):  # noqa: N818  (not an error of the caller's)
-    """A task's environments did what none may: raised, or returned what is no observation or reward."""
-
-    def __init__(self, task_id: int, task: str, reason: str):
-        super().__init__(f"{task}: {reason}")
-        self.task_id = task_id
 
 
 @dataclass(frozen=True)
@@ -134,83 +116,3 @@ class TaskSuite:
     def for_evaluation(self) -> TaskSuite:
         """The same tasks as the published protocol evaluates them."""
         return replace(self, tasks=tuple(replace(task, make_env=task.make_evaluation_env or task.make_env) for task in self.tasks))
-
-    def make(
-        self,
-        counts: int | Sequence[int] | np.ndarray,
-        backend: BackendName | Literal["auto"] = "auto",
-        seed: int = 0,
-        runner_index: int = 0,
-        num_threads: int = 1,
-        restart_count: int = 0,
-        first_number: int = 0,
-        tolerant: bool = False,
-    ) -> VectorTasks:
-        """Environments for `counts` slots: of each task, or in all and spread evenly.
-
-        Args:
-            counts: slots of each task [num_tasks], or their sum.
-            backend: what steps them; `auto` takes the fastest that has all tasks.
-            seed: the run's seed.
-            runner_index: who asks; no two runners share a stream of random numbers.
-            num_threads: threads that step environments (EnvPool).
-            restart_count: how often the runner was started again; a restart does not repeat the streams of an earlier start.
-            first_number: where the numbers of each task's environments begin, which their seeds depend on.
-            tolerant: replace an environment that fails and go on (Gymnasium's; EnvPool's cannot be replaced one at a time).
-
-        Raises:
-            SuiteError: the backend does not have these tasks, its package is missing, or the counts make no sense.
-        """
-        from envs.vector import SlotTable, check_counts
-
-        if isinstance(counts, int | np.integer):
-            counts = [counts // self.num_tasks + (task < counts % self.num_tasks) for task in range(self.num_tasks)]
-        checked = check_counts(counts, self)
-        seeds = SeedSequences(seed, runner_index, restart_count, first_number)
-        return SlotTable(self, self.build_backend(backend, seeds, num_threads, tolerant), checked)
-
-    def build_backend(self, backend: BackendName | Literal["auto"], seeds: SeedSequences, num_threads: int, tolerant: bool) -> Backend:
-        """What steps the environments, see `make`.
-
-        Raises:
-            SuiteError: the backend does not have these tasks, or its package is missing.
-        """
-        if backend == "auto" and any(task.envpool_id for task in self.tasks) and "envpool" not in self.backends:
-            return self._fastest_for_each(seeds, num_threads, tolerant)
-        chosen = self.backends[0] if backend == "auto" else backend
-        if chosen not in self.backends:
-            missing = [task.name for task in self.tasks if not task.envpool_id]
-            raise SuiteError(f"{self.name} cannot run on {chosen}, which lacks {', '.join(missing)}; use {' or '.join(self.backends)}")
-        if chosen == "envpool":
-            from envs.envpool_backend import EnvPoolBackend
-
-            return EnvPoolBackend(self, seeds, num_threads)
-        from envs.gymnasium_backend import GymnasiumBackend
-
-        return GymnasiumBackend(self, seeds, tolerant)
-
-    def _fastest_for_each(self, seeds: SeedSequences, num_threads: int, tolerant: bool) -> Backend:
-        """EnvPool for the tasks that it has, and Gymnasium for the others."""
-        from envs.joined_backend import JoinedBackend
-
-        runs = [tuple(run) for _, run in itertools.groupby(self.tasks, key=lambda task: task.envpool_id is not None)]
-        backends = [replace(self, tasks=run).build_backend("auto", seeds, num_threads, tolerant) for run in runs]
-        return JoinedBackend(backends, [len(run) for run in runs])
-
-
-@dataclass(frozen=True)
-class SeedSequences:
-    """Where environments get their seeds: a hash of who they are, so that no two share a stream."""
-
-    seed: int
-    runner_index: int
-    restart_count: int
-    first_number: int = 0
-    """The number of a task's first environment."""
-
-    def of(self, task_name: str, place: int, replaced: int = 0) -> int:
-        """The seed of a task's environment at `place`, counted from 0, below 2³¹; another one for each that has failed there."""
-        # Names hold no character above 255, so that no name with a replacement is another name.
-        entropy = [self.seed, self.runner_index, self.restart_count, self.first_number + place, *task_name.encode()]
-        entropy += [256 + replaced] if replaced else []
-        return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)

@@ -146,10 +146,10 @@ class LearnerConfig(Section):
     """The least deviation by which they are divided. Before a task's first reward its advantages are the critic's errors and nothing else,
     which at deviation 1 end its exploration. One reward of 1 in two thousand steps makes a deviation of 0.06."""
     balancing: str = "equal"
-    """Weights of the tasks' value losses; `equal` or one of `mtrl.balancing.BALANCERS`."""
+    """Weights of the tasks' value losses; `equal` or one of `mtrl.learning.balancers.BALANCERS`."""
     combiner: str = "sum"
-    """How the tasks' gradients become one for the trunk, at the mixed feature; `sum` or one of `mtrl.balancing.COMBINERS`. A memory comes
-    after that feature, and adds up its tasks' gradients."""
+    """How the tasks' gradients become one for the trunk, at the mixed feature; `sum` or one of `mtrl.learning.combiners.COMBINERS`. A
+    memory comes after that feature, and adds up its tasks' gradients."""
     task_weighting: Literal["tasks", "frames"] = "tasks"
     """`tasks`: each task's mean loss counts the same. `frames`: each frame counts the same."""
     rollouts_per_update: int = Field(1, ge=1)

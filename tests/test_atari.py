@@ -9,12 +9,12 @@ import pytest
 import torch
 from helpers import toy_config
 
-from envs import SuiteError, UnknownTaskError, make_suite
-from envs.atari import PUBLISHED
-from mtrl.collector import build_collector
+from envs import SuiteError, UnknownTaskError, make_suite, make_vector
+from envs.suites.atari import PUBLISHED
 from mtrl.config import ModelConfig
-from mtrl.learner import Learner
+from mtrl.learning.learner import Learner
 from mtrl.models.encoders import make_encoder
+from mtrl.rollouts.collector import build_collector
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from mtrl.models.encoders import make_encoder
 def test_random_play_returns_what_was_published(game, backend, tolerance):
     """Which needs the right actions, frames to skip, rewards that are not clipped, and episodes that outlive a life."""
     suite = make_suite(f"atari/{game}")
-    tasks, rng, episodes = suite.make(3, backend=backend, seed=1), np.random.default_rng(0), []
+    tasks, rng, episodes = make_vector(suite, 3, backend=backend, seed=1), np.random.default_rng(0), []
     tasks.reset()
     for _ in range(2500):
         episodes += tasks.step(rng.integers(18, size=3)).episodes
@@ -39,7 +39,7 @@ def test_random_play_returns_what_was_published(game, backend, tolerance):
 
 @pytest.mark.parametrize("backend", ["envpool", "gymnasium"])
 def test_frames_are_stacked_oldest_first(backend):
-    tasks = make_suite("atari/Pong").make(2, backend=backend, seed=0)
+    tasks = make_vector(make_suite("atari/Pong"), 2, backend=backend, seed=0)
     before = tasks.reset()["frames"]
     assert before.shape == (2, 4, 84, 84)
     assert before.dtype == np.uint8
@@ -62,7 +62,7 @@ def test_the_sets():
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ale_py", None)
     with pytest.raises(SuiteError, match=r"install mtrl-trainer\[atari\]"):
-        make_suite("atari/Pong").make(1, backend="gymnasium").reset()
+        make_vector(make_suite("atari/Pong"), 1, backend="gymnasium").reset()
 
 
 @pytest.mark.parametrize("kind", ["shallow", "deep"])

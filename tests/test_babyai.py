@@ -8,12 +8,12 @@ import torch
 from helpers import toy_config
 from minigrid.utils.baby_ai_bot import BabyAIBot
 
-from envs import SuiteError, UnknownTaskError, make_suite
-from envs.babyai import MISSION_LENGTH, NUMBERS, WORDS, words_of
+from envs import SuiteError, UnknownTaskError, make_suite, make_vector
+from envs.suites.babyai import MISSION_LENGTH, NUMBERS, WORDS, words_of
 from mtrl.config import ModelConfig
 from mtrl.evaluation.protocols import protocol_of
 from mtrl.models.encoders import MissionEncoder
-from mtrl.training import build_trainer
+from mtrl.training.trainer import build_trainer
 
 LEVELS = make_suite("babyai/8")
 
@@ -24,7 +24,7 @@ def sentence(numbers: np.ndarray) -> str:
 
 @pytest.mark.parametrize("backend", ["envpool", "gymnasium"])
 def test_missions_are_sentences_of_their_level(backend):
-    tasks = LEVELS.make(32, backend=backend, seed=3)
+    tasks = make_vector(LEVELS, 32, backend=backend, seed=3)
     observed = tasks.reset()
     assert observed["image"].shape == (32, 7, 7, 3) and observed["mission"].shape == (32, MISSION_LENGTH)
     missions = {LEVELS.names[task]: sentence(row) for task, row in zip(tasks.task_ids, observed["mission"], strict=True)}
@@ -40,7 +40,7 @@ def test_backends_draw_the_same_missions(level):
     suite, slots = make_suite(f"babyai/{level}"), 400
     found = {}
     for backend in suite.backends:
-        tasks = suite.make(slots, backend=backend, seed=0)
+        tasks = make_vector(suite, slots, backend=backend, seed=0)
         numbers = tasks.reset()["mission"]
         found[backend] = np.array(
             [(numbers == NUMBERS[word]).any(axis=1).mean() for word in ("red", "grey", "ball", "key", "box", "the", "a")]
@@ -53,7 +53,7 @@ def test_backends_draw_the_same_missions(level):
 @pytest.mark.parametrize("level", ["GoToObj", "GoToRedBallGrey", "GoToLocal", "PutNextLocal"])
 def test_babyais_own_bot_succeeds(level):
     suite = make_suite(f"babyai/{level}")
-    tasks = suite.make(1, backend="gymnasium", seed=1)
+    tasks = make_vector(suite, 1, backend="gymnasium", seed=1)
     tasks.reset()
     episodes = []
     while len(episodes) < 3:

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs import make_suite
-from mtrl.balancing import BALANCERS, COMBINERS, Combiner, GradNorm, ImprovableGap, Uncertainty, make_balancer
-from mtrl.collector import build_collector
 from mtrl.config import ConfigError
-from mtrl.learner import Learner
+from mtrl.learning.balancers import BALANCERS, GradNorm, ImprovableGap, Uncertainty, make_balancer
+from mtrl.learning.combiners import COMBINERS, Combiner
+from mtrl.learning.learner import Learner
+from mtrl.rollouts.collector import build_collector
 
 CPU = torch.device("cpu")
 ALL = torch.ones(3, dtype=torch.bool)

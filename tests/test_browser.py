@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mtrl.cli import main
+from mtrl.cli.dispatch import main
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

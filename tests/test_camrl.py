@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from helpers import toy_config
 
-from mtrl.curriculum.camrl import CAMRL, CAMRLOptions, _Problem, soft_rank_slopes, soft_ranks
-from mtrl.stats import Evidence
-from mtrl.training import build_trainer
+from mtrl.curriculum.evidence import Evidence
+from mtrl.curriculum.schedulers.camrl import CAMRL, CAMRLOptions, _Problem, soft_rank_slopes, soft_ranks
+from mtrl.training.trainer import build_trainer
 
 N = 5
 rng = np.random.default_rng(3)

@@ -18,7 +18,7 @@ from helpers import fingerprint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mtrl.checkpoint import (
+from mtrl.storage.checkpoint import (
     CheckpointError,
     DamagedCheckpointError,
     load_checkpoint,
@@ -108,7 +108,7 @@ def test_the_same_step_can_be_saved_again(tmp_path):
 def test_a_disk_that_is_full_loses_nothing(tmp_path):
     save(tmp_path, 1)
     code = (
-        "import resource, signal, sys, torch; from pathlib import Path; from mtrl.checkpoint import *\n"
+        "import resource, signal, sys, torch; from pathlib import Path; from mtrl.storage.checkpoint import *\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try: save_checkpoint(Path(sys.argv[1]), 2, {'x': torch.zeros(100_000)}, tasks=(), keep=1)\n"
         "except CheckpointError as error: print(error)"
@@ -122,7 +122,7 @@ def test_a_disk_that_is_full_loses_nothing(tmp_path):
 
 def test_a_process_killed_while_it_saves_loses_nothing(tmp_path):
     code = (
-        "import sys, torch; from pathlib import Path; from mtrl.checkpoint import *\n"
+        "import sys, torch; from pathlib import Path; from mtrl.storage.checkpoint import *\n"
         "for step in range(1, 10_000): save_checkpoint(Path(sys.argv[1]), step, {'x': torch.rand(300_000)}, tasks=(), keep=2)"
     )
     rng = np.random.default_rng(0)
@@ -153,9 +153,9 @@ def test_a_policy_loads_without_pickle_and_without_ray(tmp_path):
     code = (
         "import pickle, sys\n"
         "def refuse(*a, **k): raise RuntimeError('unpickled')\n"
-        "import torch, mtrl.checkpoint; from pathlib import Path\n"
+        "import torch, mtrl.storage.checkpoint; from pathlib import Path\n"
         "pickle.load = pickle.loads = pickle.Unpickler = torch.load = refuse\n"
-        "mtrl.checkpoint.load_policy(Path(sys.argv[1])); print('ray' in sys.modules)"
+        "mtrl.storage.checkpoint.load_policy(Path(sys.argv[1])); print('ray' in sys.modules)"
     )
     output = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert output.strip() == "False"
@@ -182,7 +182,7 @@ def test_a_process_killed_while_it_removes_leaves_no_half(tmp_path: Path, monkey
 
     for step in (1, 2):
         save_checkpoint(tmp_path, step, {"a": {"x": torch.ones(3)}}, tasks=("t",), keep=2)
-    monkeypatch.setattr("mtrl.checkpoint.shutil.rmtree", killed)
+    monkeypatch.setattr("mtrl.storage.checkpoint.shutil.rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, 3, {"a": {"x": torch.ones(3)}}, tasks=("t",), keep=2)
     monkeypatch.undo()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mtrl.claim import FILE, claimed
-from mtrl.run_directory import RunDirectoryError
+from mtrl.storage.lock import FILE, claimed
+from mtrl.storage.run_directory import RunDirectoryError
 
 HOLD = """
 import sys, time

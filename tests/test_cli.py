@@ -15,15 +15,16 @@ import pytest
 import rich.console
 
 from envs import Task, TaskSuite, make_suite
-from mtrl import cli
-from mtrl.arguments import parse_with_experiment
-from mtrl.claim import claimed
-from mtrl.cli import main
-from mtrl.commands import shared, train
+from mtrl.cli import main as cli
+from mtrl.cli import shared
+from mtrl.cli.arguments import parse_with_experiment
+from mtrl.cli.commands import train
+from mtrl.cli.console import PlainConsole, RunView, Status, TerminalConsole, amount, duration, short_names, shorten
+from mtrl.cli.dispatch import main
 from mtrl.config import ExperimentConfig, load_config
-from mtrl.console import PlainConsole, RunView, Status, TerminalConsole, amount, duration, short_names, shorten
 from mtrl.errors import UserError
-from mtrl.run_directory import RunDirectory
+from mtrl.storage.lock import claimed
+from mtrl.storage.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--total-frames", "600", "--report-seconds", "60"]
@@ -167,7 +168,7 @@ def test_overrides_are_checked_with_the_file_they_change(tmp_path: Path) -> None
 
 def test_help_is_quick_to_import_and_shows_the_files_values() -> None:
     code = (
-        "import sys\nfrom mtrl.cli import main\n"
+        "import sys\nfrom mtrl.cli.dispatch import main\n"
         "try:\n    main(['train', 'toy', '--help'])\nexcept SystemExit as end:\n    assert not end.code\n"
         "heavy = {'torch', 'ray', 'envs', 'gymnasium', 'numpy'} & set(sys.modules)\nassert not heavy, heavy"
     )
@@ -188,7 +189,7 @@ def test_launch_shows_the_commands_and_passes_the_exit_code_on(tmp_path: Path) -
 def test_another_envs_package_is_named(tmp_path: Path) -> None:
     (tmp_path / "envs").mkdir()
     (tmp_path / "envs" / "__init__.py").write_text("")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from mtrl.cli import main; sys.exit(main(['suites']))"
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from mtrl.cli.dispatch import main; sys.exit(main(['suites']))"
     done = python("-c", code)
     assert done.returncode == 2 and "is not this project's" in done.stderr and str(tmp_path) in done.stderr
 
@@ -233,7 +234,7 @@ def test_suites_lists_every_task(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_training_in_this_process_never_imports_ray(tmp_path: Path) -> None:
     arguments = ["train", "toy", "--run-dir", "run", *SHORT]
-    code = f"import sys; from mtrl.cli import main; code = main({arguments!r}); assert 'ray' not in sys.modules; sys.exit(code)"
+    code = f"import sys; from mtrl.cli.dispatch import main; code = main({arguments!r}); assert 'ray' not in sys.modules; sys.exit(code)"
     done = python("-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

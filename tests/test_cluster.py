@@ -92,9 +92,9 @@ def test_ray_up_takes_its_file():
 
 @pytest.mark.parametrize("name", ["slurm", "kuberay", "ray up", "ray job submit"])
 def test_what_the_files_run_is_a_command_of_ours(name):
-    from mtrl.arguments import parse_with_experiment
-    from mtrl.commands.shared import find_config
-    from mtrl.commands.train import TrainOptions
+    from mtrl.cli.arguments import parse_with_experiment
+    from mtrl.cli.commands.train import TrainOptions
+    from mtrl.cli.shared import find_config
     from mtrl.config import load_config
 
     command, *arguments = [os.path.expandvars(part) for part in commands()[name]]

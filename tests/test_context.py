@@ -11,13 +11,13 @@ import pytest
 from helpers import toy_config
 from scipy.stats import multivariate_normal
 
-from envs import Episode, SuiteError, UnknownTaskError, make_suite
+from envs import Episode, SuiteError, UnknownTaskError, make_suite, make_vector
 from mtrl.benchmark import transfer as bench_transfer
 from mtrl.config import ConfigError, CurriculumConfig, override
 from mtrl.curriculum import make_scheduler
-from mtrl.curriculum.transfer import LENGTHS, TransferModel
-from mtrl.stats import TaskStatistics
-from mtrl.training import build_trainer
+from mtrl.curriculum.schedulers.mbtl_model import LENGTHS, TransferModel
+from mtrl.training.task_statistics import TaskStatistics
+from mtrl.training.trainer import build_trainer
 
 
 def one_step_of_a_cartpole(state, force, length, masspole=0.1, masscart=1.0, gravity=9.8, tau=0.02):
@@ -56,7 +56,7 @@ class TestContexts:
 
     def test_an_episode_that_lasts_is_a_success(self):
         suite = make_suite("context/cartpole:length=5")
-        tasks = suite.make(1, seed=0)
+        tasks = make_vector(suite, 1, seed=0)
         obs = tasks.reset()
         feedback = np.array([0.02, 0.1, 1.0, 1.0])  # of place and speed as well, or the cart leaves the track
         while not (step := tasks.step((obs["vector"] @ feedback > 0).astype(int))).episodes:

@@ -12,10 +12,10 @@ from helpers import toy_config
 from scipy import integrate, stats
 
 from envs import make_suite
-from mtrl.collector import build_collector
-from mtrl.distributions import Normal, TanhNormal, make_distribution
-from mtrl.learner import Learner
+from mtrl.learning.learner import Learner
+from mtrl.models.distributions import Normal, TanhNormal, make_distribution
 from mtrl.models.normalization import ObservationScale
+from mtrl.rollouts.collector import build_collector
 
 PARAMETERS = torch.tensor([[0.5, -1.0, 0.2, -0.7], [0.0, 3.0, 0.9, 0.4]])
 SCALES = np.exp(-0.3 + PARAMETERS[:, 2:].numpy())

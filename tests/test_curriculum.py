@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from envs import Episode, make_suite
+from envs.suites.toy import ACTION_SPACE, OBSERVATION_SPACE, Corridor
 from envs.task import Task, TaskSuite
-from envs.toy import ACTION_SPACE, OBSERVATION_SPACE, Corridor
 from mtrl.benchmark.curriculum import compare, train
 from mtrl.config import ConfigError, CurriculumConfig, load_config, override
 from mtrl.curriculum import SCHEDULERS, RatedScheduler, make_scheduler, with_floor
 from mtrl.curriculum.decisions import Decider
 from mtrl.curriculum.forgetting import ForgettingWatch
-from mtrl.stats import TaskStatistics
+from mtrl.training.task_statistics import TaskStatistics
 
 OPTIONS = {"fixed": {"weights": {"t1": 3.0}}, "mastering_rate": {"graph": {"t1": ["t0"], "t2": ["t1"]}}}
 

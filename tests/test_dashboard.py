@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from mtrl.cli import main
+from mtrl.cli.dispatch import main
 from mtrl.dashboard.app import make_app
 
 FUZZ = int(os.environ.get("MTRL_FUZZ", "100"))  # malformed run folders; 1000 take 80 seconds

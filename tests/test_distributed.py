@@ -12,10 +12,10 @@ import ray
 from helpers import fingerprint, toy_config
 from ray import tune
 
+from mtrl.benchmark.processes import session_of
 from mtrl.config import ConfigError
 from mtrl.distributed import MultiTaskIMPALA, MultiTaskIMPALAConfig, ResourceError, build_ray_trainer
 from mtrl.distributed.cluster import check_resources, start_ray
-from mtrl.processes import session_of
 
 ROOT = Path(__file__).parent.parent
 RAY_TOY = {"env_runners__num_env_runners": 1, "env_runners__slots": 12, "total_frames": 10_000_000}

@@ -14,14 +14,14 @@ from helpers import fingerprint, toy_config
 from test_parallel import STEADY, UPDATES, assert_equal_states, rollouts
 
 from envs import make_suite
-from mtrl.checkpoint import load_checkpoint, resolve, steps
 from mtrl.config import override
 from mtrl.distributed import MultiTaskIMPALAConfig, ResourceError
 from mtrl.distributed.cluster import check_resources, start_ray
-from mtrl.distributed.learner import RemoteLearners
-from mtrl.learner import Learner
-from mtrl.run import run_training
-from mtrl.run_directory import RunDirectory
+from mtrl.distributed.remote_learners import RemoteLearners
+from mtrl.learning.learner import Learner
+from mtrl.storage.checkpoint import load_checkpoint, resolve, steps
+from mtrl.storage.run_directory import RunDirectory
+from mtrl.training.run import run_training
 
 SHARED = {
     "env_runners__num_env_runners": 1,

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from mtrl import doctor
+from mtrl.cli import doctor
+from mtrl.cli.doctor import Child, Finding
 from mtrl.config import ExperimentConfig, override
 from mtrl.distributed.cluster import OBJECT_STORE_BYTES
-from mtrl.doctor import Child, Finding
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ExperimentConfig()
@@ -27,7 +27,7 @@ def examined(broken: dict[str, str], tmp_path: Path) -> tuple[int, str]:
         (tmp_path / package / "__init__.py").write_text(text)
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.path.insert(0, {str(tmp_path)!r}); "
-        "from mtrl.cli import main; sys.exit(main(['doctor']))"
+        "from mtrl.cli.dispatch import main; sys.exit(main(['doctor']))"
     )
     environment = {**os.environ, "COLUMNS": "200"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)

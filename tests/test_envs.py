@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 import envs
-from envs import toy
+from envs.suites import toy
 
 CASES = [
     ("toy/three", "gymnasium"),
@@ -37,7 +37,7 @@ def random_actions(suite: envs.TaskSuite, steps: int, slots: int, seed: int = 0)
 @pytest.mark.parametrize(("name", "backend"), CASES)
 def test_the_step_after_an_end_is_the_reset(name, backend):
     suite = envs.make_suite(name)
-    tasks = suite.make(suite.num_tasks * 4, backend=backend, seed=1)
+    tasks = envs.make_vector(suite, suite.num_tasks * 4, backend=backend, seed=1)
     obs = tasks.reset()
     for key, space in suite.observation_space.items():
         assert obs[key].shape == (tasks.num_slots, *space.shape)
@@ -69,7 +69,7 @@ def test_seeds_decide_the_stream_and_runners_do_not_share_one(name, backend):
     suite = envs.make_suite(name)
     streams = []
     for seed, runner, restart in ((0, 0, 0), (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)):
-        tasks = suite.make(suite.num_tasks * 2, backend=backend, seed=seed, runner_index=runner, restart_count=restart)
+        tasks = envs.make_vector(suite, suite.num_tasks * 2, backend=backend, seed=seed, runner_index=runner, restart_count=restart)
         first = tasks.reset()
         streams.append([first] + [step.obs for step in play(tasks, random_actions(suite, 300, tasks.num_slots))])
     same = [all(equal(a, b) for a, b in zip(streams[0], stream, strict=True)) for stream in streams[1:]]
@@ -81,7 +81,7 @@ def test_seeds_decide_the_stream_and_runners_do_not_share_one(name, backend):
 def test_a_paused_slot_resumes_where_it_was(name, backend):
     suite = envs.make_suite(name)
     n = suite.num_tasks
-    plain, moved = (suite.make([3] * n, backend=backend, seed=5) for _ in range(2))
+    plain, moved = (envs.make_vector(suite, [3] * n, backend=backend, seed=5) for _ in range(2))
     plain.reset()
     moved.reset()
     for actions in random_actions(suite, 37, 3 * n):
@@ -105,7 +105,7 @@ def test_a_paused_slot_resumes_where_it_was(name, backend):
 
 def test_an_allocation_that_does_not_fit_is_refused():
     suite = envs.make_suite("toy/three")
-    tasks = suite.make(6)
+    tasks = envs.make_vector(suite, 6)
     tasks.reset()
     for counts in ([2, 2, 1], [7, -1, 0], [3, 3]):
         with pytest.raises(envs.SuiteError):
@@ -115,7 +115,7 @@ def test_an_allocation_that_does_not_fit_is_refused():
 @pytest.mark.parametrize("name", ["minigrid/DistShift1", "minigrid/Empty-8x8"])
 def test_backends_agree_to_the_bit_where_the_layout_is_fixed(name):
     suite = envs.make_suite(name)
-    both = [suite.make(2, backend=backend) for backend in ("envpool", "gymnasium")]
+    both = [envs.make_vector(suite, 2, backend=backend) for backend in ("envpool", "gymnasium")]
     assert equal(*(tasks.reset() for tasks in both))
     rng, episodes = np.random.default_rng(0), 0
     for _ in range(2500):
@@ -136,7 +136,7 @@ def test_backends_give_a_random_agent_the_same_episodes(task):
     suite = envs.make_suite(f"minigrid/{task}")
     samples = []
     for backend, count in (("envpool", 300), ("gymnasium", 60)):
-        tasks = suite.make(count, backend=backend, seed=11)
+        tasks = envs.make_vector(suite, count, backend=backend, seed=11)
         tasks.reset()
         first: dict[int, envs.Episode] = {}
         rng = np.random.default_rng(3)
@@ -153,7 +153,7 @@ def test_backends_give_a_random_agent_the_same_episodes(task):
 
 def test_a_time_limit_truncates():
     for backend in ("envpool", "gymnasium"):
-        tasks = envs.make_suite("minigrid/MultiRoom-N2-S4").make(2, backend=backend)
+        tasks = envs.make_vector(envs.make_suite("minigrid/MultiRoom-N2-S4"), 2, backend=backend)
         tasks.reset()
         steps = play(tasks, np.zeros((40, 2), int))  # turning on the spot for the 40 steps that this world allows
         assert steps[-1].truncated.all()
@@ -164,7 +164,7 @@ def test_a_time_limit_truncates():
 def test_toy_values_are_those_of_the_best_actions(task, actions):
     gamma = 0.9
     suite = envs.make_suite(f"toy/{task}")
-    tasks = suite.make(1)
+    tasks = envs.make_vector(suite, 1)
     tasks.reset()
     steps = play(tasks, np.array(actions)[:, None])
     rewards = [float(step.rewards[0]) for step in steps]
@@ -211,7 +211,7 @@ def test_unknown_names_get_the_nearest(name, hint):
 
 def test_a_backend_without_the_tasks_is_refused():
     with pytest.raises(envs.SuiteError, match="cannot run on envpool"):
-        envs.make_suite("toy/three").make(3, backend="envpool")
+        envs.make_vector(envs.make_suite("toy/three"), 3, backend="envpool")
 
 
 def test_the_package_is_ours_and_light():

@@ -11,7 +11,7 @@ RIGHT = 2
 
 
 def start(name: str, counts: int | list[int], backend: str = "auto", **seeds: int) -> envs.VectorTasks:
-    tasks = envs.make_suite(name).make(counts, backend=backend, **seeds)
+    tasks = envs.make_vector(envs.make_suite(name), counts, backend=backend, **seeds)
     tasks.reset()
     return tasks
 
@@ -72,7 +72,7 @@ def test_what_step_and_observe_return_belongs_to_the_caller(backend):
 
 
 def test_slots_are_known_before_they_start():
-    tasks = envs.make_suite("toy/three").make([1, 0, 2])
+    tasks = envs.make_vector(envs.make_suite("toy/three"), [1, 0, 2])
     assert tasks.task_ids.tolist() == [0, 2, 2]
     tasks.set_allocation([0, 3, 0])
     assert tasks.task_ids.tolist() == [1, 1, 1]
@@ -80,7 +80,7 @@ def test_slots_are_known_before_they_start():
 
 
 def test_a_number_of_slots_is_spread_evenly():
-    assert envs.make_suite("toy/three").make(8).task_ids.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert envs.make_vector(envs.make_suite("toy/three"), 8).task_ids.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize(("name", "backend"), [("toy/three", "gymnasium"), ("minigrid/mt3", "envpool"), ("minigrid/mt3", "gymnasium")])
@@ -93,7 +93,7 @@ def test_each_slot_gets_one_action(name, backend, number):
 
 
 def test_reset_comes_once_and_first():
-    tasks = envs.make_suite("toy/three").make(3)
+    tasks = envs.make_vector(envs.make_suite("toy/three"), 3)
     with pytest.raises(RuntimeError, match="call reset"):
         tasks.step(np.zeros(3, int))
     tasks.reset()
@@ -104,12 +104,12 @@ def test_reset_comes_once_and_first():
 @pytest.mark.parametrize("counts", [[2.5, 0.5, 0.0], [1, 1], [2, 2, -1], [0, 0, 0], 0, -3])
 def test_counts_are_whole_numbers_for_each_task(counts):
     with pytest.raises(envs.SuiteError, match="3 tasks"):
-        envs.make_suite("toy/three").make(counts)
+        envs.make_vector(envs.make_suite("toy/three"), counts)
 
 
 def test_the_callers_counts_are_not_kept():
     counts = np.array([2, 0, 1])
-    tasks = envs.make_suite("toy/three").make(counts)
+    tasks = envs.make_vector(envs.make_suite("toy/three"), counts)
     counts[:] = 0
     assert tasks.reset()["vector"].shape == (3, 8)
     assert tasks.num_slots == 3

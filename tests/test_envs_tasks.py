@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import envs
-from envs import minigrid, toy
-from envs.task import SeedSequences
+from envs.seeds import SeedSequences
+from envs.suites import minigrid, toy
 
 BACKENDS = ["envpool", "gymnasium"]
 LEFT, RIGHT, FORWARD = 0, 1, 2
@@ -22,7 +22,7 @@ LEFT, RIGHT, FORWARD = 0, 1, 2
 def test_each_time_limit_is_that_of_farama_and_truncates(backend):
     suite = envs.make_suite("minigrid/mt7")
     limits = [task.make_env().unwrapped.max_steps for task in suite.tasks]
-    tasks = suite.make([1] * suite.num_tasks, backend=backend)
+    tasks = envs.make_vector(suite, [1] * suite.num_tasks, backend=backend)
     tasks.reset()
     ends = {}
     for _ in range(max(limits)):  # turning on the spot ends no episode before its time
@@ -42,7 +42,7 @@ def test_each_time_limit_is_that_of_farama_and_truncates(backend):
 )
 def test_lava_and_goal_terminate(backend, actions, reward, success):
     """DistShift1 is always laid out alike: start at the top left, goal at the top right, lava between them on rows 1 and 2."""
-    tasks = envs.make_suite("minigrid/DistShift1").make(1, backend=backend)
+    tasks = envs.make_vector(envs.make_suite("minigrid/DistShift1"), 1, backend=backend)
     tasks.reset()
     steps = [tasks.step(np.array([action])) for action in actions]
     ended = next(step for step in steps if step.episodes)
@@ -62,7 +62,7 @@ def test_environments_that_come_later_have_the_seeds_they_would_have_had_from_th
     """Compares the observations of four environments of a task that started together with those of 1 + 3 that did not."""
     for backend in BACKENDS:
         suite = envs.make_suite("minigrid/SimpleCrossingS9N2,DistShift1")
-        together, later = suite.make([4, 0], backend=backend, seed=3), suite.make([1, 3], backend=backend, seed=3)
+        together, later = envs.make_vector(suite, [4, 0], backend=backend, seed=3), envs.make_vector(suite, [1, 3], backend=backend, seed=3)
         first = together.reset()["image"]
         later.reset()
         later.set_allocation([4, 0])
@@ -94,7 +94,7 @@ def discounted_return(name: str, actions: tuple[int, ...], gamma: float) -> floa
 def test_every_listed_suite_serves_its_first_backend(name):
     suite = envs.make_suite(name)
     assert [suite.index(task) for task in suite.names] == list(range(suite.num_tasks))
-    tasks = suite.make(suite.num_tasks)
+    tasks = envs.make_vector(suite, suite.num_tasks)
     obs = tasks.reset()
     assert all(suite.observation_space[key].contains(row) for key in obs for row in obs[key])
     tasks.close()
@@ -109,10 +109,10 @@ def test_the_three_ways_to_name_a_minigrid_task():
     assert several.score(0, np.array([-1.0, 0.5, 2.0])).tolist() == [0.0, 0.5, 1.0]  # outside the published table: the raw return
 
 
-@pytest.mark.parametrize(("package", "call"), [("minigrid", "s"), ("envpool", "s.make(1, backend='envpool')")])
+@pytest.mark.parametrize(("package", "call"), [("minigrid", "s"), ("envpool", "envs.make_vector(s, 1, backend='envpool')")])
 def test_a_missing_simulator_is_one_sentence(package, call):
     code = f"import sys; sys.modules[{package!r}] = None; import envs; s = envs.make_suite('minigrid/DistShift1'); {call}"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     last = run.stderr.strip().splitlines()[-1]
-    assert last.startswith("envs.task.SuiteError: ")
+    assert last.startswith("envs.errors.SuiteError: ")
     assert package in last

@@ -15,14 +15,15 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
-from envs import Episode, UnknownTaskError, make_suite
-from mtrl.cli import main
-from mtrl.collector import Inference
-from mtrl.evaluation.jobs import Job, in_processes, in_this_process, load_actor, play, play_job
+from envs import Episode, UnknownTaskError, make_suite, make_vector
+from envs.vector import Arrays
+from mtrl.cli.dispatch import main
+from mtrl.evaluation.jobs import Job, in_processes, in_this_process, play, play_job
+from mtrl.evaluation.policy import load_actor
 from mtrl.evaluation.runner import evaluate_run
 from mtrl.evaluation.video import Moment, beside, film_policy
-from mtrl.rollout import Arrays
-from mtrl.run_directory import RunDirectory
+from mtrl.rollouts.inference import Inference
+from mtrl.storage.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 RANDOM = "Empty-Random-6x6"  # its start is drawn anew for each episode
@@ -149,8 +150,8 @@ def test_results_by_the_protocol_are_not_replaced_by_others(run: RunDirectory) -
 @pytest.mark.parametrize("backend", ["gymnasium", "envpool"])
 def test_environments_have_numbers(backend: Any) -> None:
     suite = make_suite(f"minigrid/{RANDOM}")
-    all_six = suite.make(6, backend, seed=3).reset()["image"]
-    last_two = suite.make(2, backend, seed=3, first_number=4).reset()["image"]
+    all_six = make_vector(suite, 6, backend, seed=3).reset()["image"]
+    last_two = make_vector(suite, 2, backend, seed=3, first_number=4).reset()["image"]
     assert np.array_equal(all_six[4:], last_two) and not np.array_equal(all_six[:2], last_two)
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from helpers import toy_config
 from test_run import Silent
 
-from mtrl.checkpoint import save_checkpoint, steps
 from mtrl.config import EvaluationConfig
-from mtrl.evaluation.aside import EvaluationAside
-from mtrl.run import run_training
-from mtrl.run_directory import RunDirectory
-from mtrl.training import build_trainer
+from mtrl.evaluation.background import EvaluationAside
+from mtrl.storage.checkpoint import save_checkpoint, steps
+from mtrl.storage.run_directory import RunDirectory
+from mtrl.training.run import run_training
+from mtrl.training.trainer import build_trainer
 
 
 def test_a_run_evaluates_on_the_side_and_at_its_end(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_failure_is_a_sentence(tmp_path: Path) -> None:
 def test_it_ends_with_the_run(tmp_path: Path) -> None:
     config = toy_config(suite__name="minigrid/mt3", total_frames=200, evaluation__every_frames=1)
     directory, trainer = RunDirectory.create(tmp_path / "run", config), build_trainer(config)
-    from mtrl.run import save
+    from mtrl.training.saving import save
 
     trainer.step()
     assert save(trainer, directory, Silent())

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtrl.checkpoint import CheckpointError
-from mtrl.cli import main
+from mtrl.cli.dispatch import main
 from mtrl.errors import UserError
-from mtrl.evaluation.jobs import load_actor
-from mtrl.export import Exported, PortableActor, _PortableHead, example_inputs, export_run
+from mtrl.evaluation.export import Exported, PortableActor, _PortableHead, example_inputs, export_run
+from mtrl.evaluation.policy import load_actor
 from mtrl.models.heads import MultiHead, SingleHead
 from mtrl.models.rows import make_rows
-from mtrl.run_directory import RunDirectory
+from mtrl.storage.checkpoint import CheckpointError
+from mtrl.storage.run_directory import RunDirectory
 
 SUITE = ["--suite.name", "minigrid/Empty-5x5,DistShift1", "--total-frames", "600", "--num-env-runners", "0", "--env-runners.slots", "8"]
 

@@ -7,19 +7,20 @@ import pytest
 from helpers import toy_config
 from reference import vtrace_advantages, vtrace_targets
 
-from envs import SuiteError, TaskFault, make_suite
-from mtrl.collector import build_collector
+from envs import SuiteError, TaskFault, make_suite, make_vector
 from mtrl.config import FaultsConfig
-from mtrl.curriculum.allocation import Allocator
 from mtrl.distributed.watchdog import Watchdog, forget
-from mtrl.faults import Fault, Quarantine, VersionWatch
-from mtrl.training import Trainer
+from mtrl.rollouts.allocation import Allocator
+from mtrl.rollouts.collector import build_collector
+from mtrl.rollouts.source import Fault
+from mtrl.training.quarantine import Quarantine, VersionWatch
+from mtrl.training.trainer import Trainer
 
 
 @pytest.mark.parametrize("kind", ["raise", "nan", "shape"])
 def test_a_failing_environment_is_replaced_and_its_step_lost(kind):
     suite = make_suite(f"chaos/toy/three?{kind}=0.05&only=corridor")
-    tasks = suite.make(12, seed=3, tolerant=True)
+    tasks = make_vector(suite, 12, seed=3, tolerant=True)
     obs, rng, lost, faults, episodes = tasks.reset()["vector"], np.random.default_rng(0), 0, [], []
     for _ in range(400):
         before = obs
@@ -38,7 +39,7 @@ def test_a_failing_environment_is_replaced_and_its_step_lost(kind):
     assert {episode.task_id for episode in episodes} == {0, 1, 2}
     assert all(episode.length <= 30 for episode in episodes)  # what was lost is not counted into the next episode
     with pytest.raises((RuntimeError, TaskFault, ValueError)):
-        strict = suite.make(12, seed=3)
+        strict = make_vector(suite, 12, seed=3)
         strict.reset()
         for _ in range(400):
             strict.step(rng.integers(3, size=12))
@@ -46,7 +47,7 @@ def test_a_failing_environment_is_replaced_and_its_step_lost(kind):
 
 def test_replaced_environments_have_streams_of_their_own():
     suite = make_suite("chaos/minigrid/DoorKey-5x5?raise=0.2")
-    tasks = suite.make(4, seed=0, tolerant=True)
+    tasks = make_vector(suite, 4, seed=0, tolerant=True)
     tasks.reset()
     firsts = set()
     for _ in range(60):
@@ -57,7 +58,7 @@ def test_replaced_environments_have_streams_of_their_own():
 
 def test_a_place_whose_environments_fail_at_once_rests_ever_longer():
     suite = make_suite("chaos/toy/three?raise=1&only=cue")
-    tasks = suite.make(3, seed=0, tolerant=True)
+    tasks = make_vector(suite, 3, seed=0, tolerant=True)
     tasks.reset()
     when = []
     for t in range(300):

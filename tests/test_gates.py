@@ -7,10 +7,10 @@ import torch
 from helpers import toy_config
 
 from envs import make_suite
-from mtrl.collector import build_collector
 from mtrl.config import ConfigError, ModelConfig
-from mtrl.learner import Learner
+from mtrl.learning.learner import Learner
 from mtrl.models.gates import GATES, DSelectKGate, LinearGate, SkillsGate, TopKGate, make_gate, smooth_step
+from mtrl.rollouts.collector import build_collector
 
 
 @pytest.mark.parametrize("name", list(GATES))

@@ -10,13 +10,13 @@ import torch
 from helpers import fingerprint, toy_config
 
 from envs import make_suite
-from mtrl.collector import build_collector
 from mtrl.config import OptimizerConfig
-from mtrl.learner import MAX_SKIPPED, Learner, NonFiniteError
-from mtrl.losses import normalize_per_task, step_weights, task_moments
+from mtrl.learning.learner import MAX_SKIPPED, Learner, NonFiniteError
+from mtrl.learning.losses import normalize_per_task, step_weights, task_moments
+from mtrl.learning.optimizers import learning_rate_at
 from mtrl.models.rows import each_alone, make_rows
-from mtrl.optimizers import learning_rate_at
-from mtrl.rollout import Rollout, concatenate
+from mtrl.rollouts.collector import build_collector
+from mtrl.rollouts.rollout import Rollout, concatenate
 
 CPU = torch.device("cpu")
 

@@ -10,21 +10,21 @@ from helpers import toy_config
 from torch import nn
 
 from envs import make_suite
-from envs.minigrid import OBSERVATION_SPACE as GRID
+from envs.suites.minigrid import OBSERVATION_SPACE as GRID
+from envs.suites.toy import ACTION_SPACE, OBSERVATION_SPACE
 from envs.task import Task, TaskSuite
-from envs.toy import ACTION_SPACE, OBSERVATION_SPACE
-from mtrl.collector import build_collector
 from mtrl.config import ConfigError, override
-from mtrl.distributions import Categorical
-from mtrl.learner import Learner
+from mtrl.learning.learner import Learner
+from mtrl.models.distributions import Categorical
 from mtrl.models.encoders import CELL
 from mtrl.models.heads import MultiHead, SingleHead
 from mtrl.models.memory import Memory, Recurrence, Unroll, recurrence_of
 from mtrl.models.policy import build_policy
 from mtrl.models.view import View
 from mtrl.parallel import alone
-from mtrl.rollout import concatenate
-from mtrl.training import build_trainer
+from mtrl.rollouts.collector import build_collector
+from mtrl.rollouts.rollout import concatenate
+from mtrl.training.trainer import build_trainer
 
 
 class Recall(gymnasium.Env):

@@ -6,8 +6,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from envs import SuiteError, UnknownTaskError, make_suite
-from envs.metaworld import MAX_STEPS, MetaWorldEnv
+from envs import SuiteError, UnknownTaskError, make_suite, make_vector
+from envs.suites.metaworld import MAX_STEPS, MetaWorldEnv
 
 metaworld = pytest.importorskip("metaworld", reason="the metaworld package is not installed")
 from metaworld.policies import ENV_POLICY_MAP  # noqa: E402
@@ -18,7 +18,7 @@ SCRIPTED = ("reach", "drawer-close", "button-press-topdown", "window-open", "doo
 def play_scripted(task: str, backend: str, slots: int = 4):
     """One whole episode in each slot by Meta-World's own policy for the task."""
     suite = make_suite(f"metaworld/{task}")
-    tasks, policy = suite.make(slots, backend=backend, seed=3), ENV_POLICY_MAP[f"{task}-v3"]()
+    tasks, policy = make_vector(suite, slots, backend=backend, seed=3), ENV_POLICY_MAP[f"{task}-v3"]()
     obs, episodes = tasks.reset(), []
     for _ in range(MAX_STEPS):
         actions = np.stack([policy.get_action(row.astype(np.float64)) for row in obs["vector"]])
@@ -56,7 +56,7 @@ def test_the_sets_are_the_published_ones():
 
 @pytest.mark.parametrize("backend", ["envpool", "gymnasium"])
 def test_goals_are_visible_and_new_in_each_episode(backend):
-    tasks = make_suite("metaworld/reach").make(2, backend=backend, seed=0)
+    tasks = make_vector(make_suite("metaworld/reach"), 2, backend=backend, seed=0)
     goals = [tasks.reset()["vector"][:, 36:]]
     for _ in range(MAX_STEPS + 1):
         step = tasks.step(np.zeros((2, 4), np.float32))
@@ -77,11 +77,11 @@ def test_farama_ignores_the_seed_and_we_do_not():
 
 def test_evaluation_takes_each_training_goal_once():
     suite = make_suite("metaworld/push").for_evaluation()
-    tasks = suite.make(50, backend="gymnasium", seed=5)
+    tasks = make_vector(suite, 50, backend="gymnasium", seed=5)
     starts = tasks.reset()["vector"]
     tasks.close()
     assert len(np.unique(starts[:, 36:].round(8), axis=0)) == 50
-    again = suite.make(50, backend="gymnasium", seed=9)
+    again = make_vector(suite, 50, backend="gymnasium", seed=9)
     np.testing.assert_array_equal(again.reset()["vector"], starts)
     again.close()
 
@@ -89,7 +89,7 @@ def test_evaluation_takes_each_training_goal_once():
 def test_success_in_any_step_counts_to_the_end():
     """An arm that reaches its goal and leaves it has succeeded; return and length go on to step 500."""
     task = "reach"
-    tasks, policy = make_suite(f"metaworld/{task}").make(1, backend="gymnasium", seed=0), ENV_POLICY_MAP[f"{task}-v3"]()
+    tasks, policy = make_vector(make_suite(f"metaworld/{task}"), 1, backend="gymnasium", seed=0), ENV_POLICY_MAP[f"{task}-v3"]()
     obs = tasks.reset()
     for t in range(MAX_STEPS):
         action = policy.get_action(obs["vector"][0].astype(np.float64)) if t < 120 else np.array([0.0, -1.0, 1.0, 0.0])
@@ -105,7 +105,7 @@ def test_success_in_any_step_counts_to_the_end():
 def test_actions_outside_the_space_are_clipped():
     streams = []
     for scale in (1.0, 50.0):
-        tasks = make_suite("metaworld/reach").make(1, backend="gymnasium", seed=0)
+        tasks = make_vector(make_suite("metaworld/reach"), 1, backend="gymnasium", seed=0)
         tasks.reset()
         streams.append([tasks.step(np.full((1, 4), scale, np.float32)).obs["vector"] for _ in range(5)])
         tasks.close()
@@ -118,7 +118,7 @@ def test_rewards_of_version_1_are_metaworlds_own():
     for version in ("v1", "v2"):
         suite = make_suite(f"metaworld/reach?reward={version}")
         assert suite.rules == {"reward_version": version}
-        tasks = suite.for_evaluation().make(1, backend="gymnasium", seed=4)
+        tasks = make_vector(suite.for_evaluation(), 1, backend="gymnasium", seed=4)
         tasks.reset()
         theirs = metaworld.env_dict.ALL_V3_ENVIRONMENTS["reach-v3"](reward_function_version=version)
         theirs.set_task(metaworld.MT1("reach-v3", seed=0).train_tasks[0])
@@ -136,8 +136,8 @@ def test_rewards_of_version_1_are_metaworlds_own():
 def test_tasks_that_envpool_lacks_run_on_faramas_package_among_the_others():
     """In the middle of a suite: each task does what it does on its own backend alone, with the same seeds and actions."""
     names = ("reach", "dial-turn", "push", "window-open", "door-lock")
-    together = make_suite("metaworld/" + ",".join(names)).make(2 * len(names), seed=6)
-    alone = [make_suite(f"metaworld/{name}").make(2, seed=6) for name in names]
+    together = make_vector(make_suite("metaworld/" + ",".join(names)), 2 * len(names), seed=6)
+    alone = [make_vector(make_suite(f"metaworld/{name}"), 2, seed=6) for name in names]
     assert "Joined" in type(together._backend).__name__
     np.testing.assert_array_equal(together.reset()["vector"], np.concatenate([tasks.reset()["vector"] for tasks in alone]))
     rng = np.random.default_rng(0)

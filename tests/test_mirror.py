@@ -12,9 +12,9 @@ import fsspec
 import pytest
 from helpers import fingerprint
 
-from mtrl.checkpoint import load_checkpoint, resolve, save_checkpoint, steps
 from mtrl.config import ConfigError
-from mtrl.mirror import Mirror, fetch
+from mtrl.storage.checkpoint import load_checkpoint, resolve, save_checkpoint, steps
+from mtrl.storage.mirror import Mirror, fetch
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = ("--num-env-runners=0", "--total-frames=2000", "--report-seconds=0.1", "--checkpoints.every-seconds=0.05")

@@ -11,13 +11,13 @@ from helpers import toy_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs import SuiteError, make_suite
+from envs import SuiteError, make_suite, make_vector
 from envs.mixed import EitherSpace
-from mtrl.cli import main
-from mtrl.collector import build_collector
-from mtrl.distributions import make_distribution
-from mtrl.learner import Learner
+from mtrl.cli.dispatch import main
+from mtrl.learning.learner import Learner
+from mtrl.models.distributions import make_distribution
 from mtrl.models.policy import build_policy
+from mtrl.rollouts.collector import build_collector
 
 MIXED = "minigrid/mt3+metaworld/reach,drawer-close"
 
@@ -27,8 +27,8 @@ def test_each_part_does_what_it_does_alone(backend):
     """Same seeds, same actions: the arrays of its own kind are its own, and the other kind's are zeros."""
     counts, steps, rng = [2, 1, 1, 2, 1], 40, np.random.default_rng(0)
     suite = make_suite(MIXED)
-    alone = [part.make(own, backend=backend, seed=5) for part, own in zip(suite.parts, (counts[:3], counts[3:]), strict=True)]
-    both = suite.make(counts, backend=backend, seed=5)
+    alone = [make_vector(part, own, backend=backend, seed=5) for part, own in zip(suite.parts, (counts[:3], counts[3:]), strict=True)]
+    both = make_vector(suite, counts, backend=backend, seed=5)
     assert suite.names == ("LavaGapS7", "RedBlueDoors-6x6", "MemoryS11", "reach", "drawer-close")
     grid, arm = (tasks.reset() for tasks in alone)
     obs = both.reset()
@@ -53,7 +53,7 @@ def test_each_part_does_what_it_does_alone(backend):
 
 def test_allocation_moves_slots_between_families():
     suite = make_suite(MIXED)
-    tasks = suite.make([1, 1, 1, 1, 1], seed=0)
+    tasks = make_vector(suite, [1, 1, 1, 1, 1], seed=0)
     tasks.reset()
     tasks.set_allocation([0, 0, 0, 3, 2])
     assert (tasks.observe()["kind"] == 1).all()
@@ -75,7 +75,7 @@ def test_scores_are_each_parts_own():
 
 def test_faults_name_the_task_as_the_whole_suite_counts():
     suite = make_suite("toy/constant+chaos/toy/corridor?raise=1")
-    tasks = suite.make([1, 1], seed=0)
+    tasks = make_vector(suite, [1, 1], seed=0)
     marker = np.full(1, -1, np.int64)
     tasks.watch(marker)
     with pytest.raises(RuntimeError):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs import SuiteError, make_suite
+from envs import SuiteError, make_suite, make_vector
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "own_tasks.md").read_text()
@@ -67,7 +67,7 @@ def test_views_of_grids_are_grids_and_everything_else_is_a_vector():
     assert grid.observation_space == make_suite("minigrid/mt3").observation_space
     assert grid.names == ("MiniGrid-Empty-5x5-v0", "MiniGrid-LavaGapS5-v0")
     numbers = make_suite("gym/Taxi-v3")  # one of 500 states
-    tasks = numbers.make(2, seed=0)
+    tasks = make_vector(numbers, 2, seed=0)
     observed = tasks.reset()["vector"]
     assert observed.shape == (2, 500) and observed.dtype == np.float32 and (observed.sum(axis=1) == 1).all()
     tasks.close()

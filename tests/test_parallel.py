@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs import make_suite
-from mtrl.collector import build_collector
 from mtrl.config import ConfigError, ExperimentConfig
-from mtrl.learner import Learner, NonFiniteError
-from mtrl.rollout import Rollout, concatenate, take_slots
+from mtrl.learning.learner import Learner, NonFiniteError
+from mtrl.rollouts.collector import build_collector
+from mtrl.rollouts.rollout import Rollout, concatenate, take_slots
 
 # Where a gradient is nothing but rounding, Adam makes a whole step of it. An epsilon above the rounding keeps that out of the comparison.
 STEADY = {"learner__actor__epsilon": 1e-4, "learner__critic__epsilon": 1e-4}

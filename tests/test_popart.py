@@ -12,13 +12,13 @@ import torch
 from helpers import toy_config
 
 from envs import make_suite
+from envs.suites.toy import ACTION_SPACE, OBSERVATION_SPACE
 from envs.task import Task
-from envs.toy import ACTION_SPACE, OBSERVATION_SPACE
-from mtrl.collector import build_collector
 from mtrl.config import ConfigError
-from mtrl.learner import Learner
+from mtrl.learning.learner import Learner
 from mtrl.models.heads import MultiHead
 from mtrl.models.popart import PopArt
+from mtrl.rollouts.collector import build_collector
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])

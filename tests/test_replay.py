@@ -11,15 +11,16 @@ import pytest
 from helpers import toy_config
 from test_run import Silent
 
-from mtrl.cli import main
+from mtrl.cli.dispatch import main
 from mtrl.curriculum import SCHEDULERS
 from mtrl.curriculum.decisions import Decision, from_line, to_line
+from mtrl.curriculum.evidence import Evidence
 from mtrl.errors import UserError
-from mtrl.replay import replay_run
-from mtrl.run import resume, run_training
-from mtrl.run_directory import RunDirectory
-from mtrl.stats import Evidence
-from mtrl.training import build_trainer
+from mtrl.storage.run_directory import RunDirectory
+from mtrl.training.replay import replay_run
+from mtrl.training.run import run_training
+from mtrl.training.saving import resume
+from mtrl.training.trainer import build_trainer
 
 OPTIONS = {"fixed": {"weights": {"corridor": 2.0}}, "mastering_rate": {"graph": {"cue": ["corridor"]}}, "smt": {"frames": 3000}}
 

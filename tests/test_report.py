@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mtrl.cli import main
-from mtrl.dashboard.report import differences, render, write_report
+from mtrl.cli.dispatch import main
+from mtrl.dashboard.overview import differences
+from mtrl.dashboard.report import render, write_report
 from mtrl.dashboard.runs import MAX_POINTS, read_run
 from mtrl.errors import UserError
 

@@ -10,11 +10,12 @@ import torch
 from helpers import toy_config
 
 from envs import make_suite
-from mtrl.batch import make_batch, select_slots, select_steps, split_observations, split_slots, split_steps
-from mtrl.collector import build_collector
 from mtrl.config import ConfigError
-from mtrl.learner import Learner
-from mtrl.losses import clipped_surrogate_loss
+from mtrl.learning.batch import make_batch
+from mtrl.learning.learner import Learner
+from mtrl.learning.losses import clipped_surrogate_loss
+from mtrl.learning.minibatches import select_slots, select_steps, split_observations, split_slots, split_steps
+from mtrl.rollouts.collector import build_collector
 
 CPU = torch.device("cpu")
 

@@ -7,11 +7,12 @@ import json
 import pytest
 from helpers import fingerprint, toy_config
 
-from mtrl.checkpoint import CheckpointError, steps
 from mtrl.evaluation.runner import evaluate_run
-from mtrl.run import resume, run_training, save
-from mtrl.run_directory import RunDirectory, RunDirectoryError
-from mtrl.training import build_trainer
+from mtrl.storage.checkpoint import CheckpointError, steps
+from mtrl.storage.run_directory import RunDirectory, RunDirectoryError
+from mtrl.training.run import run_training
+from mtrl.training.saving import resume, save
+from mtrl.training.trainer import build_trainer
 
 
 class Silent:

@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import trim_mean
 
-from mtrl.evaluation.statistics import (
-    aggregate,
-    interquartile_mean,
-    mean,
-    optimality_gap,
-    performance_profile,
-    probability_of_improvement,
-)
+from mtrl.evaluation.statistics import aggregate, interquartile_mean, mean, optimality_gap, performance_profile, probability_of_improvement
 
 rng = np.random.default_rng(7)
 SCORES = rng.random((5, 4))  # five runs of four tasks

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mtrl.cli import main
-from mtrl.run_directory import RunDirectory
+from mtrl.cli.dispatch import main
+from mtrl.storage.run_directory import RunDirectory
 
 
 @pytest.fixture

@@ -10,13 +10,14 @@ import torch
 from helpers import toy_config
 from test_run import Silent
 
-from mtrl.checkpoint import CheckpointError
 from mtrl.config import override
-from mtrl.curriculum.success_gap import SuccessGap
-from mtrl.replay import replay_run
-from mtrl.run import resume, run_training
-from mtrl.run_directory import RunDirectory
-from mtrl.training import build_trainer
+from mtrl.curriculum.schedulers.success_gap import SuccessGap
+from mtrl.storage.checkpoint import CheckpointError
+from mtrl.storage.run_directory import RunDirectory
+from mtrl.training.replay import replay_run
+from mtrl.training.run import run_training
+from mtrl.training.saving import resume
+from mtrl.training.trainer import build_trainer
 
 BEFORE = "minigrid/Empty-5x5,DistShift1,DoorKey-5x5"
 AFTER = "minigrid/DoorKey-5x5,LavaGapS5,Empty-5x5,LavaGapS6"  # other order, one gone, two new

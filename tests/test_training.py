@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from mtrl.config import ConfigError, override
 from mtrl.curriculum import with_floor
-from mtrl.curriculum.allocation import Allocator
-from mtrl.training import build_trainer
+from mtrl.rollouts.allocation import Allocator
+from mtrl.training.trainer import build_trainer
 
 ROOT = Path(__file__).parent.parent
 
@@ -63,7 +63,7 @@ def test_metrics_have_the_documented_names_and_add_up():
 
 def test_ray_is_not_imported_in_process():
     code = (
-        "import sys; from mtrl.training import build_trainer; from mtrl.config import load_config;"
+        "import sys; from mtrl.training.trainer import build_trainer; from mtrl.config import load_config;"
         "build_trainer(load_config('configs/toy.yaml')).step(); print('ray' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "False"

@@ -10,11 +10,11 @@ import pytest
 from helpers import toy_config
 
 from envs import make_suite
-from mtrl.checkpoint import load_policy, steps
-from mtrl.cli import main
-from mtrl.collector import build_collector
+from mtrl.cli.dispatch import main
 from mtrl.config import ConfigError
-from mtrl.learner import Learner
+from mtrl.learning.learner import Learner
+from mtrl.rollouts.collector import build_collector
+from mtrl.storage.checkpoint import load_policy, steps
 
 
 def experts(weights):

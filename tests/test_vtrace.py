@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import vtrace_advantages, vtrace_targets
 
-from mtrl.vtrace import vtrace
+from mtrl.learning.vtrace import vtrace
 
 GAMMA = 0.9
 NAMES = ("log_rhos", "rewards", "discounts", "continues", "values", "next_values")

@@ -19,9 +19,9 @@ from typing import NamedTuple, TextIO
 import numpy as np
 
 from envs import make_suite
+from mtrl.benchmark.processes import named, session_of
 from mtrl.config import ExperimentConfig, dump_yaml, override
-from mtrl.processes import named, session_of
-from mtrl.run_directory import RunDirectory
+from mtrl.storage.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 KILL_SECONDS = 20.0  # between two runners that are killed

@@ -12,7 +12,7 @@ from envs import make_suite
 from mtrl.config import ConfigError, ExperimentConfig, override, read_scalar
 from mtrl.curriculum import make_scheduler
 from mtrl.evaluation.statistics import mean_interval
-from mtrl.training import build_trainer
+from mtrl.training.trainer import build_trainer
 
 MASTERED = 0.9  # success rate over a task's recent episodes from which it counts as mastered
 

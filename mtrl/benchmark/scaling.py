@@ -16,13 +16,13 @@ from typing import NamedTuple
 import numpy as np
 
 from envs import make_suite
+from mtrl.benchmark.processes import held_by
 from mtrl.benchmark.speed import describe
-from mtrl.collector import build_collector
 from mtrl.config import ExperimentConfig, dump_yaml, load_config, override
-from mtrl.learner import Learner
-from mtrl.processes import held_by
-from mtrl.rollout import Rollout
-from mtrl.training import Trainer
+from mtrl.learning.learner import Learner
+from mtrl.rollouts.collector import build_collector
+from mtrl.rollouts.rollout import Rollout
+from mtrl.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 WARM_UP_SECONDS = 5.0  # in which a rollout has to have come from every runner before it counts

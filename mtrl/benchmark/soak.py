@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import linregress
 
+from mtrl.benchmark.processes import Held, held_by
 from mtrl.config import ExperimentConfig, dump_yaml
-from mtrl.processes import Held, held_by
-from mtrl.run_directory import RunDirectory
+from mtrl.storage.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 LOOK_SECONDS = 10.0

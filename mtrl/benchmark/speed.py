@@ -16,15 +16,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from envs import TaskSuite, make_suite
+from envs import TaskSuite, make_suite, make_vector
 from envs.task import BackendName
-from mtrl.balancing import BALANCERS, COMBINERS
-from mtrl.collector import Collector, build_collector
 from mtrl.config import ConfigError, ExperimentConfig, dump_yaml, override
-from mtrl.devices import has_bfloat16
-from mtrl.learner import Learner
-from mtrl.rollout import Rollout
-from mtrl.run_directory import versions
+from mtrl.learning.balancers import BALANCERS
+from mtrl.learning.combiners import COMBINERS
+from mtrl.learning.devices import has_bfloat16
+from mtrl.learning.learner import Learner
+from mtrl.rollouts.collector import Collector, build_collector
+from mtrl.rollouts.rollout import Rollout
+from mtrl.storage.run_directory import versions
 
 ROUNDS = 3
 ROUND_SECONDS = 20.0
@@ -112,7 +113,7 @@ def peers(config: ExperimentConfig) -> None:
 def measure_system(config: ExperimentConfig, seconds: float, warm_up: float) -> float:
     """Trained frames per second of this system after a warm-up."""
     if config.env_runners.num_env_runners == 0:
-        from mtrl.training import build_trainer
+        from mtrl.training.trainer import build_trainer
 
         trainer = build_trainer(config)
     else:
@@ -159,7 +160,7 @@ def _parts(config: ExperimentConfig, suite: TaskSuite) -> dict[str, float]:
 
 def _bare_stepping(suite: TaskSuite, config: ExperimentConfig, backend: BackendName) -> float:
     """Random steps per second of one process, whose pools may use all cores."""
-    tasks = suite.make(config.env_runners.slots, backend=backend, num_threads=_cores())
+    tasks = make_vector(suite, config.env_runners.slots, backend=backend, num_threads=_cores())
     suite.action_space.seed(0)
     actions = [np.stack([suite.action_space.sample() for _ in range(tasks.num_slots)]) for _ in range(16)]
     tasks.reset()

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from envs import TaskSuite, make_suite
-from mtrl.collector import Inference
+from envs import TaskSuite, make_suite, make_vector
 from mtrl.config import ConfigError, ExperimentConfig, override
-from mtrl.curriculum.transfer import TransferModel
+from mtrl.curriculum.schedulers.mbtl_model import TransferModel
 from mtrl.evaluation.statistics import mean_interval
-from mtrl.training import build_trainer
+from mtrl.rollouts.inference import Inference
+from mtrl.training.trainer import build_trainer
 
 EPISODES = 10  # of each policy on each context
 RANDOM_ORDERS = 1000
@@ -141,7 +141,7 @@ def _play(actor: object, suite: TaskSuite, seed: int) -> np.ndarray:
     """Mean score of the first `EPISODES` episodes on each task, by a policy of one task that is told nothing of which it is."""
     import torch
 
-    tasks = suite.make(EPISODES * suite.num_tasks, backend="gymnasium", seed=seed, runner_index=10**6)
+    tasks = make_vector(suite, EPISODES * suite.num_tasks, backend="gymnasium", seed=seed, runner_index=10**6)
     inference = Inference(actor, torch.Generator().manual_seed(seed), torch.device("cpu"), sampled=False)  # type: ignore[arg-type]
     scores = np.full(tasks.num_slots, np.nan)
     inference.start(np.zeros(tasks.num_slots, np.int64))

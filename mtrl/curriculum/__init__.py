@@ -8,23 +8,23 @@ from typing import Any
 import pydantic
 
 from mtrl.config import ConfigError, CurriculumConfig, explain
-from mtrl.curriculum.camrl import CAMRL
-from mtrl.curriculum.ducb import DUCB
-from mtrl.curriculum.exp3s import Exp3S
-from mtrl.curriculum.fixed import Fixed
-from mtrl.curriculum.learnability import Learnability
-from mtrl.curriculum.learning_progress import LearningProgress
-from mtrl.curriculum.mastering_rate import MasteringRate
-from mtrl.curriculum.mbtl import MBTL
-from mtrl.curriculum.plr import PLR
-from mtrl.curriculum.rollin import ROLLIN
 from mtrl.curriculum.scheduler import RatedScheduler, Scheduler, with_floor
-from mtrl.curriculum.smt import SMT
-from mtrl.curriculum.space import SPaCE
-from mtrl.curriculum.success_gap import SuccessGap
-from mtrl.curriculum.t3s import T3S
-from mtrl.curriculum.teacher_student import TeacherStudent
-from mtrl.curriculum.uniform import Uniform
+from mtrl.curriculum.schedulers.camrl import CAMRL
+from mtrl.curriculum.schedulers.ducb import DUCB
+from mtrl.curriculum.schedulers.exp3s import Exp3S
+from mtrl.curriculum.schedulers.fixed import Fixed
+from mtrl.curriculum.schedulers.learnability import Learnability
+from mtrl.curriculum.schedulers.learning_progress import LearningProgress
+from mtrl.curriculum.schedulers.mastering_rate import MasteringRate
+from mtrl.curriculum.schedulers.mbtl import MBTL
+from mtrl.curriculum.schedulers.plr import PLR
+from mtrl.curriculum.schedulers.rollin import ROLLIN
+from mtrl.curriculum.schedulers.smt import SMT
+from mtrl.curriculum.schedulers.space import SPaCE
+from mtrl.curriculum.schedulers.success_gap import SuccessGap
+from mtrl.curriculum.schedulers.t3s import T3S
+from mtrl.curriculum.schedulers.teacher_student import TeacherStudent
+from mtrl.curriculum.schedulers.uniform import Uniform
 
 SCHEDULERS: dict[str, type[RatedScheduler]] = {
     "uniform": Uniform,

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mtrl.config import CurriculumConfig
+from mtrl.curriculum.evidence import Evidence
 from mtrl.curriculum.forgetting import ForgettingWatch
 from mtrl.curriculum.scheduler import RatedScheduler, Scheduler, with_floor
-from mtrl.stats import Evidence
 
 TOLERANCE = 1e-9
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mtrl.stats import WINDOW, Evidence
+from mtrl.curriculum.evidence import WINDOW, Evidence
 
 MASTERED = 0.9  # success rate over the window from which a task counts as mastered
 LOSS = 0.1  # of success below the best, at which it counts as being forgotten

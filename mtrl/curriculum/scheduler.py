@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from mtrl.config import Section
-from mtrl.stats import Evidence
+from mtrl.curriculum.evidence import Evidence
 
 
 class Scheduler(Protocol):

@@ -14,8 +14,8 @@ import plotly.graph_objects as go
 import plotly.offline
 from markupsafe import Markup
 
-from mtrl.dashboard.aggregates import Comparison, compare
-from mtrl.dashboard.figures import curves, expert_weights, heat_map, profiles, task_curves
+from mtrl.dashboard.aggregates import compare
+from mtrl.dashboard.overview import all_tasks, differences, overview_figures, run_figures
 from mtrl.dashboard.runs import Run, read_run
 from mtrl.errors import UserError
 
@@ -67,29 +67,16 @@ def render(runs: Sequence[Run]) -> str:
         title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
         made=time.strftime("%Y-%m-%d %H:%M"),
         rows=[_row(run) for run in runs],
-        tasks=_tasks(runs),
+        tasks=all_tasks(runs),
         comparison=comparison,
         films={run.name: films for run in runs if (films := _inlined(run))},
-        overview=[_html(figure) for figure in _overview(runs, comparison)],
-        details=[(run, [_html(figure) for figure in _details(run)]) for run in runs] if len(runs) <= 5 else [],
+        overview=[_html(figure) for figure in overview_figures(runs, comparison)],
+        details=[(run, [_html(figure) for figure in run_figures(run)]) for run in runs] if len(runs) <= 5 else [],
         differences=differences(runs),
         versions=_versions(runs),
         style=Markup((Path(__file__).parent / "static" / "style.css").read_text()),
         plotly=Markup(plotly.offline.get_plotlyjs()),
     )
-
-
-def figures_of(runs: Sequence[Run]) -> list[go.Figure]:
-    """All figures about the runs; those of single tasks for one run alone."""
-    return _overview(runs, compare(runs)) + (_details(runs[0]) if len(runs) == 1 else [])
-
-
-def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """The fields in which the runs' experiments differ, each with the runs' values."""
-    flat = [_flatten(run.config) for run in runs]
-    names = sorted({name for values in flat for name in values})
-    table = [(name, [str(values.get(name, "not set")) for values in flat]) for name in names]
-    return [(name, values) for name, values in table if len(set(values)) > 1]
 
 
 def _row(run: Run) -> Row:
@@ -105,56 +92,6 @@ def _row(run: Run) -> Row:
     )
 
 
-def _tasks(runs: Sequence[Run]) -> list[str]:
-    return list(dict.fromkeys(task for run in runs for task in run.tasks))
-
-
-def _overview(runs: Sequence[Run], comparison: Comparison | None) -> list[go.Figure]:
-    figures = [
-        curves(runs, "summary/score_mean", "Mean score of training episodes", "score", top=1.02),
-        curves(runs, "summary/score_mean", "The same over wall-clock time", "score", over="hours", top=1.02),
-    ]
-    tasks = _tasks(runs)
-    if tasks:
-        scores = np.array([[_newest_score(run, task) for run in runs] for task in tasks])
-        figures.append(heat_map(tasks, _distinct([run.name for run in runs]), scores, "Newest score by task and run", low=0, high=1))
-    if comparison is not None:
-        figures.append(profiles({method.name: method.scores for method in comparison.methods}))
-    if any("summary/evaluation_score" in run.columns for run in runs):
-        figures.append(curves(runs, "summary/evaluation_score", "Mean score of evaluations while training", "score", top=1.02))
-    figures += [
-        curves(runs, "summary/frames_per_second", "Speed", "frames/s"),
-        curves(runs, "summary/policy_lag", "Policy lag", "updates"),
-        curves(runs, "learner/entropy", "Entropy of the policy", "nats"),
-    ]
-    return figures
-
-
-def _details(run: Run) -> list[go.Figure]:
-    if not run.num_rows:
-        return []
-    figures = [
-        task_curves(run, "score", "Score by task", "score"),
-        task_curves(run, "share_trained", "Share of trained frames by task", "share", stacked=True),
-    ]
-    weights = expert_weights(run)
-    if weights is not None:
-        figures.append(weights)
-    if not np.isnan(run.column("experts/gram_offdiagonal")).all():
-        figures.append(
-            curves([run], "experts/gram_offdiagonal", "Similarity of the experts before they are made orthogonal", "mean |cosine|")
-        )
-    return figures
-
-
-def _newest_score(run: Run, task: str) -> float:
-    """Evaluated where there is an evaluation, else of training episodes."""
-    if run.evaluations and task in run.evaluations[-1]["tasks"]:
-        return float(run.evaluations[-1]["tasks"][task]["score"]["value"])
-    score = run.last(f"tasks/{task}/score")
-    return np.nan if score is None else score
-
-
 def _inlined(run: Run) -> dict[str, str]:
     """Films as data addresses, while they fit: a page of a hundred megabytes opens nowhere."""
     found, room = {}, FILM_BYTES
@@ -166,21 +103,9 @@ def _inlined(run: Run) -> dict[str, str]:
     return found
 
 
-def _distinct(names: list[str]) -> list[str]:
-    """Names with a number where two are the same: a heat map would put them into one column."""
-    return [f"{name} #{i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
-
-
 def _versions(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     names = dict.fromkeys(name for run in runs for name in run.versions)
     return [(name, [str(run.versions.get(name, "unknown")) for run in runs]) for name in names]
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _html(figure: go.Figure) -> Markup:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mtrl.run_directory import film_file
+from mtrl.storage.run_directory import film_file
 
 MAX_POINTS = 600  # of one curve in a page
 TAIL_BYTES = 2**17  # of metrics, in which the newest line is looked for

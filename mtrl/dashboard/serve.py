@@ -8,7 +8,8 @@ from pathlib import Path
 
 import uvicorn
 
-from mtrl.dashboard.app import LOOPBACK, make_app
+from mtrl.dashboard.app import make_app
+from mtrl.dashboard.guard import LOOPBACK
 from mtrl.errors import UserError
 
 

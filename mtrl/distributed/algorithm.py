@@ -19,12 +19,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from envs import make_suite
 from mtrl.config import ConfigError, ExperimentConfig, load_config, override
 from mtrl.distributed.env_runner import MultiTaskEnvRunner
-from mtrl.distributed.learner import PolicyLearner, RemoteLearners
+from mtrl.distributed.learner import PolicyLearner
 from mtrl.distributed.module import PolicyModule
+from mtrl.distributed.remote_learners import RemoteLearners
 from mtrl.distributed.source import RaySource
 from mtrl.distributed.state_server import StateServer
 from mtrl.distributed.watchdog import forget
-from mtrl.training import Trainer, leave_threads_to_learner
+from mtrl.training.trainer import Trainer, leave_threads_to_learner
 
 
 class MultiTaskIMPALAConfig(AlgorithmConfig):
@@ -135,7 +136,7 @@ class MultiTaskIMPALAConfig(AlgorithmConfig):
         """
         experiment = self.experiment()
         if experiment.env_runners.num_env_runners < 1 and not self.in_evaluation:
-            raise ConfigError("MultiTaskIMPALA needs num_env_runners >= 1; without Ray, use mtrl.training.build_trainer")
+            raise ConfigError("MultiTaskIMPALA needs num_env_runners >= 1; without Ray, use mtrl.training.trainer.build_trainer")
         suite = make_suite(experiment.suite.name)
         self.observation_space, self.action_space = suite.observation_space, suite.action_space
 
@@ -149,7 +150,7 @@ class MultiTaskIMPALAConfig(AlgorithmConfig):
 
 
 class MultiTaskIMPALA(Algorithm):
-    """Runs `mtrl.training.Trainer` over RLlib's runners and learner."""
+    """Runs `mtrl.training.trainer.Trainer` over RLlib's runners and learner."""
 
     config: Any
 

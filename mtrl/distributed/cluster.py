@@ -16,14 +16,14 @@ import ray
 from ray._private import ray_constants
 
 from envs import make_suite
-from mtrl.collector import check_fit
 from mtrl.config import ConfigError, ExperimentConfig
 from mtrl.models.policy import build_policy
-from mtrl.training import leave_threads_to_learner
+from mtrl.rollouts.collector import check_fit
+from mtrl.training.trainer import leave_threads_to_learner
 
 if TYPE_CHECKING:
     from mtrl.distributed.algorithm import MultiTaskIMPALA
-    from mtrl.training import Trainer
+    from mtrl.training.trainer import Trainer
 
 OBJECT_STORE_BYTES = 512 * 2**20  # rollouts and weights in flight need a tenth of it
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def build_ray_trainer(config: ExperimentConfig) -> tuple[MultiTaskIMPALA, Traine
     with ThreadPoolExecutor(1) as thread:
         # Ray's processes take seconds to start; meanwhile this one imports what does not touch Ray. (Ray has to start in the main
         # thread, since actors made by another one never hear of each other, and RLlib has to wait for it, since it registers itself.)
-        for module in ("mtrl.training", "torch._dynamo", "minigrid", "envpool"):
+        for module in ("mtrl.training.trainer", "torch._dynamo", "minigrid", "envpool"):
             thread.submit(importlib.import_module, module)
         suite = make_suite(config.suite.name)
         check_fit(config, suite)

@@ -14,9 +14,9 @@ from ray.rllib.env import INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
 
 from envs import TaskFault, make_suite
-from mtrl.collector import Collected, Collector, build_collector
 from mtrl.distributed.watchdog import Watchdog
-from mtrl.faults import Fault
+from mtrl.rollouts.collector import Collected, Collector, build_collector
+from mtrl.rollouts.source import Fault
 
 LONGEST_WAIT = 30.0  # seconds before environments that keep failing are built again
 

@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mtrl.config import ExperimentConfig
 from mtrl.distributed.cluster import ResourceError, check_resources, start_ray
-from mtrl.run_directory import versions
+from mtrl.storage.run_directory import versions
 
 NODE_SECONDS = 120.0  # how long a node may take to answer
 

@@ -10,11 +10,11 @@ import ray
 from ray.exceptions import RayActorError
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
-from mtrl.collector import Collected
+from envs.vector import Arrays
 from mtrl.distributed.env_runner import Failure
 from mtrl.distributed.state_server import Published
-from mtrl.faults import Fault
-from mtrl.rollout import Arrays
+from mtrl.rollouts.collector import Collected
+from mtrl.rollouts.source import Fault
 
 POLL_SECONDS = 0.003
 TAG = "sample"

@@ -11,14 +11,15 @@ import ray
 from ray import tune
 
 from envs import TaskSuite
-from mtrl.checkpoint import steps
-from mtrl.claim import claimed
 from mtrl.config import ExperimentConfig, override
 from mtrl.distributed.cluster import build_ray_trainer, check_resources, start_ray
 from mtrl.errors import UserError
-from mtrl.run import resume, run_training
-from mtrl.run_directory import RunDirectory
-from mtrl.training import build_trainer
+from mtrl.storage.checkpoint import steps
+from mtrl.storage.lock import claimed
+from mtrl.storage.run_directory import RunDirectory
+from mtrl.training.run import run_training
+from mtrl.training.saving import resume
+from mtrl.training.trainer import build_trainer
 
 
 class TuneConsole:

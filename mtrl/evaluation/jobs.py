@@ -18,12 +18,11 @@ from pathlib import Path
 
 import torch
 
-from envs import Episode, TaskSuite, make_suite
-from mtrl.checkpoint import load_policy
-from mtrl.collector import Inference
-from mtrl.config import ModelConfig
-from mtrl.models.policy import Actor, build_policy, load_weights
-from mtrl.rollout import Arrays
+from envs import Episode, TaskSuite, make_vector
+from envs.vector import Arrays
+from mtrl.evaluation.policy import load_actor
+from mtrl.models.policy import Actor
+from mtrl.rollouts.inference import Inference
 
 EVALUATION_RUNNER = 2**31 - 1  # a runner index that no training runner has, so that no training episode is met again
 EPISODES_WORTH_A_PROCESS = 20  # a process takes seconds to start
@@ -84,20 +83,6 @@ def play_job(job: Job) -> list[Episode]:
         return play(actor, suite, job.task, job.episodes, first=job.first, backend=job.backend, seed=job.seed, sampled=job.sampled)
 
 
-def load_actor(policy: Path) -> tuple[TaskSuite, Actor]:
-    """The tasks and the actor of a policy's folder.
-
-    Raises:
-        DamagedCheckpointError: a file is missing or not what was written.
-        ConfigError: the tasks have changed so much since that its weights do not fit.
-    """
-    weights, description = load_policy(policy)
-    suite = make_suite(description["suite"])
-    network = build_policy(ModelConfig(**description["model"]), suite, seed=0)
-    load_weights(network, weights)
-    return suite, network.actor
-
-
 def play(
     actor: Actor,
     suite: TaskSuite,
@@ -116,7 +101,7 @@ def play(
     `shown` says what the policy sees of the slots' observations [B, …]: to ask what it does without a part of them.
     """
     counts = [episodes if index == task else 0 for index in range(suite.num_tasks)]
-    tasks = suite.for_evaluation().make(counts, backend, seed, EVALUATION_RUNNER, first_number=first)  # type: ignore[arg-type]
+    tasks = make_vector(suite.for_evaluation(), counts, backend, seed, EVALUATION_RUNNER, first_number=first)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(_seed_of(seed, suite.names[task], first))
     inference = Inference(actor, generator, torch.device("cpu"), sampled=sampled)
     finished: dict[int, Episode] = {}

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from envs import Episode, TaskSuite, make_suite
-from mtrl.checkpoint import load_policy, resolve
 from mtrl.evaluation.jobs import Job, Players, in_this_process
 from mtrl.evaluation.protocols import Protocol, protocol_of
 from mtrl.evaluation.statistics import mean_interval, stratified_mean, success_interval
-from mtrl.run_directory import RunDirectory, versions
+from mtrl.storage.checkpoint import load_policy, resolve
+from mtrl.storage.run_directory import RunDirectory, versions
 
 JOB_EPISODES = 10  # what an interruption loses at most, in each process
 RESULTS = "results.json"

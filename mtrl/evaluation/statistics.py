@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mtrl.stats import interquartile_mean
-
 __all__ = [
     "Interval",
     "aggregate",
@@ -106,3 +104,11 @@ def _wins(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 def _interval(value: float, resampled: np.ndarray) -> Interval:
     low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(value, float(low), float(high))
+
+
+def interquartile_mean(values: np.ndarray) -> np.ndarray:
+    """Mean of the middle half of `values` [..., n]: a quarter at either end, rounded down, is left out."""
+    # Not scipy's trim_mean: importing it takes a second, which every training would wait for.
+    count = values.shape[-1]
+    left_out = count // 4
+    return np.sort(values, axis=-1)[..., left_out : count - left_out].mean(axis=-1)

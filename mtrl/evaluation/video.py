@@ -14,10 +14,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from envs import Step, SuiteError, Task, TaskSuite
-from mtrl.collector import Inference
-from mtrl.evaluation.jobs import EPISODE_STEPS, EVALUATION_RUNNER, load_actor
+from mtrl.evaluation.jobs import EPISODE_STEPS, EVALUATION_RUNNER
+from mtrl.evaluation.policy import load_actor
 from mtrl.models.policy import Actor
-from mtrl.run_directory import film_file
+from mtrl.rollouts.inference import Inference
+from mtrl.storage.run_directory import film_file
 
 HEIGHT = 384  # of a frame, in pixels
 PANEL = 288  # width of what stands beside it

@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtrl.distributions import Distribution
+from envs.vector import Arrays
+from mtrl.models.distributions import Distribution
 from mtrl.models.view import View
-from mtrl.rollout import Arrays
 
 
 class Recurrence(NamedTuple):

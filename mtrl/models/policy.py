@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from envs import TaskSuite
 from envs.mixed import MixedSuite
 from mtrl.config import ConfigError, ModelConfig
-from mtrl.distributions import Distribution, Either, make_distribution
 from mtrl.models.activations import tanh
+from mtrl.models.distributions import Distribution, Either, make_distribution
 from mtrl.models.encoders import make_encoder
 from mtrl.models.experts import mix, mix_plain
 from mtrl.models.gates import make_gate

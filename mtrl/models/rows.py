@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from envs.vector import Arrays
 from mtrl.models.memory import Recurrence
-from mtrl.rollout import Arrays
 
 ROW_MULTIPLE = 64
 

@@ -1,0 +1,1 @@
+"""What steps environments: Gymnasium's loop, EnvPool, and several backends joined."""

@@ -1,0 +1,121 @@
+"""EnvPool behind the vector protocol: C++ environments, one pool for each task.
+
+A pool steps any subset of its environments and leaves the others as they are, which is all that pausing needs. Every pool gets its
+actions before the first result is waited for, so that their threads work at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from envs.errors import SuiteError
+from envs.seeds import SeedSequences
+from envs.task import TaskSuite
+from envs.vector import Arrays, Stepped
+
+
+class EnvPoolBackend:
+    """Pools of environments. Growing a task adds a pool, since a pool's size is fixed."""
+
+    def __init__(self, suite: TaskSuite, seeds: SeedSequences, num_threads: int):
+        self._suite = suite
+        self._seeds = seeds
+        self._num_threads = num_threads
+        self._pools: list[list[_Pool]] = [[] for _ in suite.tasks]
+        self._plan: list[tuple[_Pool, int]] = []  # pools to step and how many environments of each, for the newest counts
+        self._planned = np.empty(0, np.int64)
+        self.marker = np.full(1, -1, np.int64)
+
+    def grow(self, task: int, count: int) -> Arrays:
+        """Adds a pool of `count` environments and gives their first observations."""
+        pools = self._pools[task]
+        existing = sum(pool.size for pool in pools)
+        spec = self._suite.tasks[task]
+        seeds = [self._seeds.of(spec.name, existing + i) for i in range(count)]
+        pool = _Pool(task, str(spec.envpool_id), seeds, self._num_threads, spec.envpool_options)
+        pools.append(pool)
+        self._planned = np.empty(0, np.int64)
+        return self._suite.adapt(pool.reset())
+
+    def step(self, counts: np.ndarray, actions: np.ndarray) -> Stepped:
+        """Steps the first `counts[task]` environments of each task; an environment whose episode has ended resets itself."""
+        if not np.array_equal(counts, self._planned):
+            self._make_plan(counts)
+        actions = actions.astype(np.int32) if actions.dtype.kind in "iu" else actions
+        start = 0
+        for pool, count in self._plan:
+            pool.send(actions[start : start + count], count)
+            start += count
+        results = []
+        for pool, count in self._plan:
+            self.marker[0] = pool.task
+            results.append(pool.receive(count))
+        self.marker[0] = -1
+        observations = [self._suite.adapt(result[0]) for result in results]
+        obs = {name: np.concatenate([observation[name] for observation in observations]) for name in observations[0]}
+        rewards, terminated, truncated, success = (np.concatenate([result[i] for result in results]) for i in (1, 2, 3, 4))
+        return Stepped(obs, rewards.astype(np.float32, copy=False), terminated, truncated, success, np.zeros(len(rewards), bool), [])
+
+    def close(self) -> None:
+        """Closes every pool."""
+        for pools in self._pools:
+            for pool in pools:
+                pool.close()
+
+    def _make_plan(self, counts: np.ndarray) -> None:
+        self._plan = []
+        for pools, count in zip(self._pools, counts.tolist(), strict=True):
+            for pool in pools:
+                taken = min(count, pool.size)
+                if taken:
+                    self._plan.append((pool, taken))
+                count -= taken
+        self._planned = counts.copy()
+
+
+class _Pool:
+    """One EnvPool of one task."""
+
+    def __init__(self, task: int, envpool_id: str, seeds: list[int], num_threads: int, options: Mapping[str, Any]):
+        try:
+            import envpool
+        except ImportError as error:
+            raise SuiteError(
+                f"the envpool backend needs the envpool package ({error}); install it or set suite.backend to gymnasium"
+            ) from None
+        self.task = task
+        self.size = len(seeds)
+        self._pool: Any = envpool.make(
+            envpool_id, env_type="gymnasium", num_envs=self.size, seed=seeds, num_threads=min(num_threads, self.size), **options
+        )
+        self._ids = np.arange(self.size, dtype=np.int32)
+
+    def reset(self) -> object:
+        """First observations."""
+        obs, info = self._pool.reset()
+        return _sorted(obs, np.argsort(info["env_id"]))
+
+    def send(self, actions: np.ndarray, count: int) -> None:
+        """Starts a step of the first `count` environments."""
+        self._pool.send(actions, self._ids[:count])
+
+    def receive(self, count: int) -> tuple[object, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What the step gave, in the order of the environments."""
+        obs, rewards, terminated, truncated, info = self._pool.recv(reset=False, return_info=True)
+        success = info["success"].astype(bool) if "success" in info else np.zeros(count, bool)
+        ids = info["env_id"]
+        if (ids[1:] > ids[:-1]).all():
+            return obs, rewards, terminated, truncated, success
+        order = np.argsort(ids)
+        return _sorted(obs, order), rewards[order], terminated[order], truncated[order], success[order]
+
+    def close(self) -> None:
+        """Stops its threads."""
+        self._pool.close()
+
+
+def _sorted(obs: object, order: np.ndarray) -> object:
+    return {name: array[order] for name, array in obs.items()} if isinstance(obs, dict) else obs[order]  # type: ignore[index]

@@ -1,0 +1,89 @@
+"""Builds environments for the slots of a runner: which backend steps which tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from envs.backends.joined import JoinedBackend
+from envs.errors import SuiteError
+from envs.mixed import MixedSuite
+from envs.seeds import SeedSequences
+from envs.slots import SlotTable, check_counts
+from envs.task import BackendName, TaskSuite
+from envs.vector import Backend, VectorTasks
+
+
+def make_vector(
+    suite: TaskSuite,
+    counts: int | Sequence[int] | np.ndarray,
+    backend: BackendName | Literal["auto"] = "auto",
+    seed: int = 0,
+    runner_index: int = 0,
+    num_threads: int = 1,
+    restart_count: int = 0,
+    first_number: int = 0,
+    tolerant: bool = False,
+) -> VectorTasks:
+    """Environments for `counts` slots: of each task, or in all and spread evenly.
+
+    Args:
+        suite: the tasks.
+        counts: slots of each task [num_tasks], or their sum.
+        backend: the library that steps them; `auto` takes the fastest one that has each task.
+        seed: the run's seed.
+        runner_index: the runner that asks; no two runners share a stream of random numbers.
+        num_threads: threads that step environments (EnvPool).
+        restart_count: how often the runner was started again; a restart does not repeat the streams of an earlier start.
+        first_number: where the numbers of each task's environments begin, which their seeds depend on.
+        tolerant: replace an environment that fails and go on (Gymnasium's; EnvPool's cannot be replaced one at a time).
+
+    Raises:
+        SuiteError: the backend does not have these tasks, its package is missing, or the counts make no sense.
+    """
+    if isinstance(counts, int | np.integer):
+        counts = [counts // suite.num_tasks + (task < counts % suite.num_tasks) for task in range(suite.num_tasks)]
+    checked = check_counts(counts, suite)
+    seeds = SeedSequences(seed, runner_index, restart_count, first_number)
+    return SlotTable(suite, build_backend(suite, backend, seeds, num_threads, tolerant), checked)
+
+
+def build_backend(
+    suite: TaskSuite, backend: BackendName | Literal["auto"], seeds: SeedSequences, num_threads: int, tolerant: bool
+) -> Backend:
+    """The backend of a suite's environments; the arguments are those of `make_vector`.
+
+    Raises:
+        SuiteError: the backend does not have these tasks, or its package is missing.
+    """
+    if isinstance(suite, MixedSuite):
+        return JoinedBackend(
+            [build_backend(part, backend, seeds, num_threads, tolerant) for part in suite.parts],
+            [part.num_tasks for part in suite.parts],
+            suite.widen,
+            suite.actions_of,
+        )
+    if backend == "auto" and any(task.envpool_id for task in suite.tasks) and "envpool" not in suite.backends:
+        return _fastest_for_each(suite, seeds, num_threads, tolerant)
+    chosen = suite.backends[0] if backend == "auto" else backend
+    if chosen not in suite.backends:
+        missing = [task.name for task in suite.tasks if not task.envpool_id]
+        raise SuiteError(f"{suite.name} cannot run on {chosen}, which lacks {', '.join(missing)}; use {' or '.join(suite.backends)}")
+    if chosen == "envpool":
+        from envs.backends.envpool import EnvPoolBackend
+
+        return EnvPoolBackend(suite, seeds, num_threads)
+    from envs.backends.gymnasium import GymnasiumBackend
+
+    return GymnasiumBackend(suite, seeds, tolerant)
+
+
+def _fastest_for_each(suite: TaskSuite, seeds: SeedSequences, num_threads: int, tolerant: bool) -> JoinedBackend:
+    """EnvPool for the tasks that it has, and Gymnasium for the others."""
+    runs = [tuple(run) for _, run in itertools.groupby(suite.tasks, key=lambda task: task.envpool_id is not None)]
+    backends = [build_backend(dataclasses.replace(suite, tasks=run), "auto", seeds, num_threads, tolerant) for run in runs]
+    return JoinedBackend(backends, [len(run) for run in runs])

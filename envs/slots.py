@@ -1,0 +1,204 @@
+"""`SlotTable`, the implementation of `VectorTasks` over any backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gymnasium
+import numpy as np
+
+from envs.errors import SuiteError, TaskFault
+from envs.task import TaskSuite
+from envs.vector import Arrays, Backend, Episode, Step
+
+
+class SlotTable:
+    """`VectorTasks` over a backend: which environments are stepped, where paused ones stand, and what each episode adds up to."""
+
+    def __init__(self, suite: TaskSuite, backend: Backend, counts: np.ndarray):
+        self.suite = suite
+        self._backend = backend
+        self._counts = counts
+        self._tables = [_TaskTable() for _ in range(suite.num_tasks)]
+        self._active = _Active(_task_ids(counts), {}, *np.zeros((4, 0)))  # no observation: not started
+
+    @property
+    def num_slots(self) -> int:
+        """B"""
+        return int(self._counts.sum())
+
+    @property
+    def task_ids(self) -> np.ndarray:
+        """The task of each slot, [B] int64, ascending."""
+        return self._active.task_ids
+
+    def reset(self) -> Arrays:
+        """Starts every slot and gives its first observation."""
+        if self._active.obs:
+            raise RuntimeError("reset() was called twice; slots reset themselves in the step after an episode's end")
+        self._load()
+        return self.observe()
+
+    def observe(self) -> Arrays:
+        """The current observation of every slot."""
+        return {name: array.copy() for name, array in self._active.obs.items()}
+
+    def step(self, actions: np.ndarray) -> Step:
+        """One action in each slot."""
+        active = self._active
+        if not active.obs:
+            raise RuntimeError("call reset() before step()")
+        if len(actions) != len(active.task_ids):
+            raise ValueError(f"{len(active.task_ids)} slots need one action each; got {len(actions)}")
+        space = self.suite.action_space
+        if isinstance(space, gymnasium.spaces.Box):
+            actions = np.clip(actions, space.low, space.high)
+        elif isinstance(space, gymnasium.spaces.Discrete):
+            # Simulators written in C++ do not survive one that is out of range.
+            first = int(space.start)
+            outside = (actions < first) | (actions >= first + int(space.n))
+            if outside.any():
+                slot = int(np.flatnonzero(outside)[0])
+                raise ValueError(f"{self.suite.names[active.task_ids[slot]]} was given action {actions[slot]}, which {space} does not have")
+        obs, rewards, terminated, truncated, success, lost, faults = self._backend.step(self._counts, actions)
+        self._check(obs, rewards)
+        valid = ~active.ended.astype(bool) & ~lost
+        rewards = np.where(valid, rewards, np.float32(0))
+        terminated, truncated = terminated & valid, truncated & valid
+        active.returns *= valid
+        active.returns += rewards
+        active.lengths *= valid
+        active.lengths += valid
+        active.succeeded &= valid  # in any step of the episode
+        active.succeeded |= success & valid
+        ended = terminated | truncated
+        active.obs, active.ended = {name: array.copy() for name, array in obs.items()}, ended  # the caller may write into its own
+        episodes = [
+            Episode(
+                task_id=int(active.task_ids[slot]),
+                slot=slot,
+                episode_return=float(active.returns[slot]),
+                length=int(active.lengths[slot]),
+                success=bool(active.succeeded[slot]) or self.suite.tasks[active.task_ids[slot]].succeeded(float(active.returns[slot])),
+                terminated=bool(terminated[slot]),
+                truncated=bool(truncated[slot]),
+            )
+            for slot in np.flatnonzero(ended).tolist()
+        ]
+        return Step(obs, rewards, terminated, truncated, valid, episodes, lost, faults)
+
+    def set_allocation(self, counts: Sequence[int] | np.ndarray) -> None:
+        """Slots of each task from now on, [num_tasks] summing to B."""
+        wanted = check_counts(counts, self.suite)
+        if int(wanted.sum()) != self.num_slots:
+            raise SuiteError(f"an allocation of {wanted.tolist()} needs {int(wanted.sum())} slots, but there are {self.num_slots}")
+        if not self._active.obs:
+            self._counts, self._active.task_ids = wanted, _task_ids(wanted)
+        elif not np.array_equal(wanted, self._counts):
+            self._store()
+            self._counts = wanted
+            self._load()
+
+    def close(self) -> None:
+        """Frees the environments."""
+        self._backend.close()
+
+    def watch(self, marker: np.ndarray) -> None:
+        """Keeps the id of the task that is being stepped in `marker`."""
+        self._backend.marker = marker
+
+    def _check(self, obs: Arrays, rewards: np.ndarray) -> None:
+        """One number that is none would be in every weight after the next update."""
+        for name, array in (("reward", rewards), *obs.items()):
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                row = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))[0])
+                task = int(self.task_ids[row])
+                what = "the reward" if name == "reward" else f"the observation {name!r}"
+                raise TaskFault(task, self.suite.names[task], f"{what} is not finite: {array[row].tolist()}")
+
+    def _store(self) -> None:
+        """Writes the state of the active slots back to their tasks."""
+        start = 0
+        for task, count in enumerate(self._counts.tolist()):
+            self._tables[task].write(self._active, slice(start, start + count))
+            start += count
+
+    def _load(self) -> None:
+        """Takes the state of the first `counts` environments of each task, starting those that do not exist yet."""
+        for task, count in enumerate(self._counts.tolist()):
+            table = self._tables[task]
+            if count > table.size:
+                table.append(self._backend.grow(task, count - table.size))
+        parts = [(table, count) for table, count in zip(self._tables, self._counts.tolist(), strict=True) if count]
+        self._active = _Active(
+            task_ids=_task_ids(self._counts),
+            obs={name: np.concatenate([table.obs[name][:count] for table, count in parts]) for name in parts[0][0].obs},
+            ended=np.concatenate([table.ended[:count] for table, count in parts]),
+            returns=np.concatenate([table.returns[:count] for table, count in parts]),
+            lengths=np.concatenate([table.lengths[:count] for table, count in parts]),
+            succeeded=np.concatenate([table.succeeded[:count] for table, count in parts]),
+        )
+
+
+class _Active:
+    """Where the active slots stand, by row."""
+
+    def __init__(
+        self, task_ids: np.ndarray, obs: Arrays, ended: np.ndarray, returns: np.ndarray, lengths: np.ndarray, succeeded: np.ndarray
+    ):
+        self.task_ids = task_ids
+        self.obs = obs  # the newest observation
+        self.ended = ended  # whether the next step is a reset
+        self.returns = returns  # of the episode so far
+        self.lengths = lengths
+        self.succeeded = succeeded
+
+
+class _TaskTable:
+    """Where all environments of one task stand, paused ones too."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.obs: Arrays = {}
+        self.ended = np.zeros(0, bool)
+        self.returns = np.zeros(0)
+        self.lengths = np.zeros(0, np.int64)
+        self.succeeded = np.zeros(0, bool)
+
+    def append(self, obs: Arrays) -> None:
+        """Environments that have just started."""
+        count = len(next(iter(obs.values())))
+        self.obs = {name: np.concatenate([self.obs[name], array]) if self.size else array.copy() for name, array in obs.items()}
+        self.ended = np.concatenate([self.ended, np.zeros(count, bool)])
+        self.returns = np.concatenate([self.returns, np.zeros(count)])
+        self.lengths = np.concatenate([self.lengths, np.zeros(count, np.int64)])
+        self.succeeded = np.concatenate([self.succeeded, np.zeros(count, bool)])
+        self.size += count
+
+    def write(self, active: _Active, rows: slice) -> None:
+        """The state of the first environments, from the given rows."""
+        count = rows.stop - rows.start
+        for name, array in self.obs.items():
+            array[:count] = active.obs[name][rows]
+        self.ended[:count] = active.ended[rows]
+        self.returns[:count] = active.returns[rows]
+        self.lengths[:count] = active.lengths[rows]
+        self.succeeded[:count] = active.succeeded[rows]
+
+
+def check_counts(counts: Sequence[int] | np.ndarray, suite: TaskSuite) -> np.ndarray:
+    """`counts` as an array [num_tasks] int64.
+
+    Raises:
+        SuiteError: not one whole number for each task, a negative one, or no slot at all.
+    """
+    array = np.asarray(counts)
+    if array.shape != (suite.num_tasks,) or array.dtype.kind not in "iu" or (array < 0).any() or array.sum() < 1:
+        raise SuiteError(
+            f"{suite.name} has {suite.num_tasks} tasks and needs a number of slots for each, at least one in all; got {counts}"
+        )
+    return array.astype(np.int64)  # a copy: the caller may reuse its own
+
+
+def _task_ids(counts: np.ndarray) -> np.ndarray:
+    return np.repeat(np.arange(len(counts)), counts)

@@ -1,0 +1,113 @@
+"""BabyAI: grid worlds whose mission is a sentence. The agent sees its view and the mission's words."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+
+import gymnasium
+import numpy as np
+
+from envs.errors import SuiteError, UnknownTaskError
+from envs.suites.minigrid import ACTION_SPACE, make_registered, registered_ids
+from envs.suites.minigrid import in_envpool as known_to_envpool
+from envs.task import Task, TaskSuite
+
+# The levels of Polytropon's study (Ponti et al. 2023), from one room with one object to a maze of nine rooms.
+LEVELS_8 = ("GoToObj", "GoToRedBallGrey", "GoToRedBall", "GoToLocal", "PutNextLocal", "PickupLoc", "GoToObjMaze", "GoTo")
+SETS = {"8": LEVELS_8}
+
+GRAMMAR = """
+    go to, pick up, put next to, open, the, a, ball, box, key, door, object, red, green, blue, purple, yellow, grey,
+    in front of you, behind you, on your left, on your right, and, then, after
+"""
+WORDS = tuple(sorted(set(GRAMMAR.replace(",", " ").split())))
+"""All that BabyAI's grammar can say. A word's number is its place here, from 1; 0 is no word."""
+MISSION_LENGTH = 72  # words of the longest sentence, two pairs of clauses that each put something next to something
+NUMBERS = {word: number for number, word in enumerate(WORDS, 1)}
+
+OBSERVATION_SPACE = gymnasium.spaces.Dict(
+    {
+        "image": gymnasium.spaces.Box(0, 255, (7, 7, 3), np.uint8),
+        "mission": gymnasium.spaces.Box(0, len(WORDS), (MISSION_LENGTH,), np.uint8),
+    }
+)
+
+
+def names() -> list[str]:
+    """The named sets."""
+    return list(SETS)
+
+
+def make(name: str) -> TaskSuite:
+    """A named set, one level (`GoToLocal`, or its full id `BabyAI-GoToLocal-v0`) or several, separated by commas.
+
+    Raises:
+        UnknownTaskError: BabyAI has no such level.
+        SuiteError: minigrid is not installed.
+    """
+    levels = SETS.get(name) or tuple(_short(part.strip()) for part in name.split(","))
+    return TaskSuite(
+        name=f"babyai/{name}",
+        tasks=tuple(_task(level) for level in levels),
+        observation_space=OBSERVATION_SPACE,
+        action_space=ACTION_SPACE,
+        adapt=view_and_words,
+        family="babyai",
+        scored_by="success",
+    )
+
+
+def view_and_words(observation: object) -> dict[str, np.ndarray]:
+    """The view, and the mission's words as numbers; of one environment (whose mission is a string) or of a pool (whose are bytes)."""
+    image, mission = observation["image"], observation["mission"]  # type: ignore[index]
+    if isinstance(mission, str):
+        return {"image": image, "mission": words_of(mission)}
+    sentences = [bytes(row).rstrip(b"\0").decode() for row in np.atleast_2d(mission)]
+    words = np.stack([words_of(sentence) for sentence in sentences])
+    return {"image": image, "mission": words if np.ndim(mission) > 1 else words[0]}
+
+
+@functools.lru_cache(maxsize=10_000)
+def words_of(sentence: str) -> np.ndarray:
+    """The numbers of a sentence's words, [MISSION_LENGTH] uint8, filled up with 0.
+
+    Raises:
+        SuiteError: a word that BabyAI's grammar does not have, or too many.
+    """
+    words = sentence.lower().replace(",", " ").split()
+    unknown = [word for word in words if word not in NUMBERS]
+    if unknown or len(words) > MISSION_LENGTH:
+        fault = f"the word {unknown[0]!r}" if unknown else f"{len(words)} words"
+        raise SuiteError(f"babyai: the mission {sentence!r} has {fault}, which the vocabulary does not have room for")
+    numbers = np.zeros(MISSION_LENGTH, np.uint8)
+    numbers[: len(words)] = [NUMBERS[word] for word in words]
+    numbers.flags.writeable = False  # it is kept
+    return numbers
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("BabyAI-").removesuffix("-v0")
+
+
+def _task(level: str) -> Task:
+    env_id = f"BabyAI-{level}-v0"
+    known = registered_ids("BabyAI-")
+    if env_id not in known:
+        near = difflib.get_close_matches(level, [*map(_short, sorted(known)), *SETS], n=1, cutoff=0.3)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UnknownTaskError(f"babyai has no level {level!r}{hint}")
+    return Task(
+        name=level,
+        make_env=functools.partial(_make_level, env_id),
+        success_return=0.0,
+        envpool_id=env_id if env_id in known_to_envpool() else None,
+    )
+
+
+def _make_level(env_id: str, render_mode: str | None = None) -> gymnasium.Env:
+    """An environment of a level. minigrid prints a line for every world it draws and rejects, here it says nothing."""
+    from minigrid.envs.babyai.core import roomgrid_level
+
+    roomgrid_level.print = lambda *_: None  # its own name, which hides the builtin from that module alone
+    return make_registered(env_id, render_mode)

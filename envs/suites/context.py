@@ -1,0 +1,206 @@
+"""Suites whose tasks differ in one number, their context: a pole that is longer or heavier than the one before."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from envs.errors import SuiteError, UnknownTaskError
+from envs.task import Task, TaskSuite
+
+COUNT = 20  # contexts of a named set
+ROLL_IN = 0.1  # how often an episode begins where the policy came in the context before
+ROLL_IN_DISCOUNT = 0.99  # after a number of steps that is geometric with this discount
+KEPT = 1000  # states of each context that others may begin in
+
+
+class World(NamedTuple):
+    """One environment of Gymnasium's and the numbers in it that may vary."""
+
+    env_id: str
+    parameters: dict[str, tuple[float, float]]  # the attribute's name and the range of a named set
+    low: float  # return that scores 0
+    high: float  # and 1
+    success: float  # the least return of a success
+    apply: Callable[[Any, str, float], None]  # sets a parameter of the unwrapped environment
+
+
+def _set_cartpole(env: Any, parameter: str, value: float) -> None:
+    setattr(env, parameter, value)
+    env.total_mass = env.masspole + env.masscart
+    env.polemass_length = env.masspole * env.length
+
+
+def _set_pendulum(env: Any, parameter: str, value: float) -> None:
+    setattr(env, {"length": "l", "mass": "m", "gravity": "g"}[parameter], value)
+
+
+WORLDS = {
+    # Ranges are a tenth to ten times what Gymnasium has; `length` is half of the pole's.
+    "cartpole": World(
+        "CartPole-v1",
+        {"length": (0.05, 5.0), "masscart": (0.1, 10.0), "masspole": (0.01, 1.0), "gravity": (0.98, 98.0)},
+        low=0.0,
+        high=500.0,
+        success=500.0,
+        apply=_set_cartpole,
+    ),
+    # Its torque is bounded, so that twice the length is as far as the pendulum can be brought up at all.
+    "pendulum": World(
+        "Pendulum-v1",
+        {"length": (0.5, 1.5), "mass": (0.5, 1.5), "gravity": (5.0, 15.0)},
+        low=-1500.0,
+        high=-150.0,
+        success=-400.0,
+        apply=_set_pendulum,
+    ),
+}
+
+
+class ContextEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
+    """Gymnasium's environment with one number changed.
+
+    With `visited` an episode may begin in a state that the context before has reached (ROLLIN, Li et al. 2023), and leaves one itself.
+    """
+
+    def __init__(
+        self, world: str, parameter: str, value: float, place: int, visited: Visited | None = None, render_mode: str | None = None
+    ):
+        self._world = WORLDS[world]
+        self._env: Any = gymnasium.make(self._world.env_id, disable_env_checker=True, render_mode=render_mode)
+        self._world.apply(self._env.unwrapped, parameter, value)
+        self._place, self._visited = place, visited
+        self.render_mode = render_mode
+        self.observation_space = _vector_space(self._env.observation_space)
+        self.action_space = self._env.action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Begins as Gymnasium does, or where the context before has been."""
+        super().reset(seed=seed)
+        observation, info = self._env.reset(seed=seed)
+        self._return, self._steps = 0.0, 0
+        if self._visited is not None:
+            self._leave_at = int(self.np_random.geometric(1.0 - ROLL_IN_DISCOUNT))
+            state = self._visited.draw(self._place - 1, self.np_random) if self.np_random.random() < ROLL_IN else None
+            if state is not None:
+                self._env.unwrapped.state = state.copy()
+                observation = self._observe()
+        return {"vector": np.asarray(observation, np.float32)}, info
+
+    def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """As Gymnasium's, with `success` in the step that ends an episode."""
+        observation, reward, terminated, truncated, info = self._env.step(action)
+        self._return += float(reward)
+        self._steps += 1
+        if self._visited is not None and not terminated and self._steps == self._leave_at:
+            self._visited.add(self._place, np.asarray(self._env.unwrapped.state, float))
+        success = (terminated or truncated) and self._return >= self._world.success
+        return {"vector": np.asarray(observation, np.float32)}, float(reward), terminated, truncated, {**info, "success": success}
+
+    def render(self) -> Any:
+        """Gymnasium's picture."""
+        return self._env.render()
+
+    def close(self) -> None:
+        """Closes Gymnasium's environment."""
+        self._env.close()
+
+    def _observe(self) -> np.ndarray:
+        state = self._env.unwrapped.state
+        if self._world.env_id.startswith("Pendulum"):
+            return np.array([np.cos(state[0]), np.sin(state[0]), state[1]], np.float32)
+        return np.asarray(state, np.float32)
+
+
+class Visited:
+    """The newest states that each context's episodes have left."""
+
+    def __init__(self, contexts: int):
+        self._states: list[list[np.ndarray]] = [[] for _ in range(contexts)]
+
+    def add(self, place: int, state: np.ndarray) -> None:
+        """Keeps a state of the context at `place`; the oldest makes room."""
+        states = self._states[place]
+        states.append(state)
+        if len(states) > KEPT:
+            states.pop(0)
+
+    def draw(self, place: int, rng: np.random.Generator) -> np.ndarray | None:
+        """One of that context's states; None if it has none or there is no such context."""
+        states = self._states[place] if place >= 0 else []
+        return states[int(rng.integers(len(states)))] if states else None
+
+
+def names() -> list[str]:
+    """The named sets."""
+    return ["cartpole", "cartpole:masscart", "cartpole:masspole", "cartpole:gravity", "pendulum", "pendulum:mass", "pendulum:gravity"]
+
+
+def make(name: str) -> TaskSuite:
+    """`WORLD[:PARAMETER][=VALUE,VALUE…][+rollin]`: by default 20 values of the length, evenly spread.
+
+    With `+rollin` training episodes of a context begin, one in ten times, in a state that the context before has reached.
+
+    Raises:
+        UnknownTaskError: no such world or parameter.
+        SuiteError: a value is no positive number.
+    """
+    rest, _, option = name.partition("+")
+    if option not in ("", "rollin"):
+        raise SuiteError(f"context/{name}: there is no +{option}; did you mean +rollin?")
+    what, _, listed = rest.partition("=")
+    world, _, parameter = what.partition(":")
+    parameter = parameter or "length"
+    _check_known(world, WORLDS, "world")
+    _check_known(parameter, WORLDS[world].parameters, f"parameter of {world}")
+    values = _values(name, listed) if listed else np.linspace(*WORLDS[world].parameters[parameter], COUNT).tolist()
+    visited = Visited(len(values)) if option else None
+    built = WORLDS[world]
+    env: Any = gymnasium.make(built.env_id)
+    return TaskSuite(
+        name=f"context/{name}",
+        tasks=tuple(
+            Task(
+                f"{parameter}={value:.4g}",
+                functools.partial(ContextEnv, world, parameter, value, place, visited),
+                low=built.low,
+                high=built.high,
+                context=value,
+                make_evaluation_env=functools.partial(ContextEnv, world, parameter, value, place),
+            )
+            for place, value in enumerate(values)
+        ),
+        observation_space=_vector_space(env.observation_space),
+        action_space=env.action_space,
+        adapt=_same,
+        family="context",
+    )
+
+
+def _values(name: str, listed: str) -> list[float]:
+    try:
+        values = [float(part) for part in listed.split(",")]
+    except ValueError:
+        values = []
+    if not values or min(values) <= 0:
+        raise SuiteError(f"context/{name}: values after '=' are positive numbers, separated by commas; got {listed!r}")
+    return values
+
+
+def _check_known(word: str, known: Any, what: str) -> None:
+    if word not in known:
+        near = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
+        raise UnknownTaskError(f"context has no {what} {word!r}; did you mean {near[0]}?")
+
+
+def _vector_space(space: Any) -> gymnasium.spaces.Dict:
+    return gymnasium.spaces.Dict({"vector": gymnasium.spaces.Box(space.low, space.high, space.shape, np.float32)})
+
+
+def _same(observation: object) -> dict[str, np.ndarray]:
+    return observation  # type: ignore[return-value]

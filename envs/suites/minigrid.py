@@ -1,0 +1,108 @@
+"""MiniGrid: partially observed grid worlds with sparse reward, and the sets of them that MOORE trains on."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+
+import gymnasium
+import numpy as np
+
+from envs.errors import SuiteError, UnknownTaskError
+from envs.task import Task, TaskSuite
+
+MT3 = ("LavaGapS7", "RedBlueDoors-6x6", "MemoryS11")
+MT5 = (*MT3, "DoorKey-6x6", "DistShift1")
+MT7 = (*MT5, "SimpleCrossingS9N2", "MultiRoom-N2-S4")
+SETS = {"mt3": MT3, "mt5": MT5, "mt7": MT7}
+
+# The return of a shortest solution, 1 - 0.9 · steps / max_steps (reported with the SPARSE re-run of MOORE's benchmark).
+ACHIEVABLE_RETURN = {
+    "LavaGapS7": 0.9633,
+    "RedBlueDoors-6x6": 0.9900,
+    "MemoryS11": 0.9777,
+    "DoorKey-6x6": 0.9725,
+    "DistShift1": 0.9607,
+    "SimpleCrossingS9N2": 0.9583,
+    "MultiRoom-N2-S4": 0.8875,
+}
+
+OBSERVATION_SPACE = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (7, 7, 3), np.uint8)})
+ACTION_SPACE: gymnasium.Space = gymnasium.spaces.Discrete(7)
+
+
+def names() -> list[str]:
+    """The named sets."""
+    return list(SETS)
+
+
+def make(name: str) -> TaskSuite:
+    """A named set, one task (`DoorKey-6x6`, or its full id `MiniGrid-DoorKey-6x6-v0`) or several, separated by commas.
+
+    Raises:
+        UnknownTaskError: MiniGrid registers no such environment.
+        SuiteError: minigrid is not installed.
+    """
+    tasks = SETS.get(name) or tuple(_short(part.strip()) for part in name.split(","))
+    return TaskSuite(
+        name=f"minigrid/{name}",
+        tasks=tuple(_task(task) for task in tasks),
+        observation_space=OBSERVATION_SPACE,
+        action_space=ACTION_SPACE,
+        adapt=image_only,
+        family="minigrid",
+    )
+
+
+def image_only(observation: object) -> dict[str, np.ndarray]:
+    """The agent's view alone, as MOORE has it: neither its direction nor the mission."""
+    return {"image": observation["image"]}  # type: ignore[index]
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("MiniGrid-").removesuffix("-v0")
+
+
+def _task(name: str) -> Task:
+    env_id = f"MiniGrid-{name}-v0"
+    if env_id not in registered_ids():
+        near = difflib.get_close_matches(name, [*map(_short, sorted(registered_ids())), *SETS], n=1, cutoff=0.3)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UnknownTaskError(f"minigrid has no task {name!r}{hint}")
+    return Task(
+        name=name,
+        make_env=functools.partial(make_registered, env_id),
+        high=ACHIEVABLE_RETURN.get(name, 1.0),
+        success_return=0.0,
+        envpool_id=env_id if env_id in in_envpool() else None,
+    )
+
+
+def make_registered(env_id: str, render_mode: str | None = None) -> gymnasium.Env:
+    """An environment of MiniGrid's package."""
+    registered_ids()
+    return gymnasium.make(env_id, disable_env_checker=True, render_mode=render_mode)
+
+
+@functools.cache
+def registered_ids(prefix: str = "MiniGrid-") -> frozenset[str]:
+    """The ids of the minigrid package, which are in Gymnasium's registry once it is imported.
+
+    Raises:
+        SuiteError: it is not installed.
+    """
+    try:
+        import minigrid  # noqa: F401  (registers its environments)
+    except ImportError as error:
+        raise SuiteError(f"MiniGrid's tasks need the minigrid package ({error}); install it with pip") from None
+    return frozenset(env_id for env_id in gymnasium.registry if env_id.startswith(prefix) and env_id.endswith("-v0"))
+
+
+@functools.cache
+def in_envpool() -> frozenset[str]:
+    """All that EnvPool has."""
+    try:
+        import envpool
+    except ImportError:
+        return frozenset()
+    return frozenset(envpool.list_all_envs())

@@ -1,0 +1,170 @@
+"""Three tiny deterministic tasks in NumPy with known optimal values: for tests, a first run, and a debugger."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from envs.errors import UnknownTaskError
+from envs.task import Task, TaskSuite
+
+SIZE = 8
+OBSERVATION_SPACE = gymnasium.spaces.Dict({"vector": gymnasium.spaces.Box(0.0, 1.0, (SIZE,), np.float32)})
+ACTION_SPACE: gymnasium.Space = gymnasium.spaces.Discrete(3)
+
+
+class Corridor(gymnasium.Env[dict[str, np.ndarray], int]):
+    """Six cells in a row. Action 2 goes right, 0 left, 1 waits; the sixth cell ends the episode with reward 1, 30 steps cut it off.
+
+    The best return is 1 after 5 steps, and the value of the first cell is γ⁴.
+    """
+
+    observation_space = OBSERVATION_SPACE
+    action_space = ACTION_SPACE
+    length, max_steps = 6, 30
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Starts in the first cell."""
+        super().reset(seed=seed)
+        self._cell = self._steps = 0
+        return _one_hot(self._cell), {}
+
+    def step(self, action: int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Moves; the wall on the left stops."""
+        self._cell = max(0, self._cell + int(action) - 1)
+        self._steps += 1
+        arrived = self._cell == self.length - 1
+        return _one_hot(self._cell), float(arrived), arrived, not arrived and self._steps >= self.max_steps, {"success": arrived}
+
+
+class Constant(gymnasium.Env[dict[str, np.ndarray], int]):
+    """Reward 1 whatever is done, cut off after 10 steps but never over: every state's value is 1 / (1 - γ)."""
+
+    observation_space = OBSERVATION_SPACE
+    action_space = ACTION_SPACE
+    max_steps = 10
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The only state."""
+        super().reset(seed=seed)
+        self._steps = 0
+        return _one_hot(6), {}
+
+    def step(self, action: int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Nothing changes."""
+        self._steps += 1
+        truncated = self._steps >= self.max_steps
+        return _one_hot(6), 1.0, False, truncated, {"success": truncated}
+
+
+class Cue(gymnasium.Env[dict[str, np.ndarray], int]):
+    """The observation shows which of the three actions pays 0.25; the cue goes 0, 2, 1, 0 and the fourth step ends the episode.
+
+    The best return is 1, and the first state's value 0.25 (1 + γ + γ² + γ³).
+    """
+
+    observation_space = OBSERVATION_SPACE
+    action_space = ACTION_SPACE
+    cues = (0, 2, 1, 0)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Shows the first cue."""
+        super().reset(seed=seed)
+        self._steps = self._hits = 0
+        return _one_hot(self.cues[0]), {}
+
+    def step(self, action: int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Pays for the cue that was shown, and shows the next."""
+        hit = int(action) == self.cues[self._steps]
+        self._hits += hit
+        self._steps += 1
+        over = self._steps == len(self.cues)
+        shown = _one_hot(self.cues[self._steps] if not over else SIZE - 1)
+        return shown, 0.25 * hit, over, False, {"success": over and self._hits == len(self.cues)}
+
+
+class Ladder(gymnasium.Env[dict[str, np.ndarray], int]):
+    """A sequence of answers to be given in order: the first wrong one ends the episode, and only the last right one pays 1.
+
+    Rung k asks for the first 4 k answers, and all rungs ask for the same ones. Guessing finds rung k with probability 81^-k, but whoever
+    has mastered the rung below finds it with 1/81: with a policy that the tasks share, each is learnable as soon as the one before it is.
+    """
+
+    answers_per_rung = 4
+    answers = (0, 2, 1, 1, 0, 2, 2, 0, 1, 2, 0, 1, 2, 2, 1, 0, 0, 1, 2, 1)
+    observation_space = gymnasium.spaces.Dict({"vector": gymnasium.spaces.Box(0.0, 1.0, (len(answers) + 1,), np.float32)})
+    action_space = ACTION_SPACE
+
+    def __init__(self, rung: int):
+        self._goal = self.answers_per_rung * rung
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Asks for the first answer."""
+        super().reset(seed=seed)
+        self._given = 0
+        return self._question(), {}
+
+    def step(self, action: int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Takes an answer."""
+        right = int(action) == self.answers[self._given]
+        self._given += 1
+        arrived = right and self._given == self._goal
+        return self._question(), float(arrived), arrived or not right, False, {"success": arrived}
+
+    def _question(self) -> dict[str, np.ndarray]:
+        return {"vector": np.eye(len(self.answers) + 1, dtype=np.float32)[self._given]}
+
+
+LADDER = tuple(
+    Task(f"rung-{rung}", functools.partial(Ladder, rung)) for rung in range(1, len(Ladder.answers) // Ladder.answers_per_rung + 1)
+)
+
+TASKS = {
+    "corridor": Task("corridor", Corridor),
+    "constant": Task("constant", Constant, high=float(Constant.max_steps)),
+    "cue": Task("cue", Cue),
+}
+
+
+def names() -> list[str]:
+    """The named sets."""
+    return ["three", "ladder"]
+
+
+def make(name: str) -> TaskSuite:
+    """`three`, the names of some of its tasks, separated by commas, or `ladder`.
+
+    Raises:
+        UnknownTaskError: there is no such task.
+    """
+    if name == "ladder":
+        return TaskSuite("toy/ladder", LADDER, Ladder.observation_space, ACTION_SPACE, _same, "toy")
+    chosen = list(TASKS) if name == "three" else [part.strip() for part in name.split(",")]
+    for task in chosen:
+        if task not in TASKS:
+            near = difflib.get_close_matches(task, [*TASKS, *names()], n=1, cutoff=0.0)
+            raise UnknownTaskError(f"toy has no task {task!r}; did you mean {near[0]}?")
+    return TaskSuite(f"toy/{name}", tuple(TASKS[task] for task in chosen), OBSERVATION_SPACE, ACTION_SPACE, _same, "toy")
+
+
+def optimal_value(task: str, discount: float) -> float:
+    """The discounted value of the task's first state under the best policy."""
+    if task == "constant":
+        return 1.0 / (1.0 - discount)
+    if task == "corridor":
+        return float(discount ** (Corridor.length - 2))
+    return 0.25 * sum(discount**step for step in range(len(Cue.cues)))
+
+
+def _same(observation: object) -> dict[str, np.ndarray]:
+    return observation  # type: ignore[return-value]
+
+
+def _one_hot(index: int) -> dict[str, np.ndarray]:
+    vector = np.zeros(SIZE, np.float32)
+    vector[index] = 1.0
+    return {"vector": vector}

@@ -1,0 +1,120 @@
+"""`evaluate`: a run's scores by its suite's protocol."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from mtrl.cli.arguments import parse
+from mtrl.cli.shared import check_choice, check_packages, usable_cores, whole_number
+from mtrl.errors import UserError
+
+if TYPE_CHECKING:
+    from mtrl.storage.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What `evaluate` reads."""
+
+    run: Annotated[str | None, Positional, arg(metavar="RUN", help_behavior_hint="")] = None
+    """The directory of a run."""
+    checkpoint: Annotated[str, arg(metavar="latest|best|STEP")] = "latest"
+    """Which of the run's policies."""
+    episodes: Annotated[str | None, arg(metavar="N", help_behavior_hint="(default: the suite's protocol)")] = None
+    """Episodes of each task."""
+    backend: Annotated[str | None, arg(metavar="envpool|gymnasium", help_behavior_hint="(default: the suite's protocol)")] = None
+    """What steps the environments."""
+    actions: Annotated[str | None, arg(metavar="sampled|likely", help_behavior_hint="(default: the suite's protocol)")] = None
+    """Drawn from the policy, or always the most likely one."""
+    tasks: Annotated[str, arg(metavar="A,B,C", help_behavior_hint="(default: all)")] = ""
+    """Which of the run's tasks."""
+    seed: Annotated[str, arg(metavar="N")] = "0"
+    """Of environments and actions; never those of training."""
+    workers: Annotated[str | None, arg(metavar="N", help_behavior_hint="(default: one for each core)")] = None
+    """Processes that play; 1 plays in this one."""
+    ray: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False
+    """Play on Ray's cluster (RAY_ADDRESS), which has to see the run's directory, instead of this machine's processes."""
+    video: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False
+    """Film an episode of each task as well."""
+
+
+def evaluate(arguments: list[str], program: str) -> int:
+    """Score a run's policy by the suite's protocol."""
+    options = parse(EvaluateOptions(), arguments, program, "Score a run's policy by the suite's protocol.")
+    if options.run is None:
+        raise UserError(f"evaluate needs the directory of a run: {program} RUN")
+    if options.episodes is not None:
+        whole_number("--episodes", options.episodes, 1)
+    if options.backend is not None:
+        check_choice("--backend", options.backend, ("envpool", "gymnasium"))
+    if options.actions is not None:
+        check_choice("--actions", options.actions, ("sampled", "likely"))
+    seed, workers = whole_number("--seed", options.seed, 0), whole_number("--workers", options.workers or str(usable_cores()), 1)
+    check_packages()
+    from mtrl.evaluation.video import choose_renderer
+
+    choose_renderer()  # before the environments are imported
+    from mtrl.cli.console import counting
+    from mtrl.cli.tables import print_results
+    from mtrl.evaluation.jobs import in_processes
+    from mtrl.evaluation.runner import evaluate_run
+    from mtrl.storage.run_directory import RunDirectory
+
+    directory = RunDirectory.open(Path(options.run))
+    players = in_processes(workers)
+    if options.ray:
+        from mtrl.distributed.evaluation import play_on_ray
+
+        players = play_on_ray
+    with counting("episodes") as progress, _interruptible(f"{program} {' '.join(arguments)}"):
+        results = evaluate_run(
+            directory,
+            checkpoint=options.checkpoint,
+            tasks=tuple(filter(None, (name.strip() for name in options.tasks.split(",")))),
+            episodes=int(options.episodes) if options.episodes else None,
+            backend=options.backend,
+            actions=options.actions,
+            seed=seed,
+            players=players,
+            progress=progress,
+        )
+    print_results(results, directory.path)
+    if options.video:
+        _film(directory, results)
+    return 0
+
+
+def _film(directory: RunDirectory, results: dict[str, Any]) -> None:
+    from mtrl.evaluation.video import film_policy
+
+    step = str(results["step"])
+    folder = directory.path / "evaluation" / step / "video"
+    files = film_policy(
+        directory.policies / step,
+        folder,
+        tasks=tuple(results["tasks"]),
+        seed=results["seed"],
+        sampled=results["sampled_actions"],
+        report=lambda problem: print(f"warning: {problem}", file=sys.stderr),
+    )
+    if files:
+        print(f"films: {folder} ({len(files)} of {len(results['tasks'])} tasks)")
+
+
+@contextmanager
+def _interruptible(command: str) -> Iterator[None]:
+    """Says after Ctrl-C that nothing is lost. SIGTERM is taken for the same, so that worker processes end with this one."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        print(f"interrupted; what was played is kept, and the same command goes on from there: {command}", file=sys.stderr)
+        raise

@@ -1,0 +1,43 @@
+"""`export`: a policy as a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from mtrl.cli.arguments import parse
+from mtrl.cli.shared import check_packages
+from mtrl.errors import UserError
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What `export` reads."""
+
+    run: Annotated[Path | None, Positional, arg(metavar="RUN", help_behavior_hint="")] = None
+    """The directory of a run."""
+    output: Annotated[Path | None, arg(aliases=("-o",), metavar="DIR", help_behavior_hint="(default: RUN/export/STEP[-TASK])")] = None
+    """Where the files go."""
+    checkpoint: Annotated[str, arg(metavar="latest|best|STEP")] = "latest"
+    """Which of the run's policies."""
+    task: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: all)")] = None
+    """The one task to fold the policy for."""
+
+
+def export(arguments: list[str], program: str) -> int:
+    """Write a policy as a file that torch alone can run."""
+    options = parse(ExportOptions(), arguments, program, "Write a policy as torch.export, with a model card and a script that plays.")
+    if options.run is None:
+        raise UserError(f"export needs the directory of a run: {program} RUN")
+    check_packages()
+    from mtrl.evaluation.export import export_run
+    from mtrl.storage.run_directory import RunDirectory
+
+    done = export_run(RunDirectory.open(options.run), checkpoint=options.checkpoint, task=options.task, output=options.output)
+    before = done.microseconds_before
+    faster = "" if before is None else f", {before / done.microseconds:.2f} times as fast as the whole policy"
+    print(f"wrote {done.folder}: {done.experts} of {done.of_experts} experts, {done.microseconds:.1f} µs for an observation{faster}")
+    return 0

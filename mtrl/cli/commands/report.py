@@ -1,0 +1,37 @@
+"""`report`: one page about runs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from mtrl.cli.arguments import parse
+from mtrl.errors import UserError
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What `report` reads."""
+
+    runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN...", help_behavior_hint="")] = ()
+    """The directories of the runs to put side by side."""
+    output: Annotated[Path, arg(aliases=("-o",), metavar="FILE")] = Path("report.html")
+    """Where the page goes."""
+
+
+def report(arguments: list[str], program: str) -> int:
+    """Write one HTML page about runs: scores, curves, shares, differences."""
+    options = parse(ReportOptions(), arguments, program, "Write one self-contained HTML page about one run or several.")
+    if not options.runs:
+        raise UserError(f"report needs the directory of a run: {program} RUN...")
+    from mtrl.dashboard.report import write_report
+
+    for run in write_report(options.runs, options.output):
+        for problem in run.problems:
+            print(f"warning: {run.path}: {problem}", file=sys.stderr)
+    print(f"wrote {options.output}")
+    return 0

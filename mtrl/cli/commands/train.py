@@ -1,0 +1,196 @@
+"""`train`: begin a run or go on with one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from mtrl.cli.arguments import parse_with_experiment
+from mtrl.cli.shared import DEFAULT_CONFIG, check_packages, find_config
+from mtrl.config import ExperimentConfig, dump_yaml, load_config
+from mtrl.errors import UserError
+
+if TYPE_CHECKING:
+    from mtrl.cli.console import PlainConsole, TerminalConsole
+    from mtrl.training.trainer import Trainer
+
+FIXED_ON_RESUME = ("model.", "learner.actor.name", "learner.critic.name")  # what a checkpoint's contents depend on
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What `train` reads."""
+
+    config: Annotated[str | None, Positional, arg(metavar="[CONFIG]", help_behavior_hint=f"(default: {DEFAULT_CONFIG})")] = None
+    """The experiment: a YAML file, or the name of one in configs/."""
+    run_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/NAME-TIME)")] = None
+    """Where the run's files go."""
+    resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """Go on with this run from its newest checkpoint. Its own experiment is used; options below still change it."""
+    auto_resume: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False
+    """Go on with the run in --run-dir if there is one, else begin it: for jobs that a scheduler starts again."""
+    allow_task_change: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False
+    """Let --resume go on with another --suite.name: what is known of a task goes to the task of that name, new tasks begin anew."""
+    init_experts: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")] = None
+    """Begin with the experts of that run's newest policy; --model.freeze-experts keeps them as they are."""
+    profile: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False
+    """Begin with a few updates under torch's profiler: a table of where a frame's time goes, and a trace in the run's folder."""
+
+
+def train(arguments: list[str], program: str) -> int:
+    """Train one policy on all tasks of a suite."""
+    description = "\n".join(
+        [
+            "Train one policy on all tasks of a suite. Every value of the experiment can be given as an option.",
+            "",
+            "Examples:",
+            f"  {program} toy",
+            f"  {program} minigrid_mt7 --total-frames 2e6 --num-env-runners 4 --learner.actor.learning-rate 3e-4",
+            f"  {program} --resume runs/toy-20260101-120000 --total-frames 40_000",
+        ]
+    )
+    options, config = parse_with_experiment(TrainOptions(), arguments, program, description, _starting_experiment)
+    check_packages()
+    from mtrl.cli.console import make_console
+
+    console = make_console(program.removesuffix(" train"))
+    directory = _existing_run(options) or _fetched_run(options, config)
+    if directory is None:
+        return _start(config, options.run_dir, console, options.init_experts, profiled=options.profile)
+    if options.profile:
+        raise UserError("--profile is for the beginning of a run; leave it out to go on with one")
+    return _go_on(directory, config, console, repeated=options.auto_resume, allow_task_change=options.allow_task_change)
+
+
+def _starting_experiment(options: TrainOptions) -> ExperimentConfig:
+    """The experiment that the options change: the run's own if it is resumed, else CONFIG."""
+    if options.resume is not None and (options.config is not None or options.run_dir is not None):
+        given = f"CONFIG ({options.config})" if options.config is not None else f"--run-dir {options.run_dir}"
+        raise UserError(f"--resume {options.resume} goes on with that run's own experiment in its own directory; leave out {given}")
+    if options.auto_resume and options.run_dir is None and options.resume is None:
+        raise UserError("--auto-resume needs --run-dir, so that the same command finds its run again")
+    directory = _existing_run(options)
+    return load_config(directory / "config.yaml") if directory is not None else load_config(find_config(options.config or DEFAULT_CONFIG))
+
+
+def _existing_run(options: TrainOptions) -> Path | None:
+    """The directory of the run to go on with, if one is to be gone on with."""
+    if options.resume is not None:
+        from mtrl.storage.run_directory import RunDirectory
+
+        return RunDirectory.open(options.resume).path
+    if options.auto_resume and options.run_dir is not None and (options.run_dir / "config.yaml").is_file():
+        return options.run_dir
+    return None
+
+
+def _fetched_run(options: TrainOptions, config: ExperimentConfig) -> Path | None:
+    """The directory of the run to go on with, if it is not here but where its checkpoints were copied to."""
+    if not options.auto_resume or options.run_dir is None or config.checkpoints.copy_to is None:
+        return None
+    from mtrl.storage.mirror import fetch
+
+    return options.run_dir if fetch(config.checkpoints.copy_to, options.run_dir) else None
+
+
+def _start(
+    config: ExperimentConfig, path: Path | None, console: PlainConsole | TerminalConsole, experts: Path | None, *, profiled: bool
+) -> int:
+    from mtrl.storage.checkpoint import load_policy, resolve
+    from mtrl.storage.lock import claimed
+    from mtrl.storage.run_directory import RunDirectory
+    from mtrl.training.run import run_training
+
+    weights = None
+    if experts is not None:
+        source = RunDirectory.open(experts)
+        tensors, _ = load_policy(source.policies / resolve(source.checkpoints, "latest").name)
+        weights = {name: tensor.numpy() for name, tensor in tensors.items()}
+    # The trainer first: an experiment that cannot start leaves no directory behind.
+    with _trainer(config) as trainer:
+        if weights is not None:
+            trainer.load_experts(weights)
+        directory = RunDirectory.create(path, config)
+        with claimed(directory.path):
+            if profiled:
+                from mtrl.training.profiling import profile_training
+
+                console.message(profile_training(trainer, directory.path / "profile"))
+            return run_training(trainer, directory, console)
+
+
+def _go_on(
+    path: Path, config: ExperimentConfig, console: PlainConsole | TerminalConsole, *, repeated: bool, allow_task_change: bool
+) -> int:
+    """Goes on with the run in `path`. With `repeated`, nothing to go on from and nothing left to do are as good."""
+    from mtrl.storage.lock import PATIENCE_SECONDS, claimed
+    from mtrl.storage.run_directory import RunDirectory
+    from mtrl.training.run import run_training
+    from mtrl.training.saving import resume
+
+    before = load_config(path / "config.yaml")
+    _check_changes(path, before, config)
+    # A job that is started again may meet the lock of a machine that was lost; a person who resumes can be asked at once.
+    patience = max(PATIENCE_SECONDS, 3 * before.report_seconds) if repeated else 0.0
+    with claimed(path, patience=patience, tell=console.message), _trainer(config) as trainer:
+        directory = RunDirectory(path, config)
+        if not resume(trainer, directory, console, allow_task_change=allow_task_change) and not repeated:
+            raise UserError(f"{path} has no checkpoint to go on from")
+        if trainer.frames >= config.total_frames:
+            finished = f"{path} has trained on {trainer.frames:,} of {config.total_frames:,} frames"
+            if not repeated:
+                raise UserError(f"{finished}; give a larger --total-frames to go on")
+            console.message(f"{finished}: nothing to do")
+            return 0
+        if before.curriculum != config.curriculum and trainer.frames > 0:
+            directory.begin_decisions(trainer.frames)
+            console.message(_changed_curriculum(before, config))
+        (path / "config.yaml").write_text(dump_yaml(config))
+        return run_training(trainer, directory, console)
+
+
+@contextmanager
+def _trainer(config: ExperimentConfig) -> Iterator[Trainer]:
+    """The experiment's trainer, in this process or on Ray, which is imported for nothing else; closed at the end."""
+    if config.env_runners.num_env_runners == 0:
+        from mtrl.training.trainer import build_trainer
+
+        trainer = build_trainer(config)
+        try:
+            yield trainer
+        finally:
+            trainer.close()
+    else:
+        from mtrl.distributed import build_ray_trainer
+
+        algorithm, trainer = build_ray_trainer(config)
+        try:
+            yield trainer
+        finally:
+            algorithm.stop()
+
+
+def _check_changes(path: Path, old: ExperimentConfig, new: ExperimentConfig) -> None:
+    before, after = _leaves(old.model_dump()), _leaves(new.model_dump())
+    for name, value in before.items():
+        if name.startswith(FIXED_ON_RESUME) and value != after[name]:
+            raise UserError(f"{name} cannot change when a run is resumed: {path} has {value!r}, the command line {after[name]!r}")
+
+
+def _changed_curriculum(before: ExperimentConfig, after: ExperimentConfig) -> str:
+    old, new = before.curriculum.scheduler, after.curriculum.scheduler
+    who = f"{new} follows {old} and begins anew" if new != old else f"{new} goes on"
+    return f"the curriculum has changed: {who}, with what is known of the tasks; the decisions until now are put aside"
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested mapping's values by their dotted names."""
+    leaves: dict[str, Any] = {}
+    for name, value in values.items():
+        leaves |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return leaves

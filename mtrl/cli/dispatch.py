@@ -1,0 +1,87 @@
+"""The command line. A fault of the user's is one sentence on standard error and exit code 2; any other keeps its traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mtrl.cli.commands.bench import bench
+from mtrl.cli.commands.dashboard import dashboard
+from mtrl.cli.commands.doctor import doctor
+from mtrl.cli.commands.evaluate import evaluate
+from mtrl.cli.commands.export import export
+from mtrl.cli.commands.replay import replay
+from mtrl.cli.commands.report import report
+from mtrl.cli.commands.suites import suites
+from mtrl.cli.commands.sweep import sweep
+from mtrl.cli.commands.train import train
+from mtrl.cli.shared import nearest
+from mtrl.errors import UserError
+
+COMMANDS: dict[str, Callable[[list[str], str], int]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "sweep": sweep,
+    "report": report,
+    "dashboard": dashboard,
+    "export": export,
+    "replay": replay,
+    "suites": suites,
+    "doctor": doctor,
+    "bench": bench,
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command and returns the exit code: 0, 1 for a failure, 2 for a fault of the user's, 130 and 143 for signals."""
+    try:
+        try:
+            return _dispatch(list(arguments))
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone (`... | head`). Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except ValueError as error:
+        if not _is_users_fault(error):
+            raise
+        print("error: " + "; ".join(str(error).splitlines()), file=sys.stderr)
+        return 2
+
+
+def entry_point() -> None:
+    """The command of the installed package."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def _dispatch(arguments: list[str]) -> int:
+    program = "python launch.py" if Path(sys.argv[0]).suffix == ".py" else Path(sys.argv[0]).name
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview(program))
+        return 0
+    command, *rest = arguments
+    if command not in COMMANDS:
+        raise UserError(f"no command {command!r}; there are {', '.join(COMMANDS)}{nearest(command, tuple(COMMANDS))}")
+    return COMMANDS[command](rest, f"{program} {command}")
+
+
+def _overview(program: str) -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {(function.__doc__ or '').rstrip('.')}" for name, function in COMMANDS.items())
+    return f"usage: {program} COMMAND [OPTIONS]\n\n{commands}\n\n{program} COMMAND --help says more about a command."
+
+
+def _is_users_fault(error: ValueError) -> bool:
+    """Ours, or one of the tasks' errors: `envs` does not know this package."""
+    ours: tuple[type[ValueError], ...] = (UserError,)
+    if hasattr(sys.modules.get("envs"), "SuiteError"):
+        from envs import SuiteError
+
+        ours = (UserError, SuiteError)
+    return isinstance(error, ours)

@@ -1,0 +1,355 @@
+"""What this machine can run: packages, cores, memory, GPU, and one real step of every backend.
+
+Everything that may crash runs in a process of its own, so that a broken package is a line of the report and not the end of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import rich.console
+from packaging.requirements import Requirement
+from rich.table import Table
+from rich.text import Text
+
+from mtrl.config import ExperimentConfig
+
+PACKAGES = ("torch", "numpy", "ray", "gymnasium", "envpool", "minigrid", "metaworld", "mujoco", "pydantic", "safetensors", "tensorboardX")
+GIB = 2**30
+OBJECT_STORE_BYTES = GIB // 2  # what mtrl.distributed.cluster gives Ray's object store
+SIMULATORS = {
+    "envpool": "environments step on gymnasium instead, 20 to 30 times slower",
+    "minigrid": "minigrid suites will not work, nor will their evaluation",
+    "metaworld": "metaworld suites will not work, nor will their evaluation",
+}
+CHILD_SECONDS = 120  # how long one check may take
+
+TORCH_FACTS = """
+import json, torch
+cuda = torch.cuda.is_available()
+print(json.dumps({
+    "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if cuda else [],
+    "bfloat16": torch.cuda.is_bf16_supported(including_emulation=False) if cuda else
+        any(torch.cpu.get_capabilities().get(flag) for flag in ("avx512_bf16", "amx_bf16", "bf16")),
+    "built_for_cuda": torch.version.cuda is not None,
+}))
+"""
+
+
+class Finding(NamedTuple):
+    """One line of the report."""
+
+    level: Literal["ok", "note", "problem"]  # a problem keeps the default run from starting
+    subject: str
+    text: str
+
+
+class Child(NamedTuple):
+    """How a process of its own ended."""
+
+    output: str
+    fault: str | None  # its last word, if it failed
+
+
+def examine(config: ExperimentConfig) -> int:
+    """Prints the report; `config` is the run that must be able to start.
+
+    Returns:
+        the exit code: 1 if that run cannot start.
+    """
+    installed = {package: version for package in PACKAGES if (version := _version(package))}
+    console = rich.console.Console()
+    console.print(Text(f"python {platform.python_version()}, " + ", ".join(f"{name} {version}" for name, version in installed.items())))
+    return _conclude(console, collect_findings(config), config)
+
+
+def examine_cluster(config: ExperimentConfig, run_dir: Path | None) -> int:
+    """The same of the Ray cluster that RAY_ADDRESS names."""
+    from mtrl.distributed.inspect import inspect_cluster
+
+    lines = inspect_cluster(config, run_dir)
+    return _conclude(rich.console.Console(), [Finding(*line) for line in lines], config)  # type: ignore[arg-type]
+
+
+def _conclude(console: rich.console.Console, findings: list[Finding], config: ExperimentConfig) -> int:
+    """Prints what was found and returns the exit code."""
+    table = Table.grid(padding=(0, 2))
+    for width in (7, 24, None):
+        table.add_column(width=width, no_wrap=width == 7)
+    styles = {"ok": "green", "note": "yellow", "problem": "bold red"}
+    for finding in findings:
+        table.add_row(Text(finding.level, style=styles[finding.level]), finding.subject, Text(finding.text))
+    console.print()
+    console.print(table)
+    console.print()
+    problems = sum(finding.level == "problem" for finding in findings)
+    if problems:
+        console.print(Text(f"The run {config.name} cannot start: {problems} problem{'s' if problems > 1 else ''} above."))
+        return 1
+    console.print(Text(f"The run {config.name} can start."))
+    return 0
+
+
+def collect_findings(config: ExperimentConfig) -> list[Finding]:
+    """Everything there is to say, the slow checks side by side."""
+    with ThreadPoolExecutor(2) as pool:
+        listed = pool.submit(_run_ours, "print_backends", config.suite.name)
+        torch = pool.submit(_run_python, TORCH_FACTS)
+        ray = pool.submit(_run_python, "import ray.rllib")
+        imported = {package: pool.submit(_run_python, f"import {package}") for package in SIMULATORS}
+        fault = listed.result().fault
+        steps = [] if fault else [(suite, backend) for suite, backend in json.loads(listed.result().output.splitlines()[-1])]
+        stepped = {(suite, backend): pool.submit(_run_ours, "step_once", suite, backend) for suite, backend in steps}
+        return [
+            *check_versions(),
+            *check_names(),
+            *check_cores(config),
+            *check_memory(config),
+            *check_torch(torch.result()),
+            *check_ray(ray.result(), config),
+            *check_simulators({package: child.result() for package, child in imported.items()}),
+            *(
+                [Finding("problem", "tasks", f"cannot be listed: {fault}")]
+                if fault
+                else check_backends({step: child.result() for step, child in stepped.items()}, config)
+            ),
+        ]
+
+
+def print_backends(needed: str) -> None:
+    """Prints as JSON the suite `needed` and the first one of every other family, with each of their backends, the fastest first."""
+    from envs import list_suites, make_suite
+
+    suites = {name.partition("/")[0]: name for name in [*reversed(list_suites()), needed]}
+    print(json.dumps([(name, backend) for name in suites.values() for backend in make_suite(name).backends]))
+
+
+def step_once(suite_name: str, backend: str) -> None:
+    """Steps one environment of every task of a suite; raises whatever goes wrong."""
+    import numpy as np
+
+    from envs import make_suite, make_vector
+
+    suite = make_suite(suite_name)
+    tasks = make_vector(suite, [1] * suite.num_tasks, backend=backend)  # type: ignore[arg-type]
+    tasks.reset()
+    tasks.step(np.stack([suite.action_space.sample() for _ in suite.tasks]))
+    tasks.close()
+
+
+def check_versions() -> Iterator[Finding]:
+    """Python and packages against what we ask for, and packages against what each other asks for."""
+    conflicts = list(_conflicts(_own_requirements(), "this project"))
+    for package in PACKAGES:
+        conflicts += _conflicts(_requirements_of(package), package)
+    for conflict in conflicts:
+        yield Finding("note", "versions", conflict)
+    if not (3, 11) <= sys.version_info < (3, 14):
+        yield Finding("problem", "python", f"{platform.python_version()} is not supported; use 3.11 to 3.13")
+    if not conflicts:
+        yield Finding("ok", "versions", "the installed packages fit each other")
+
+
+def check_names() -> Iterator[Finding]:
+    """Whether `envs` and `mtrl` are ours: other distributions install packages of these names."""
+    ours = Path(__file__).parents[1]
+    fault = _run_python("import envs; assert hasattr(envs, 'make_suite'); print(envs.__path__[0])")
+    place = Path(fault.output.strip() or ".")
+    if fault.fault or place.resolve().parent != ours.resolve().parent:
+        yield Finding("problem", "package names", f"the package `envs` is not this project's ({fault.fault or place}); pip uninstall envs")
+    else:
+        yield Finding("ok", "package names", f"mtrl and envs come from {ours.parent}")
+    for name in ("envs", "mtrl"):
+        if _version(name):
+            yield Finding(
+                "note", "package names", f"a foreign distribution {name} {_version(name)} is installed, too; pip uninstall {name}"
+            )
+
+
+def check_cores(config: ExperimentConfig) -> Iterator[Finding]:
+    """Cores that this process may use, against what runners and learners reserve."""
+    cores, wanted = usable_cores(), config.wanted_resources()["CPU"]
+    runners, learners = config.env_runners.num_env_runners, config.learners.num_learners
+    who = f"{runners} runner{'s' * (runners != 1)}" + (f" and {learners} learner{'s' * (learners != 1)}" if learners else "")
+    text = f"{cores:g} usable of {os.cpu_count()}; {who} of the run reserve {wanted:g}"
+    if wanted > cores:
+        yield Finding("problem", "cores", f"{text}; lower --num-env-runners" + (" or --learners.num-learners" if learners else ""))
+    elif not learners and wanted + 1 > cores:
+        yield Finding("note", "cores", f"{text}, so that the learner has none for itself and training is slow")
+    else:
+        yield Finding("ok", "cores", text)
+
+
+def check_memory(config: ExperimentConfig) -> Iterator[Finding]:
+    """Free memory, and whether Ray's object store fits into /dev/shm."""
+    memory = usable_memory()
+    needed = (1 + config.env_runners.num_env_runners) * GIB  # torch and a simulator take most of 1 GiB in each process
+    short = memory < needed
+    yield Finding(
+        "note" if short else "ok", "memory", f"{_gib(memory)} free" + (f"; the default run may need {_gib(needed)}" if short else "")
+    )
+    if config.env_runners.num_env_runners == 0:
+        return
+    shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0
+    store = _gib(OBJECT_STORE_BYTES)
+    if shared < OBJECT_STORE_BYTES:
+        text = f"{_gib(shared)} free, but Ray's object store wants {store} and will use slow files in /tmp; in Docker, give --shm-size"
+        yield Finding("note", "/dev/shm", text)
+    else:
+        yield Finding("ok", "/dev/shm", f"{_gib(shared)} free; Ray's object store takes {store}")
+
+
+def check_torch(child: Child) -> Iterator[Finding]:
+    """Torch, GPUs, and whether bfloat16 is computed in hardware."""
+    if child.fault:
+        yield Finding("problem", "torch", f"cannot be imported: {child.fault}")
+        return
+    facts = json.loads(child.output.splitlines()[-1])
+    if facts["gpus"]:
+        yield Finding("ok", "GPU", ", ".join(facts["gpus"]))
+    elif Path("/proc/driver/nvidia/version").exists():
+        reason = "torch cannot use it" if facts["built_for_cuda"] else "this torch is built for the CPU only"
+        yield Finding("note", "GPU", f"there is an NVIDIA driver, but {reason}; the learner runs on the CPU")
+    else:
+        yield Finding("ok", "GPU", "none; the learner runs on the CPU")
+    hardware = "in hardware" if facts["bfloat16"] else "not in hardware; learner.precision auto computes in float32"
+    yield Finding("ok", "bfloat16", hardware)
+
+
+def check_ray(child: Child, config: ExperimentConfig) -> Iterator[Finding]:
+    """Whether RLlib can be imported."""
+    if not child.fault:
+        yield Finding("ok", "ray", "imports")
+    elif config.env_runners.num_env_runners:
+        yield Finding("problem", "ray", f"cannot be imported: {child.fault}; without it only --num-env-runners 0 works")
+    else:
+        yield Finding("note", "ray", f"cannot be imported: {child.fault}; runs with --num-env-runners above 0 will not work")
+
+
+def check_simulators(imported: dict[str, Child]) -> Iterator[Finding]:
+    """Whether the packages with the environments can be imported, and what is lost without them."""
+    for package, child in imported.items():
+        if child.fault:
+            yield Finding("note", package, f"cannot be imported: {child.fault}; {SIMULATORS[package]}")
+        else:
+            yield Finding("ok", package, "imports")
+
+
+def check_backends(stepped: dict[tuple[str, str], Child], config: ExperimentConfig) -> Iterator[Finding]:
+    """Every backend's one step. The default run needs the one that its suite takes."""
+    served = [(suite, backend) for suite, backend in stepped if suite == config.suite.name]
+    needed = next((step for step in served if config.suite.backend in ("auto", step[1])), None)
+    if needed is None:
+        yield Finding("problem", "environments", f"nothing steps {config.suite.name}")
+    for (suite, backend), child in stepped.items():
+        subject = f"{suite.partition('/')[0]} on {backend}"
+        if not child.fault:
+            yield Finding("ok", subject, f"steps {suite}")
+        elif (suite, backend) == needed:
+            others = [other for (name, other), result in stepped.items() if name == suite and not result.fault]
+            hint = f"; --suite.backend {others[0]} works" if others else ""
+            yield Finding("problem", subject, f"{child.fault}{hint}")
+        else:
+            yield Finding("note", subject, f"will not work: {child.fault}")
+
+
+def usable_cores() -> float:
+    """Cores that affinity and control groups leave to this process."""
+    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    quota, period = _first_numbers("/sys/fs/cgroup/cpu.max") or (None, None)
+    if quota is None:
+        (quota,) = _first_numbers("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") or (None,)
+        (period,) = _first_numbers("/sys/fs/cgroup/cpu/cpu.cfs_period_us") or (None,)
+    return min(cores, quota / period) if quota and period and quota > 0 else cores
+
+
+def usable_memory() -> float:
+    """Bytes that are free, or that the control group still leaves."""
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = 1024.0 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        free = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for limit_file, used_file in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        limit, used = _first_numbers(f"/sys/fs/cgroup/{limit_file}"), _first_numbers(f"/sys/fs/cgroup/{used_file}")
+        if limit and used:
+            free = min(free, limit[0] - used[0])
+    return free
+
+
+def _first_numbers(path: str) -> tuple[float, ...] | None:
+    """The numbers of a one-line file; None if it is missing or says `max`."""
+    try:
+        return tuple(float(word) for word in Path(path).read_text().split())
+    except (OSError, ValueError):
+        return None
+
+
+def _run_ours(function: str, *arguments: str) -> Child:
+    """Calls a function of this module in a new interpreter."""
+    return _run_python(f"import sys; from mtrl.cli.doctor import {function}; {function}(*sys.argv[1:])", *arguments)
+
+
+def _run_python(code: str, *arguments: str) -> Child:
+    """Runs `code` in a new interpreter that finds packages where this one does."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-P", "-c", code, *arguments]  # -P: not the current folder's packages
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_SECONDS, env=environment)
+    except subprocess.TimeoutExpired:
+        return Child("", f"it did not finish within {CHILD_SECONDS} s")
+    if done.returncode == 0:
+        return Child(done.stdout, None)
+    if done.returncode < 0:
+        return Child(done.stdout, f"it crashed with signal {-done.returncode}")
+    last = (done.stderr.strip().splitlines() or ["it failed without a word"])[-1]
+    return Child(done.stdout, last.removeprefix("envs.errors.SuiteError: "))
+
+
+def _conflicts(requirements: list[Requirement], owner: str) -> Iterator[str]:
+    for requirement in requirements:
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        version = _version(requirement.name)
+        if version is None and owner == "this project":
+            yield f"{requirement.name} is not installed; {owner} wants {requirement}"
+        elif version is not None and not requirement.specifier.contains(version, prereleases=True):
+            yield f"{requirement.name} {version} is installed, but {owner} wants {requirement.specifier}; they may fail together"
+
+
+def _own_requirements() -> list[Requirement]:
+    """What pyproject.toml asks for: beside the package in a checkout, else in the installed distribution's metadata."""
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    if project.is_file():
+        return [Requirement(line) for line in tomllib.loads(project.read_text())["project"]["dependencies"]]
+    owners = metadata.packages_distributions().get("mtrl", [])
+    return [requirement for owner in owners for requirement in _requirements_of(owner)]
+
+
+def _requirements_of(distribution: str) -> list[Requirement]:
+    try:
+        return [Requirement(line) for line in metadata.requires(distribution) or []]
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.1f} GiB"

@@ -1,0 +1,135 @@
+"""Tables on the terminal: what an evaluation or a sweep found, and what suites there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import rich.console
+from rich.table import Table
+from rich.text import Text
+
+from envs import list_suites, make_suite
+from mtrl.evaluation.statistics import aggregate, interquartile_mean, mean, mean_interval
+from mtrl.training.replay import Replayed
+
+WIDEST_SUITE = 110  # characters of a line of `print_suites`
+
+
+def print_results(results: dict[str, Any], directory: Path) -> None:
+    """An evaluation's figures with their 95 % intervals, and where the file is."""
+    terminal = rich.console.Console()
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("task", no_wrap=True)
+    for title in ("score", "success", "episodes", "length"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, row in results["tasks"].items():
+        table.add_row(name, interval(row["score"]), interval(row["success_rate"]), str(row["n"]), f"{row['length_mean']:.0f}")
+    terminal.print(table)
+    protocol = results["protocol"] + "".join(f", but {name} {value}" for name, value in results["changed"].items())
+    terminal.print(Text(f"\nmean score {interval(results['score_mean'])} after {results['step']:,} frames, protocol {protocol}"))
+    terminal.print(Text(f"results: {directory / results['file']}"), soft_wrap=True)
+
+
+def print_sweep(names: list[str], results: list[dict[str, Any]]) -> None:
+    """Evaluations of one experiment under several seeds: each task's mean over seeds, and all of them together, with 95 % intervals."""
+    terminal = rich.console.Console()
+    tasks = list(results[0]["tasks"])
+    scores = np.array([[result["tasks"][task]["score"]["value"] for task in tasks] for result in results])  # [runs, tasks]
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("score", no_wrap=True)
+    for name in ("mean over seeds", *names):
+        table.add_column(name, justify="right", no_wrap=True)
+    rng = np.random.default_rng(0)
+    for task, own in zip(tasks, scores.T, strict=True):
+        table.add_row(task, interval(mean_interval(own, rng)._asdict()), *_numbers(own))
+    for title, statistic in (("mean", mean), ("IQM", interquartile_mean)):
+        table.add_row(title, interval(aggregate(scores, statistic, rng)._asdict()), *_numbers(statistic(scores)))
+    terminal.print(table)
+    changed = "".join(f", but {name} {value}" for name, value in results[0]["changed"].items())
+    frames = ", ".join(f"{result['step']:,}" for result in results)
+    terminal.print(
+        Text(f"\nprotocol {results[0]['protocol']}{changed}; intervals from a bootstrap over {len(names)} seeds; frames {frames}")
+    )
+
+
+def _numbers(values: np.ndarray) -> list[str]:
+    return [f"{value:.2f}" for value in values]
+
+
+def interval(figure: dict[str, float]) -> str:
+    """A figure and the bounds of its confidence interval."""
+    return f"{figure['value']:.2f} ({figure['low']:.2f} – {figure['high']:.2f})"
+
+
+def print_replay(replayed: Replayed, task: str | None) -> None:
+    """Why tasks got their shares: all tasks in one decision, or one task over the run."""
+    terminal = rich.console.Console()
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("frames" if task else "task", no_wrap=True)
+    for title in ("episodes", "success", "last look", "before", "value error", "weight", "scheduler", "share"):
+        table.add_column(title, justify="right", no_wrap=True)
+    rows = [(step, index) for step in replayed.shown for index, name in enumerate(replayed.names) if task in (None, name)]
+    for step, index in rows:
+        evidence = step.decision.evidence
+        first = f"{step.decision.frames:,}" if task else replayed.names[index]
+        figures = (
+            evidence.success_rates,
+            step.latest,
+            step.previous,
+            evidence.value_errors,
+            step.weights,
+            step.wanted,
+            step.decision.shares,
+        )
+        boost = " boosted" if step.forgotten[index] else ""
+        numbers = ["–" if np.isnan(values[index]) else f"{values[index]:.3f}" for values in figures]
+        table.add_row(first, f"{int(evidence.episodes[index]):,}", *numbers[:-1], numbers[-1] + boost)
+    terminal.print(table)
+    last = replayed.shown[-1].decision
+    terminal.print(
+        Text(
+            f"\nafter {last.frames:,} frames, update {last.version}; each task keeps a share of "
+            f"{replayed.floor / len(replayed.names):.3f} at least"
+        )
+    )
+    if not replayed.from_start:
+        since = "looks and weights are only those since then, and nothing can be checked"
+        terminal.print(Text(f"the log begins at a change of tasks or curriculum: {since}"))
+    elif replayed.differing is None:
+        terminal.print(Text(f"{replayed.decisions:,} decisions made again, all as they were logged"))
+    else:
+        where = replayed.differing.decision
+        terminal.print(
+            Text(
+                f"decision at {where.frames:,} frames comes out otherwise than it was logged: "
+                "by another version of the scheduler, or with other options"
+            )
+        )
+
+
+def print_suites() -> None:
+    """A table of all suites: their tasks, what steps them, what is seen and done."""
+    terminal = rich.console.Console()
+    terminal.width = max(terminal.width, WIDEST_SUITE)  # a name that is cut short is of no use
+    table = Table(box=None, padding=(0, 3, 0, 0), show_header=True)
+    for title in ("suite", "tasks", "backends", "observation", "actions"):
+        table.add_column(title, no_wrap=True)
+    suites = [make_suite(name) for name in list_suites()]
+    for suite in suites:
+        observation = ", ".join(f"{key} {describe(space)}" for key, space in suite.observation_space.items())
+        backends = ", ".join(suite.backends)
+        table.add_row(f"[bold]{suite.name}[/]", str(suite.num_tasks), backends, observation, describe(suite.action_space))
+    terminal.print(table)
+    for suite in suites:
+        terminal.print(Text.assemble("\n", (suite.name, "bold"), "\n", ", ".join(suite.names)))
+
+
+def describe(space: gymnasium.Space) -> str:
+    """A space in a word or two."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return f"{space.n} actions"
+    shape = "×".join(map(str, space.shape or ()))
+    return f"{shape} {space.dtype}"

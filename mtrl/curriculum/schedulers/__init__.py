@@ -1,0 +1,1 @@
+"""Curriculum schedulers, one file for each."""

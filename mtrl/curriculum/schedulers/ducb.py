@@ -1,0 +1,51 @@
+"""Discounted UCB on learning progress (Fabisch and Metzen 2014)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from mtrl.config import Section
+from mtrl.curriculum.evidence import Evidence
+from mtrl.curriculum.scheduler import RatedScheduler, softmax
+
+
+class DUCBOptions(Section):
+    """Options of `ducb`."""
+
+    discount: float = Field(0.95, gt=0, lt=1)
+    """Of older rewards (γ)."""
+    exploration: float = Field(0.002, ge=0)
+    """Weight of what is uncertain (ξ)."""
+    temperature: float = Field(0.05, gt=0)
+    """How sharply the shares follow the bounds; the bandit itself would take the largest alone."""
+
+
+class DUCB(RatedScheduler):
+    """The discounted mean of max(0, p - best p so far), plus 2 √(ξ ln n / n_i); n_i are a task's discounted looks, n all of them."""
+
+    Options: ClassVar[type[Section]] = DUCBOptions
+    STATE = ("rewards", "counts", "best")
+
+    def __init__(self, names: Sequence[str], options: Any):
+        super().__init__(names, options)
+        self.rewards = np.zeros(len(names))
+        self.counts = np.zeros(len(names))
+        self.best = np.zeros(len(names))
+
+    def look(self, due: np.ndarray, stats: Evidence) -> None:
+        """Discounts what was, and adds what is new."""
+        gain = np.where(due & (self.looks > 1), np.maximum(0.0, self.latest - self.best), 0.0)
+        self.rewards = self.options.discount * self.rewards + gain
+        self.counts = self.options.discount * self.counts + due
+        self.best = np.where(due, np.maximum(self.best, self.latest), self.best)
+
+    def weigh(self, stats: Evidence) -> np.ndarray:
+        """The bounds, through a softmax."""
+        counts = np.maximum(self.counts, 1e-3)
+        total = max(np.e, float(counts.sum()))
+        bounds = self.rewards / counts + 2 * np.sqrt(self.options.exploration * np.log(total) / counts)
+        return softmax(bounds / self.options.temperature)

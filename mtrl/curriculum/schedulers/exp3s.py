@@ -1,0 +1,60 @@
+"""EXP3.S (Auer et al. 2002, Graves et al. 2017): an adversarial bandit whose favourites may change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from mtrl.config import Section
+from mtrl.curriculum.evidence import Evidence
+from mtrl.curriculum.scheduler import RatedScheduler, softmax
+
+HISTORY = 200  # rewards that the quantiles are taken over
+
+
+class Exp3SOptions(Section):
+    """Options of `exp3s`."""
+
+    rate: float = Field(0.1, gt=0)
+    """Step of the weights (η)."""
+    epsilon: float = Field(0.05, ge=0, le=1)
+    """Share that is spread over all tasks."""
+
+
+class Exp3S(RatedScheduler):
+    """Weights grow with |Δp|, scaled to [-1, 1] between the 20 % and 80 % quantiles of recent rewards, and leak into one another.
+
+    Every task that was looked at gives its reward at once, so nothing is divided by the probability of having been chosen.
+    """
+
+    Options: ClassVar[type[Section]] = Exp3SOptions
+    STATE = ("weights", "rewards", "steps")
+
+    def __init__(self, names: Sequence[str], options: Any):
+        super().__init__(names, options)
+        self.weights = np.zeros(len(names))
+        self.rewards = np.zeros(0)
+        self.steps = np.int64(0)
+
+    def look(self, due: np.ndarray, stats: Evidence) -> None:
+        """Adds the scaled rewards and lets 1/t of all weight be shared."""
+        rewards = np.abs(self.latest - self.previous)
+        self.rewards = np.concatenate([self.rewards, rewards[due & (self.looks > 1)]])[-HISTORY:]
+        self.steps += 1
+        if len(self.rewards) < 2:
+            return
+        low, high = np.quantile(self.rewards, [0.2, 0.8])
+        scaled = np.clip(2 * (rewards - low) / (high - low) - 1, -1, 1) if high > low else np.zeros_like(rewards)
+        grown = np.where(due & (self.looks > 1), self.weights + self.options.rate * scaled, self.weights)
+        # log((1 - α) e^w_i + α / (n - 1) Σ_{j≠i} e^w_j) with α = 1/t
+        n, alpha = len(self.names), 1.0 / (self.steps + 1)
+        shifted = np.exp(grown - grown.max())
+        others = (shifted.sum() - shifted) / max(1, n - 1)
+        self.weights = np.log((1 - alpha) * shifted + alpha * others + 1e-12)
+
+    def weigh(self, stats: Evidence) -> np.ndarray:
+        """(1 - ε) softmax(w) + ε / n"""
+        return (1.0 - self.options.epsilon) * softmax(self.weights) + self.options.epsilon / len(self.names)

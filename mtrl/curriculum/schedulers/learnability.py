@@ -1,0 +1,22 @@
+"""What succeeds sometimes is what can be learned from (sampling for learnability, Rutherford et al. 2024)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from mtrl.config import Section
+from mtrl.curriculum.evidence import Evidence
+from mtrl.curriculum.scheduler import NoOptions, RatedScheduler
+
+
+class Learnability(RatedScheduler):
+    """In proportion to p (1 - p), the variance of success, over the window of recent episodes."""
+
+    Options: ClassVar[type[Section]] = NoOptions
+
+    def weigh(self, stats: Evidence) -> np.ndarray:
+        """P (1 - p)"""
+        rates = np.nan_to_num(stats.success_rates)
+        return rates * (1.0 - rates)

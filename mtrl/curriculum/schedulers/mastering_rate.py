@@ -1,0 +1,87 @@
+"""Mastering rate (Willems et al. 2020): attend to tasks whose prerequisites are mastered and whose successors are not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from mtrl.config import ConfigError, Section
+from mtrl.curriculum.evidence import Evidence
+from mtrl.curriculum.scheduler import RatedScheduler
+
+LOOKS = 10  # over which the slope of a learning curve is fitted
+
+
+class MasteringRateOptions(Section):
+    """Options of `mastering_rate`."""
+
+    graph: dict[str, list[str]]
+    """For each task the tasks that must be mastered before it; tasks that are not named need none."""
+    power: float = Field(6.0, gt=0)
+    """How completely prerequisites must be mastered."""
+    gap_weight: float = Field(0.5, ge=0, le=1)
+    """Share of attention given by what is left to master; the rest goes by the slope of the learning curve."""
+    to_predecessors: float = Field(0.2, ge=0, le=1)
+    """Part of a task's attention handed back to its prerequisites."""
+    to_successors: float = Field(0.05, ge=0, le=1)
+    """Part handed on."""
+
+
+class MasteringRate(RatedScheduler):
+    """min(prerequisites)^p ((1-γ) slope + γ (1 - p)) (1 - min(successors)), of which parts go to predecessors and successors."""
+
+    Options: ClassVar[type[Section]] = MasteringRateOptions
+    STATE = ("curves",)
+
+    def __init__(self, names: Sequence[str], options: Any):
+        super().__init__(names, options)
+        index = {name: i for i, name in enumerate(names)}
+        for name in [*options.graph, *(before for needed in options.graph.values() for before in needed)]:
+            if name not in index:
+                raise ConfigError(f"curriculum.options.graph: no task {name!r}; tasks are {', '.join(names)}")
+        self.before = np.zeros((len(names), len(names)), bool)  # [task, prerequisite]
+        for name, needed in options.graph.items():
+            self.before[index[name], [index[other] for other in needed]] = True
+        self.ancestors = _closure(self.before)
+        if self.ancestors.diagonal().any():
+            raise ConfigError(f"curriculum.options.graph: {names[int(self.ancestors.diagonal().argmax())]} needs itself, through others")
+        self.curves = np.full((len(names), LOOKS), np.nan)
+
+    def look(self, due: np.ndarray, stats: Evidence) -> None:
+        """Adds a point to the learning curves."""
+        self.curves[due] = np.roll(self.curves[due], -1, axis=1)
+        self.curves[due, -1] = self.latest[due]
+
+    def weigh(self, stats: Evidence) -> np.ndarray:
+        """Attention after it has been handed on."""
+        rates, options = self.latest, self.options
+        slopes = np.array([_slope(curve) for curve in self.curves])
+        slopes = np.abs(slopes) / max(np.abs(slopes).max(), 1e-8)
+        ready = np.array([rates[needed].min(initial=1.0) for needed in self.ancestors]) ** options.power
+        left = 1.0 - np.array([rates[later].min(initial=1.0) if later.any() else 0.0 for later in self.ancestors.T])
+        attention = ready * ((1 - options.gap_weight) * slopes + options.gap_weight * (1 - rates)) * left
+        return self._handed_on(attention)
+
+    def _handed_on(self, attention: np.ndarray) -> np.ndarray:
+        predecessors, successors = self.before.sum(1), self.before.sum(0)
+        back = np.where(predecessors > 0, self.options.to_predecessors, 0.0) * attention
+        forth = np.where(successors > 0, self.options.to_successors, 0.0) * attention
+        received = self.before.T @ (back / np.maximum(predecessors, 1)) + self.before @ (forth / np.maximum(successors, 1))
+        return attention - back - forth + received
+
+
+def _closure(before: np.ndarray) -> np.ndarray:
+    """All that must come before each task, directly or through others."""
+    reached = before.copy()
+    for _ in before:
+        reached |= reached @ before
+    return reached
+
+
+def _slope(curve: np.ndarray) -> float:
+    """Of the straight line through the points known so far."""
+    known = ~np.isnan(curve)
+    return float(np.polyfit(np.flatnonzero(known), curve[known], 1)[0]) if known.sum() > 1 else 0.0

@@ -1,0 +1,71 @@
+"""MBTL (Cho et al. 2024): contexts to train on are chosen one at a time by a model of how policies transfer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from mtrl.config import Section
+from mtrl.curriculum.evidence import Evidence
+from mtrl.curriculum.scheduler import RatedScheduler
+from mtrl.curriculum.schedulers.mbtl_model import TransferModel
+
+
+class MBTLOptions(Section):
+    """Options of `mbtl`."""
+
+    frames: int = Field(50_000, ge=1)
+    """Frames that a context is trained on before the next is chosen."""
+    sources: int = Field(5, ge=1)
+    """Contexts that are chosen in all; afterwards they go on together."""
+    slope: float = Field(0.5, ge=0)
+    """Score lost from one end of the contexts' range to the other (θ)."""
+    noise: float = Field(0.1, gt=0)
+    """Deviation of a measured score."""
+
+
+class MBTL(RatedScheduler):
+    """The newest source alone until it has had its frames; all sources alike when there are enough.
+
+    The paper trains a policy for each source and keeps all of them. Here one policy learns all, so those chosen before are trained on with
+    the newest. `bench transfer` does as the paper does.
+    """
+
+    Options: ClassVar[type[Section]] = MBTLOptions
+    STATE = ("order", "performance", "frames_at_start")
+
+    def __init__(self, names: Sequence[str], options: Any):
+        super().__init__(names, options)
+        n = len(names)
+        self.order = np.full(n, -1)  # when each task was chosen, -1 for never
+        self.performance = np.full(n, np.nan)  # score of a source when its frames were over
+        self.frames_at_start = np.float64(0)  # of the newest source, when it was chosen
+
+    def look(self, due: np.ndarray, stats: Evidence) -> None:
+        """Chooses the next source when the newest has had its frames."""
+        if (self.looks == 0).any():
+            return
+        chosen = np.flatnonzero(self.order >= 0)
+        if len(chosen):
+            newest = int(self.order.argmax())
+            if stats.frames[newest] - self.frames_at_start < self.options.frames:
+                return
+            self.performance[newest] = stats.scores[newest]
+            if len(chosen) >= min(self.options.sources, len(self.names)):
+                return
+        contexts = np.arange(len(self.names), dtype=float) if stats.contexts is None else np.asarray(stats.contexts, float)
+        taken = TransferModel(contexts, self.options.slope, self.options.noise).next(chosen, self.performance[chosen])
+        self.order[taken] = len(chosen)
+        self.frames_at_start = np.float64(stats.frames[taken])
+
+    def weigh(self, stats: Evidence) -> np.ndarray:
+        """All sources alike."""
+        return (self.order >= 0).astype(float)
+
+    def tasks_changed(self) -> None:
+        """Sources are chosen anew: the range of contexts may be another one."""
+        self.order[:] = -1
+        self.performance[:] = np.nan

@@ -1,0 +1,63 @@
+"""ROLLIN (Li et al. 2023): one context after another, the next when this one is mastered.
+
+Its other half, that episodes of a context begin where the policy came in the one before, is the environments': `context/…+rollin`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from mtrl.config import Section
+from mtrl.curriculum.evidence import Evidence
+from mtrl.curriculum.scheduler import RatedScheduler
+
+
+class ROLLINOptions(Section):
+    """Options of `rollin`."""
+
+    mastered: float = Field(0.9, gt=0, le=1)
+    """Success rate of a look at which the next context begins."""
+    rehearsal: float = Field(0.2, ge=0, lt=1)
+    """Part that goes to the contexts mastered before, which one policy for all would otherwise forget."""
+
+
+class ROLLIN(RatedScheduler):
+    """The current context, and a part for those before it, in the order of contexts, or of the suite where there are none."""
+
+    Options: ClassVar[type[Section]] = ROLLINOptions
+    STATE = ("current",)
+
+    def __init__(self, names: Sequence[str], options: Any):
+        super().__init__(names, options)
+        self.current = np.int64(0)  # how many contexts come before the one that is trained
+
+    def look(self, due: np.ndarray, stats: Evidence) -> None:
+        """Goes on to the next context if this one is mastered."""
+        last = len(self.names) - 1
+        while self.current < last and self._mastered(int(self._order(stats)[self.current])):
+            self.current += 1
+
+    def weigh(self, stats: Evidence) -> np.ndarray:
+        """One context and those before it; all alike once the last is mastered."""
+        n, order = len(self.names), self._order(stats)
+        if self.current == n - 1 and self._mastered(int(order[-1])):
+            return np.ones(n)
+        weights = np.zeros(n)
+        before = order[: self.current]
+        weights[before] = self.options.rehearsal / max(1, len(before))
+        weights[order[self.current]] = 1.0 - weights.sum()
+        return weights
+
+    def tasks_changed(self) -> None:
+        """The order begins anew; what is mastered already is passed over at the next look."""
+        self.current = np.int64(0)
+
+    def _mastered(self, task: int) -> bool:
+        return bool(self.looks[task] > 0 and self.latest[task] >= self.options.mastered)
+
+    def _order(self, stats: Evidence) -> np.ndarray:
+        return np.arange(len(self.names)) if stats.contexts is None else np.argsort(stats.contexts, kind="stable")

@@ -1,0 +1,73 @@
+"""SMT (Cho et al. 2024): the hardest tasks in small groups, each until it is solved or its budget is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from mtrl.config import Section
+from mtrl.curriculum.evidence import Evidence
+from mtrl.curriculum.scheduler import RatedScheduler
+
+MAIN, TRAIN, SOLVED, UNSOLVABLE = range(4)
+LOOKS = 3  # whose mean says whether a task is solved
+
+
+class SMTOptions(Section):
+    """Options of `smt`."""
+
+    group: int = Field(3, ge=1)
+    """Tasks trained at a time (K)."""
+    frames: int = Field(1_000_000, ge=1)
+    """Budget of the first stage; after it only what could not be solved is trained."""
+    share: float = Field(0.8, gt=0, le=1)
+    """Part of what is left of the budget that a task may use (κ)."""
+    solved: float = Field(0.9, ge=0, le=1)
+    """Success rate from which a task is solved."""
+    hopeless: float = Field(0.1, ge=0, le=1)
+    """Success rate up to which a task that spent its budget counts as unsolvable for now."""
+
+
+class SMT(RatedScheduler):
+    """Pools of waiting, trained, solved and unsolvable tasks. The networks are not reset between stages, as the paper does."""
+
+    Options: ClassVar[type[Section]] = SMTOptions
+    STATE = ("pools", "budgets", "started", "curves")
+
+    def __init__(self, names: Sequence[str], options: Any):
+        super().__init__(names, options)
+        n = len(names)
+        self.pools = np.full(n, MAIN)
+        self.budgets = np.zeros(n)  # frames that a trained task may use
+        self.started = np.zeros(n)  # its frames when it came into training
+        self.curves = np.full((n, LOOKS), np.nan)
+
+    def look(self, due: np.ndarray, stats: Evidence) -> None:
+        """Moves tasks between the pools."""
+        self.curves[due] = np.roll(self.curves[due], -1, axis=1)
+        self.curves[due, -1] = self.latest[due]
+        rates = np.where(np.isnan(self.curves), 0.0, self.curves).sum(1) / np.maximum(1, (~np.isnan(self.curves)).sum(1))
+        enough = ~np.isnan(self.curves).any(axis=1)
+        self.pools[(self.pools == TRAIN) & enough & (rates >= self.options.solved)] = SOLVED
+        spent = (self.pools == TRAIN) & (stats.frames - self.started >= self.budgets)
+        self.pools[spent] = np.where(rates[spent] <= self.options.hopeless, UNSOLVABLE, MAIN)
+        self._refill(stats, rates)
+
+    def weigh(self, stats: Evidence) -> np.ndarray:
+        """All tasks in training the same; in the second stage, those that could not be solved."""
+        if stats.frames.sum() >= self.options.frames and (self.pools == UNSOLVABLE).any():
+            return (self.pools == UNSOLVABLE).astype(float)
+        return (self.pools == TRAIN).astype(float)
+
+    def _refill(self, stats: Evidence, rates: np.ndarray) -> None:
+        """The worst of those that wait come into training."""
+        left = max(0.0, self.options.frames - float(stats.frames.sum()))
+        waiting = np.flatnonzero((self.pools == MAIN) & (self.looks > 0))
+        places = self.options.group - int((self.pools == TRAIN).sum())
+        for task in waiting[np.argsort(rates[waiting], kind="stable")][: max(0, places)]:
+            self.pools[task] = TRAIN
+            self.started[task] = stats.frames[task]
+            self.budgets[task] = self.options.share * left / max(1, len(waiting))

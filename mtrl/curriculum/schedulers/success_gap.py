@@ -1,0 +1,21 @@
+"""What is not yet solved gets the frames."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from mtrl.config import Section
+from mtrl.curriculum.evidence import Evidence
+from mtrl.curriculum.scheduler import NoOptions, RatedScheduler
+
+
+class SuccessGap(RatedScheduler):
+    """In proportion to 1 - success rate, over the window of recent episodes."""
+
+    Options: ClassVar[type[Section]] = NoOptions
+
+    def weigh(self, stats: Evidence) -> np.ndarray:
+        """1 - success rate."""
+        return 1.0 - np.nan_to_num(stats.success_rates)

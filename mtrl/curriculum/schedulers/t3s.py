@@ -1,0 +1,36 @@
+"""T3S: what is far from solved, and what is slow to get better."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from mtrl.config import Section
+from mtrl.curriculum.evidence import Evidence
+from mtrl.curriculum.scheduler import RatedScheduler, softmax
+
+
+class T3SOptions(Section):
+    """Options of `t3s`."""
+
+    temperature: float = Field(0.2, gt=0)
+    """Of both softmaxes; the paper does not say which it used."""
+    progress_weight: float = Field(0.5, ge=0, le=1)
+    """Share decided by what is left to learn; the rest goes by how slowly it is learned."""
+
+
+class T3S(RatedScheduler):
+    """½ softmax((1 - p) / τ) + ½ softmax(-Δp / τ), with Δp the change of the success rate between two looks."""
+
+    Options: ClassVar[type[Section]] = T3SOptions
+
+    def weigh(self, stats: Evidence) -> np.ndarray:
+        """The mixture of both softmaxes over the tasks known so far."""
+        known = self.looks > 0
+        weights = np.zeros(len(self.names))
+        tau, share = self.options.temperature, self.options.progress_weight
+        gap, speed = 1.0 - self.latest[known], (self.latest - self.previous)[known]
+        weights[known] = share * softmax(gap / tau) + (1.0 - share) * softmax(-speed / tau)
+        return weights

@@ -1,0 +1,48 @@
+"""Teacher-student curriculum learning (Matiisen et al. 2017): a bandit on the slope of each task's learning curve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from mtrl.config import Section
+from mtrl.curriculum.evidence import Evidence
+from mtrl.curriculum.scheduler import RatedScheduler
+
+
+class TeacherStudentOptions(Section):
+    """Options of `teacher_student`."""
+
+    rate: float = Field(0.1, gt=0, le=1)
+    """Step of the average of a task's rewards (α)."""
+    epsilon: float = Field(0.1, ge=0, le=1)
+    """Share that is spread over all tasks."""
+
+
+class TeacherStudent(RatedScheduler):
+    """Online variant with an ε-greedy choice: the reward is Δp, and the task with the largest |Q| is trained most.
+
+    |Q| makes a task that is being forgotten as interesting as one that is being learned. Since many slots run at once the choice is a
+    share: 1 - ε for the best task, and ε over all.
+    """
+
+    Options: ClassVar[type[Section]] = TeacherStudentOptions
+    STATE = ("values",)
+
+    def __init__(self, names: Sequence[str], options: Any):
+        super().__init__(names, options)
+        self.values = np.zeros(len(names))
+
+    def look(self, due: np.ndarray, stats: Evidence) -> None:
+        """Q ← Q + α (Δp - Q)"""
+        reward = self.latest - self.previous
+        self.values = np.where(due, self.values + self.options.rate * (reward - self.values), self.values)
+
+    def weigh(self, stats: Evidence) -> np.ndarray:
+        """The greedy choice with ε of the rest."""
+        size = np.abs(self.values)
+        best = size == size.max()
+        return (1.0 - self.options.epsilon) * best / best.sum() + self.options.epsilon / len(self.names)

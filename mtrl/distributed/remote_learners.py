@@ -1,0 +1,144 @@
+"""The driver's side of learners that are Ray actors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import ray
+import torch
+from ray.exceptions import RayActorError
+from ray.rllib.core.learner.learner_group import LearnerGroup
+
+from envs.vector import Arrays
+from mtrl.distributed.learner import PolicyLearner
+from mtrl.learning.learner import Learner, LearnerLostError
+from mtrl.rollouts.rollout import Rollout, take_slots
+
+SECONDS_TO_BLAME = 10.0  # after a learner's error: how long to look for one that died, which is then the reason
+
+
+class Updated(NamedTuple):
+    """What the first of several learners says of an update."""
+
+    statistics: dict[str, float]
+    similarity: np.ndarray | None
+    actor_weights: Arrays
+
+
+class RemoteLearners:
+    """Learner actors with equal states. Each takes its part of a batch's slots, whole unrolls, and all make the same step."""
+
+    def __init__(self, group: LearnerGroup, build: Callable[[], LearnerGroup]):
+        self._build = build
+        self.version = 0
+        self.similarity: np.ndarray | None = None
+        self._actor_weights: Arrays | None = None
+        self._take(group)
+
+    def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
+        """One batch's optimiser steps, as `Learner.update`.
+
+        Raises:
+            LearnerLostError: an actor died.
+            ValueError: there are fewer slots than learners.
+        """
+        count = len(self._actors)
+        if rollout.num_slots < count:
+            raise ValueError(f"a batch of {rollout.num_slots} slots cannot be divided among {count} learners")
+        # Every n-th slot: slots are sorted by task, so that each learner gets its part of every task.
+        parts = [ray.put(take_slots(rollout, np.arange(rank, rollout.num_slots, count))) for rank in range(count)]
+        first: Updated = self._everywhere(_update, [(part, progress) for part in parts])[0]
+        self.version += 1
+        self.similarity, self._actor_weights = first.similarity, first.actor_weights
+        return first.statistics
+
+    def actor_weights(self) -> Arrays:
+        """The actor's weights, which the newest update has brought along."""
+        weights: Arrays = self._actor_weights or self._first(lambda core: core.actor_weights())
+        self._actor_weights = weights
+        return weights
+
+    def policy_weights(self) -> Arrays:
+        """Actor and critic."""
+        weights: Arrays = self._first(lambda core: core.policy_weights())
+        return {name: array.copy() for name, array in weights.items()}  # what comes from Ray's store cannot be written to
+
+    def load_experts(self, weights: Arrays) -> None:
+        """Begins with the experts of another policy."""
+        self._actor_weights = None
+        self._everywhere(lambda core, given: core.load_experts(given), [(ray.put(weights),)] * len(self._actors))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of one, which is everybody's; on the CPU."""
+        state: dict[str, Any] = self._first(lambda core: _on_cpu(core.state_dict()))
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state_dict`, of any number of learners."""
+        self.version, self._actor_weights = state["version"], None
+        self._everywhere(lambda core, given: core.load_state_dict(given), [(ray.put(state),)] * len(self._actors))
+
+    def restart(self) -> None:
+        """Ends all actors, those too that still wait for one that died, and starts as many with initial weights."""
+        for actor in self._actors:
+            ray.kill(actor)
+        self.group._backend_executor.shutdown(graceful_termination=False)
+        self.group._is_shut_down = True
+        self._take(self._build())
+
+    def _take(self, group: LearnerGroup) -> None:
+        self.group, self._actors = group, list(group._workers)
+        self.version, self.similarity, self._actor_weights = 0, None, None
+
+    def _first(self, function: Callable[[Learner], Any]) -> Any:
+        return self._results([self._actors[0].apply.remote(_on_core, function)])[0]
+
+    def _everywhere(self, function: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> list[Any]:
+        """`function(core, *arguments)` in every actor, with references replaced by what they stand for."""
+        return self._results([actor.apply.remote(_on_core, function, *own) for actor, own in zip(self._actors, arguments, strict=True)])
+
+    def _results(self, waiting: list[Any]) -> list[Any]:
+        """Results in order. Not `ray.get` of all: when one dies the others may wait for it for half an hour."""
+        pending = list(waiting)
+        try:
+            while pending:
+                (done,), pending = ray.wait(pending, num_returns=1)
+                ray.get(done)
+        except RayActorError as error:
+            raise LearnerLostError(str(error)) from None
+        except Exception as error:
+            # Those whose exchange broke off may be heard of before the one that died.
+            finished, _ = ray.wait(pending, num_returns=len(pending), timeout=SECONDS_TO_BLAME) if pending else ([], [])
+            if any(_died(reference) for reference in finished):
+                raise LearnerLostError(str(error)) from None
+            raise
+        return list(ray.get(waiting))
+
+
+def _update(core: Learner, rollout: Rollout, progress: float) -> Updated | None:
+    statistics = core.update(rollout, progress)
+    return Updated(statistics, core.similarity, core.actor_weights()) if core.rank == 0 else None
+
+
+def _on_core(learner: PolicyLearner, function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(learner.core, *arguments)
+
+
+def _died(reference: Any) -> bool:
+    try:
+        ray.get(reference)
+    except RayActorError:
+        return True
+    except Exception:
+        return False
+    return False
+
+
+def _on_cpu(state: Any) -> Any:
+    if isinstance(state, torch.Tensor):
+        return state.cpu()
+    if isinstance(state, dict):
+        return {name: _on_cpu(value) for name, value in state.items()}
+    return [_on_cpu(value) for value in state] if isinstance(state, list) else state

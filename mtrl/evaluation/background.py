@@ -1,0 +1,123 @@
+"""Evaluations beside a training run: one process at a time, of the lowest priority, that plays a saved policy while training goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from mtrl.config import EvaluationConfig
+from mtrl.evaluation.runner import evaluate_run
+from mtrl.storage.run_directory import RunDirectory
+
+ROOT = Path(__file__).parents[2]
+LOWEST_PRIORITY = 19
+SESSION_PRIORITY = 16  # of its session: a fortieth of a busy core, so that an evaluation ends even where no core is ever free
+
+
+class EvaluationAside:
+    """Says when an evaluation is due, starts it, and hands out what it found."""
+
+    def __init__(self, directory: RunDirectory, config: EvaluationConfig):
+        self._directory = directory
+        self._config = config
+        self._process: subprocess.Popen[bytes] | None = None
+        self._step = 0
+        self._last = max((int(path.parent.name) for path in directory.path.glob("evaluation/*/results.json")), default=0)
+
+    @property
+    def running(self) -> int | None:
+        """The step that is being evaluated now."""
+        return self._step if self._process is not None else None
+
+    def due(self, frames: int) -> bool:
+        """Whether a policy of `frames` frames should be saved and evaluated."""
+        every = self._config.every_frames
+        return every is not None and self._process is None and frames - self._last >= every
+
+    def start(self, step: int) -> None:
+        """Begins to evaluate the policy saved at `step`."""
+        self._step = self._last = step
+        command = [
+            sys.executable,
+            "-m",
+            "mtrl.evaluation.background",
+            str(self._directory.path),
+            str(step),
+            str(self._config.episodes or 0),
+        ]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("wb") as log:
+            # Its standard input is a pipe that nothing is written to: when this process is gone, it ends, and the evaluation with it.
+            self._process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def poll(self) -> dict[str, Any] | str | None:
+        """The results of an evaluation that has ended since, or a sentence about why there are none; None while nothing is new."""
+        code = None if self._process is None else self._process.poll()
+        if code is None:
+            return None
+        self._process = None
+        if code:
+            lines = self._log.read_text(errors="replace").strip().splitlines()
+            return f"the evaluation of step {self._step} failed ({lines[-1] if lines else f'exit code {code}'}); see {self._log}"
+        self._log.unlink(missing_ok=True)
+        results: dict[str, Any] = json.loads((self._directory.path / "evaluation" / str(self._step) / "results.json").read_text())
+        return results
+
+    def close(self) -> None:
+        """Ends an evaluation that is still going on; what it has played is kept."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    @property
+    def _log(self) -> Path:
+        return self._directory.path / "evaluation" / str(self._step) / "evaluation.log"
+
+
+def evaluation_metrics(results: dict[str, Any]) -> dict[str, float]:
+    """An evaluation's figures by their names in a run's metrics."""
+    tasks = {
+        f"evaluation/{name}/{key}": float(row[key]["value"]) for name, row in results["tasks"].items() for key in ("score", "success_rate")
+    }
+    return {"summary/evaluation_score": float(results["score_mean"]["value"]), "evaluation/frames": float(results["step"]), **tasks}
+
+
+def evaluated_score(run: Path, step: str) -> float | None:
+    """The mean score of a step's evaluation; None if it was not evaluated."""
+    try:
+        return float(json.loads((run / "evaluation" / step / "results.json").read_text())["score_mean"]["value"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _step_back() -> None:
+    """Leaves the cores to whoever else wants them."""
+    os.nice(LOWEST_PRIORITY)
+    # Linux shares cores out among sessions first, where the lowest priority in one is worth as much as the highest in another.
+    with contextlib.suppress(OSError):  # another system, or a kernel without it
+        Path("/proc/self/autogroup").write_text(str(SESSION_PRIORITY))
+
+
+def _main(path: str, step: str, episodes: str) -> None:
+    _step_back()
+
+    def end_with_parent() -> None:
+        os.read(sys.stdin.fileno(), 1)  # not sys.stdin.read(), whose lock a daemon thread would hold at exit
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    evaluate_run(RunDirectory.open(Path(path)), checkpoint=step, episodes=int(episodes) or None)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

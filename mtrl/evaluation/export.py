@@ -1,0 +1,284 @@
+"""A trained policy as a file that torch alone can run: `torch.export`, a model card, and a script that plays with it.
+
+For one task the mixture can be folded: the task's weights become constants, the other tasks' heads go, and experts that contribute
+nothing go as well. With Gram-Schmidt those are the ones after the last with a weight (each expert is made orthogonal to those before it,
+so an earlier one shapes the later ones even at weight 0); without it, all at weight 0.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from envs import TaskSuite
+from mtrl.errors import UserError
+from mtrl.evaluation.policy import load_actor
+from mtrl.models.distributions import Either, Normal, TanhNormal
+from mtrl.models.experts import mix, mix_plain
+from mtrl.models.heads import MultiHead
+from mtrl.models.policy import Actor
+from mtrl.storage.checkpoint import load_policy, resolve
+from mtrl.storage.run_directory import RunDirectory
+
+SPEED_ROWS = 64
+SPEED_SECONDS = 0.5
+MEMORY_INPUTS = ("hidden", "cell", "last_action", "last_reward", "start")
+
+
+class Exported(NamedTuple):
+    """What an export wrote, and what folding gained."""
+
+    folder: Path
+    experts: int  # in the file
+    of_experts: int  # in the policy
+    microseconds: float  # for a row, in batches of SPEED_ROWS
+    microseconds_before: float | None  # of the whole policy, where one task was folded
+
+
+class PortableActor(nn.Module):
+    """An actor as a function of tensors alone: `(observation, task_ids, *memory)` or, folded, `(observation, *memory)`.
+
+    Gives logits `[N, actions]`, or means and standard deviations side by side `[N, 2 · size]`; with a memory also its new hidden and cell
+    state. The memory's inputs are hidden, cell, last_action, last_reward and start (whether the observation is an episode's first).
+    """
+
+    def __init__(self, actor: Actor, observation: str, task: int | None = None):
+        super().__init__()
+        self._observation, self._task = observation, task
+        trunk = actor.trunk
+        table = trunk.gate.table().detach().clone()  # type: ignore[operator]
+        self._orthogonal = trunk._mix is mix
+        encoder: Any = copy.deepcopy(trunk.encoder)
+        if task is not None:
+            used = torch.nonzero(table[task]).flatten().tolist()
+            kept = list(range(max(used, default=0) + 1)) if self._orthogonal else used or [0]
+            encoder.experts = nn.ModuleList(encoder.experts[k] for k in kept)
+            table = table[task : task + 1, kept]
+        self.num_experts = len(encoder.experts)
+        self.encoder = encoder
+        self.weights: Tensor
+        self.register_buffer("weights", table)
+        self.memory = copy.deepcopy(actor.memory)
+        self.head = _PortableHead(actor.head, task)
+        self._continuous = isinstance(actor.distribution, Normal)
+
+    def forward(self, observation: Tensor, *inputs: Tensor) -> Any:
+        """Parameters of the action distribution, see the class."""
+        if self._task is None:
+            task_ids, *memory = inputs
+        else:
+            task_ids, memory = torch.zeros_like(observation.flatten(1)[:, 0], dtype=torch.int64), list(inputs)
+        # Statistics know all tasks; the folded weights know one.
+        own_ids = task_ids if self._task is None else task_ids + self._task
+        blend = mix if self._orthogonal else mix_plain
+        obs = {self._observation: observation}
+        features = torch.tanh(blend(self.encoder(obs, own_ids), self.weights[task_ids]))
+        if self.memory is None:
+            return self._output(self.head(features, None, task_ids))
+        hidden, cell = self.memory.step(self.memory.project(features, obs, own_ids), dict(zip(MEMORY_INPUTS, memory, strict=True)))
+        return self._output(self.head(features, hidden, task_ids)), hidden, cell
+
+    def _output(self, parameters: Tensor) -> Tensor:
+        if not self._continuous:
+            return parameters
+        mean, offset = parameters.chunk(2, dim=-1)
+        return torch.cat([mean, (Normal.INITIAL_LOG_SCALE + offset).clamp(*Normal.LOG_SCALES).exp()], dim=-1)
+
+
+class _PortableHead(nn.Module):
+    """A head that looks its task up row by row, so that rows need no order."""
+
+    def __init__(self, head: nn.Module, task: int | None):
+        super().__init__()
+        rows = slice(None) if task is None else slice(task, task + 1)
+        self._per_task = isinstance(head, MultiHead)
+        if isinstance(head, MultiHead):
+            for name in ("hidden_weight", "hidden_bias", "output_weight", "output_bias", "recall_weight"):
+                parameter = getattr(head, name)
+                self.register_buffer(name, parameter.detach()[rows].clone() if parameter is not None else None)
+        else:
+            self.hidden, self.output = copy.deepcopy(head.hidden), copy.deepcopy(head.output)
+            self.register_buffer("task_bias", head.task_bias.detach()[rows].clone())  # type: ignore[operator, index]
+            self.recall_weight = copy.deepcopy(head.recall_weight)
+
+    def forward(self, features: Tensor, held: Tensor | None, task_ids: Tensor) -> Tensor:
+        head: Any = self
+        if self._per_task:
+            sums = torch.einsum("nhd,nd->nh", head.hidden_weight[task_ids], features) + head.hidden_bias[task_ids]
+            if held is not None:
+                sums = sums + torch.einsum("nhd,nd->nh", head.recall_weight[task_ids], held)
+            return torch.einsum("noh,nh->no", head.output_weight[task_ids], torch.tanh(sums)) + head.output_bias[task_ids]
+        sums = head.hidden(features) + head.task_bias[task_ids]
+        if held is not None:
+            sums = sums + torch.nn.functional.linear(held, head.recall_weight)
+        return head.output(torch.tanh(sums))
+
+
+def export_run(directory: RunDirectory, *, checkpoint: str = "latest", task: str | None = None, output: Path | None = None) -> Exported:
+    """Writes `policy.pt2`, a model card `README.md` and `play.py` for a run's policy.
+
+    Args:
+        directory: the run.
+        checkpoint: `latest`, `best` or a number of frames.
+        task: the name of the one task to fold the policy for; None keeps all.
+        output: a folder that is made; by default `export/STEP` or `export/STEP-TASK` in the run.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or its policy is damaged.
+        SuiteError: there is no such task.
+        UserError: the folder exists and is not empty, or cannot be written; or the tasks observe more than one array.
+    """
+    step = resolve(directory.checkpoints, checkpoint).name
+    _, description = load_policy(directory.policies / step)
+    suite, actor = load_actor(directory.policies / step)
+    actor.eval()
+    index = None if task is None else suite.index(task)
+    if len(suite.observation_space) > 1 or isinstance(actor.distribution, Either):
+        seen = ", ".join(suite.observation_space)
+        raise UserError(f"{suite.name} cannot be exported: an exported policy reads one array, and its tasks observe {seen}")
+    (observation,) = suite.observation_space
+    portable = PortableActor(actor, observation, index).eval()
+    inputs = example_inputs(suite, actor, index, rows=2)
+    any_rows = {0: torch.export.Dim("batch", min=1)}
+    # The inputs after the first one are one argument, `*inputs`.
+    shapes = (any_rows, tuple(any_rows for _ in inputs[1:])) if inputs[1:] else (any_rows,)
+    with torch.no_grad():
+        program = torch.export.export(portable, inputs, dynamic_shapes=shapes)
+    whole = None if index is None else _microseconds(PortableActor(actor, observation), example_inputs(suite, actor, None, SPEED_ROWS))
+    folder = output or directory.path / "export" / (step if task is None else f"{step}-{task}")
+    exported = Exported(
+        folder,
+        portable.num_experts,
+        int(actor.trunk.gate.table().shape[1]),  # type: ignore[operator]
+        _microseconds(portable, example_inputs(suite, actor, index, SPEED_ROWS)),
+        whole,
+    )
+    card = model_card(description, suite, actor, task, exported)
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} exists and is not an empty folder; choose another one with -o")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".incomplete-", dir=folder.parent))
+        temporary.chmod(0o755)
+        torch.export.save(program, temporary / "policy.pt2")
+        (temporary / "README.md").write_text(card)
+        (temporary / "play.py").write_text(play_script(suite, actor, index))
+        if folder.exists():
+            folder.rmdir()
+        shutil.move(temporary, folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}") from None
+    return exported
+
+
+def example_inputs(suite: TaskSuite, actor: Actor, task: int | None, rows: int) -> tuple[Tensor, ...]:
+    """Inputs of a `PortableActor` of the right shapes and kinds."""
+    (space,) = suite.observation_space.values()
+    space.seed(0)
+    observation = torch.from_numpy(_stack(space, rows))
+    task_ids = () if task is not None else (torch.arange(rows) % suite.num_tasks,)
+    if actor.memory is None:
+        return (observation, *task_ids)
+    first = {name: torch.from_numpy(array) for name, array in actor.memory.initial(rows).items()}
+    return (observation, *task_ids, *(first[name] for name in MEMORY_INPUTS))
+
+
+def model_card(description: dict[str, Any], suite: TaskSuite, actor: Actor, task: str | None, exported: Exported) -> str:
+    """What the file is, in Markdown."""
+    (observation,) = suite.observation_space
+    space = suite.observation_space[observation]
+    tasks = [task] if task is not None else list(suite.names)
+    inputs = [f"`observation`: `[N, {', '.join(map(str, space.shape or ()))}]` {space.dtype}"]
+    if task is None:
+        inputs.append("`task_ids`: `[N]` int64, the task's place in the list above, from 0")
+    if actor.memory is not None:
+        size = actor.memory.hidden_size
+        inputs.append(f"`hidden`, `cell`: `[N, {size}]` float32; `last_action` and `last_reward`: `[N]`; `start`: `[N]` bool")
+    if isinstance(actor.distribution, Normal):
+        kind = "means and standard deviations side by side; " + (
+            "the environment is given tanh of an action" if isinstance(actor.distribution, TanhNormal) else "environments clip actions"
+        )
+    else:
+        kind = "logits of the actions"
+    lines = [
+        f"# {suite.name}" + (f", {task} alone" if task else ""),
+        "",
+        f"A policy trained with mtrl-trainer on {suite.name} (experiment `{description['config']}`, commit `{description['commit']}`), "
+        f"after {description['frames']:,} environment steps. Its weights have SHA-256 `{description['weights_sha256']}`.",
+        "",
+        f"- Tasks: {', '.join(tasks)}",
+        f"- Mean score of training episodes when it was saved: {_score(description['training_score'])}. That is no evaluation; "
+        "`python launch.py evaluate RUN` makes one.",
+        f"- Experts: {exported.experts}" + (f" of {exported.of_experts}" if exported.experts < exported.of_experts else ""),
+        f"- Time on the machine that exported it: {exported.microseconds:.1f} µs for an observation, in batches of {SPEED_ROWS}",
+    ]
+    if exported.microseconds_before is not None:
+        ratio = exported.microseconds_before / exported.microseconds
+        lines.append(f"- The whole policy takes {exported.microseconds_before:.1f} µs there: this one is {ratio:.2f} times as fast")
+        if exported.experts == exported.of_experts:
+            lines.append("- No expert could be left out: each has a weight, or shapes one that has")
+    lines += ["", "## Inputs", "", *(f"- {text}" for text in inputs), "", "## Output", "", f"`[N, …]`: {kind}."]
+    lines += ["", "## Use", "", "`python play.py` plays one episode; it needs torch, gymnasium and the simulator alone."]
+    return "\n".join(lines) + "\n"
+
+
+def play_script(suite: TaskSuite, actor: Actor, task: int | None) -> str:
+    """A script that loads the file and plays an episode."""
+    (observation,) = suite.observation_space
+    name = suite.names[task or 0]
+    packages, make, read = _SIMULATORS.get(suite.family, ("", "", ""))
+    arguments = [f"torch.from_numpy({read.format(key=observation)})[None]"]
+    arguments += [] if task is not None else ["torch.tensor([0])"]
+    lines = [f'"""Plays one episode of {name} with the exported policy."""', ""]
+    if not make or actor.memory is not None:
+        shapes = ", ".join(f"torch.zeros({list(t[:1].shape)}, dtype={t.dtype})" for t in example_inputs(suite, actor, task, 2))
+        return "\n".join([*lines, "import torch", "", 'policy = torch.export.load("policy.pt2").module()', f"print(policy({shapes}))", ""])
+    lines += [*(f"import {package}" for package in packages.split()), "import gymnasium", "import torch", ""]
+    lines += ['policy = torch.export.load("policy.pt2").module()', f"env = {make.format(name=name)}"]
+    lines += ["observation, _ = env.reset(seed=0)", "total, ended = 0.0, False", "while not ended:", "    with torch.inference_mode():"]
+    lines += [f"        parameters = policy({', '.join(arguments)})[0]"]
+    if isinstance(actor.distribution, Normal):
+        mean = "parameters[: len(parameters) // 2]"
+        lines += [f"    action = {f'{mean}.tanh()' if isinstance(actor.distribution, TanhNormal) else f'{mean}.clamp(-1, 1)'}.numpy()"]
+    else:
+        lines += ["    action = int(torch.distributions.Categorical(logits=parameters).sample())"]
+    lines += ["    observation, reward, terminated, truncated, _ = env.step(action)"]
+    lines += ["    total, ended = total + float(reward), terminated or truncated", 'print(f"return {total:.3f}")', ""]
+    return "\n".join(lines)
+
+
+# By family: packages, how an environment is made, and what of its observation the policy reads.
+_SIMULATORS = {
+    "minigrid": ("minigrid", 'gymnasium.make("MiniGrid-{name}-v0")', 'observation["{key}"]'),
+    "metaworld": ("metaworld", 'gymnasium.make("Meta-World/MT1", env_name="{name}-v3")', 'observation.astype("float32")'),
+}
+
+
+def _stack(space: gymnasium.Space[Any], rows: int) -> Any:
+    return np.stack([space.sample() for _ in range(rows)])
+
+
+def _score(score: float | None) -> str:
+    return "unknown" if score is None else f"{score:.3f}"
+
+
+@torch.inference_mode()
+def _microseconds(module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
+    """Per row; the fastest of several rounds."""
+    module.eval()
+    module(*inputs)
+    best, end = float("inf"), time.perf_counter() + SPEED_SECONDS
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        module(*inputs)
+        best = min(best, time.perf_counter() - start)
+    return 1e6 * best / len(inputs[0])

@@ -1,0 +1,1 @@
+"""From rollouts to weights: batches, V-trace's targets, losses, minibatches, gradients and optimiser steps."""

@@ -1,0 +1,1 @@
+"""From weights and shares to rollouts: acting, collecting, allocation of slots, sources."""

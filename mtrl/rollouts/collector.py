@@ -1,0 +1,214 @@
+"""The collector: steps environments of many tasks with the current policy and hands out rollouts. Runs in any process."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from envs import Episode, Fault, TaskSuite, VectorTasks, make_vector
+from envs.vector import Arrays
+from mtrl.config import ConfigError, ExperimentConfig
+from mtrl.models.policy import Actor, build_policy
+from mtrl.rollouts.allocation import Allocator
+from mtrl.rollouts.inference import Inference, SlotMemories
+from mtrl.rollouts.rollout import Rollout
+
+
+class Collected(NamedTuple):
+    """One unroll of one runner."""
+
+    rollout: Rollout
+    episodes: list[Episode]  # those that ended during the unroll
+    faults: list[Fault]  # environments that failed during the unroll and were replaced
+    runner: int
+    env_seconds: float  # spent in environments
+    inference_seconds: float  # spent in the policy
+
+
+class Collector:
+    """B slots, a policy and their randomness. `collect` continues where the last unroll stopped."""
+
+    def __init__(
+        self,
+        tasks: VectorTasks,
+        actor: Actor,
+        unroll_length: int,
+        rng: np.random.Generator,
+        *,
+        runner: int = 0,
+        device: torch.device | None = None,
+        slots_per_task: int | None = None,
+    ):
+        self.version = -1  # of the weights that act; -1 before any were set
+        self._tasks = tasks
+        self._unroll_length = unroll_length
+        self._runner = runner
+        self._inference = Inference(actor, torch.Generator().manual_seed(int(rng.integers(2**63))), device or torch.device("cpu"))
+        self._allocator = Allocator(tasks.suite.num_tasks, tasks.num_slots, rng, slots_per_task)
+        self._memories = SlotMemories(self._inference, tasks.suite.num_tasks)
+        self._shares: np.ndarray | None = None
+        self._obs = tasks.reset()
+
+    def set_weights(self, version: int, weights: Arrays) -> None:
+        """Acts with these weights of the actor, named as in its state dict, from the next unroll on."""
+        self._inference.load(weights)
+        self.version = version
+
+    def set_shares(self, shares: np.ndarray) -> None:
+        """Wanted share of the slots per task, [num_tasks] summing to 1, from the next unroll on."""
+        self._shares = shares
+
+    def collect(self) -> Collected:
+        """The next T steps of all slots."""
+        self._allocate()
+        tasks, steps = self._tasks, self._unroll_length
+        task_ids = tasks.task_ids.astype(np.int64)
+        slots = len(task_ids)
+        obs = {name: np.empty((steps + 1, *array.shape), array.dtype) for name, array in self._obs.items()}
+        rewards, log_probs = np.empty((2, steps, slots), np.float32)
+        terminated, truncated, valid = np.empty((3, steps, slots), bool)
+        actions: list[np.ndarray] = []
+        episodes: list[Episode] = []
+        faults: list[Fault] = []
+        inference_seconds = env_seconds = 0.0
+
+        initial_memory = self._memories.load(task_ids)
+        self._inference.start(task_ids, initial_memory)
+        for t in range(steps):
+            _write(obs, t, self._obs)
+            before = time.perf_counter()
+            action, log_probs[t] = self._inference.act(self._obs)
+            between = time.perf_counter()
+            step = tasks.step(self._inference.to_environment(action))
+            after = time.perf_counter()
+            inference_seconds += between - before
+            env_seconds += after - between
+            self._inference.follow(step)
+            self._obs = step.obs
+            actions.append(action)
+            rewards[t], terminated[t], truncated[t], valid[t] = step.rewards, step.terminated, step.truncated, step.valid
+            episodes.extend(step.episodes)
+            if step.faults or step.lost.any():
+                faults.extend(step.faults)
+                if t > 0:
+                    # The episode ended with the observation before. Where the unroll begins here, the trace has ended there anyway.
+                    truncated[t - 1] |= step.lost & valid[t - 1] & ~terminated[t - 1]
+        _write(obs, steps, self._obs)
+        self._memories.store(task_ids, self._inference.memory)
+
+        rollout = Rollout(
+            obs=obs,
+            actions=np.stack(actions),
+            behaviour_log_probs=log_probs,
+            rewards=rewards,
+            terminated=terminated,
+            truncated=truncated,
+            valid=valid,
+            task_ids=task_ids,
+            initial_memory=initial_memory,
+            version=np.full(slots, self.version, np.int64),
+        )
+        return Collected(rollout, episodes, faults, self._runner, env_seconds, inference_seconds)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The random state of actions and allocation; environments are not part of it."""
+        return {"generator": self._inference.generator.get_state(), "owed": self._allocator.owed.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on with the randomness of a `state_dict`."""
+        self._inference.generator.set_state(state["generator"])
+        self._allocator.owed = np.array(state["owed"])
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self._tasks.close()
+
+    def _allocate(self) -> None:
+        if self._shares is None:
+            return
+        self._tasks.set_allocation(self._allocator.allocate(self._shares))
+        self._obs = self._tasks.observe()
+
+
+def build_collector(
+    config: ExperimentConfig,
+    suite: TaskSuite,
+    runner: int,
+    restart_count: int = 0,
+    *,
+    shares: np.ndarray | None = None,
+    tolerant: bool = False,
+    marker: np.ndarray | None = None,
+) -> Collector:
+    """The collector of runner number `runner`; runners and restarts never share a stream of random numbers.
+
+    Args:
+        config: the experiment.
+        suite: its tasks.
+        runner: its number.
+        restart_count: how often it was built before.
+        shares: tasks without a share get no environment yet.
+        tolerant: whether environments that fail are replaced.
+        marker: where the task that is being stepped is written, see `VectorTasks.watch`.
+
+    Raises:
+        ConfigError: the suite cannot be collected as the experiment says.
+    """
+    check_fit(config, suite)
+    runners = config.env_runners
+    tasks = make_vector(
+        suite,
+        _first_counts(runners.slots, suite, shares),
+        backend=config.suite.backend,
+        seed=config.seed,
+        runner_index=runner,
+        num_threads=runners.env_threads,
+        restart_count=restart_count,
+        tolerant=tolerant,
+    )
+    if marker is not None:
+        tasks.watch(marker)
+    device = torch.device("cuda" if runners.num_gpus_per_env_runner > 0 and torch.cuda.is_available() else "cpu")
+    rng = np.random.default_rng([config.seed, runner, restart_count])
+    actor = build_policy(config.model, suite, config.seed).actor
+    return Collector(tasks, actor, runners.unroll_length, rng, runner=runner, device=device, slots_per_task=runners.slots_per_task)
+
+
+def _first_counts(slots: int, suite: TaskSuite, shares: np.ndarray | None) -> np.ndarray:
+    """Slots spread evenly over the tasks that have a share."""
+    wanted = np.ones(suite.num_tasks, bool) if shares is None else shares > 0
+    places = np.flatnonzero(wanted)
+    counts = np.zeros(suite.num_tasks, np.int64)
+    counts[places] = slots // len(places)
+    counts[places[: slots % len(places)]] += 1
+    return counts
+
+
+def check_fit(config: ExperimentConfig, suite: TaskSuite) -> None:
+    """What can be known before any environment is made.
+
+    Raises:
+        ConfigError: fewer slots than tasks, or a backend that lacks a task.
+    """
+    slots, backend = config.env_runners.slots, config.suite.backend
+    if slots < suite.num_tasks:
+        raise ConfigError(
+            f"env_runners.slots is {slots}, but {suite.name} has {suite.num_tasks} tasks and each needs a slot: "
+            f"set it to {suite.num_tasks} or more"
+        )
+    most = config.env_runners.slots_per_task
+    if most is not None and most * suite.num_tasks < slots:
+        raise ConfigError(
+            f"env_runners.slots_per_task is {most}, but {suite.name} has {suite.num_tasks} tasks for {slots} slots: set it to "
+            f"{-(-slots // suite.num_tasks)} or more"
+        )
+    if backend != "auto" and backend not in suite.backends:
+        raise ConfigError(f"suite.backend is {backend}, but {suite.name} can only run on {' or '.join(suite.backends)}")
+
+
+def _write(obs: Arrays, t: int, values: Arrays) -> None:
+    for name, array in values.items():
+        obs[name][t] = array

@@ -1,0 +1,126 @@
+"""The acting policy: distinct observations are evaluated once, and slots keep their memories."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from envs import Step
+from envs.vector import Arrays
+from mtrl.models.policy import Actor
+from mtrl.models.rows import can_share, make_rows, row_keys
+
+
+class Inference:
+    """Samples actions, evaluating each distinct observation of a task once per unroll where the policy allows it.
+
+    The weights stay as they are during an unroll, so what the actor makes of an observation alone can be kept for its length: most
+    observations of a grid world's unroll are found there instead of being computed.
+    """
+
+    def __init__(self, actor: Actor, generator: torch.Generator, device: torch.device, *, sampled: bool = True):
+        self._actor = actor.to(device).eval()
+        self._device = device
+        self._sampled = sampled  # else the most likely action is taken
+        self.generator = generator
+        self._seen: list[dict[bytes, int]] = []  # per task: an observation's bytes -> its row of `_evaluated`
+        self._evaluated = torch.empty(0)
+        self._task_ids = np.empty(0, np.int64)
+        self._counts: tuple[int, ...] = ()
+        self.memory: Arrays | None = None  # of each slot, before its next observation
+
+    def load(self, weights: Arrays) -> None:
+        """Replaces the actor's weights."""
+        # Copied, since arrays out of Ray's object store are read-only and go away.
+        self._actor.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
+
+    def initial_memory(self, slots: int) -> Arrays | None:
+        """The memory of slots that have just begun; None for actors without one."""
+        return self._actor.memory.initial(slots) if self._actor.memory is not None else None
+
+    def start(self, task_ids: np.ndarray, memory: Arrays | None = None) -> None:
+        """Begins an unroll with slots of these ascending task ids [B], by default in new episodes."""
+        self._task_ids = task_ids
+        self._counts = tuple(np.bincount(task_ids, minlength=self._actor.num_tasks).tolist())
+        self._seen = [{} for _ in range(self._actor.num_tasks)]
+        self._evaluated = torch.empty(0)
+        # Replaced at every step and never written into: the rollout keeps the first one.
+        self.memory = memory if memory is not None else self.initial_memory(len(task_ids))
+
+    def act(self, obs: Arrays) -> tuple[np.ndarray, np.ndarray]:
+        """Actions [B, …] and their log-probabilities [B] for observations `[B, …]`."""
+        evaluated = self._shared(obs) if self._actor.share_repeats and can_share(obs) else self._evaluate(obs, self._task_ids)
+        parameters = self._recall(evaluated) if self.memory is not None else evaluated
+        distribution = self._actor.distribution
+        actions = distribution.sample(parameters, self.generator) if self._sampled else distribution.mode(parameters)
+        if self.memory is not None:
+            self.memory["last_action"] = actions.numpy()
+        return actions.numpy(), distribution.log_prob(parameters, actions).numpy()
+
+    def to_environment(self, actions: np.ndarray) -> np.ndarray:
+        """What environments are given for actions of `act`."""
+        return self._actor.distribution.to_environment(actions)
+
+    def follow(self, step: Step) -> None:
+        """What the actions led to; a memory reads it before the next observation."""
+        if self.memory is not None:
+            self.memory |= {"last_reward": step.rewards, "start": ~step.valid}
+
+    @torch.inference_mode()
+    def _recall(self, evaluated: Tensor) -> Tensor:
+        assert self.memory is not None
+        memory = {name: torch.from_numpy(array).to(self._device) for name, array in self.memory.items()}
+        recalled = self._actor.remember(evaluated.to(self._device), memory, self._counts)
+        self.memory = self.memory | {"hidden": recalled.hidden.cpu().numpy(), "cell": recalled.cell.cpu().numpy()}
+        return recalled.parameters.float().cpu()
+
+    def _shared(self, obs: Arrays) -> Tensor:
+        rows: list[int] = []
+        new: list[int] = []
+        known = len(self._evaluated)
+        for slot, (task, key) in enumerate(zip(self._task_ids.tolist(), row_keys(obs), strict=True)):
+            row = self._seen[task].setdefault(key, known + len(new))
+            if row == known + len(new):
+                new.append(slot)
+            rows.append(row)
+        if new:
+            computed = self._evaluate({name: array[new] for name, array in obs.items()}, self._task_ids[new])
+            self._evaluated = torch.cat([self._evaluated, computed]) if known else computed
+        return self._evaluated[torch.tensor(rows)]
+
+    @torch.inference_mode()
+    def _evaluate(self, obs: Arrays, task_ids: np.ndarray) -> Tensor:
+        return self._actor(make_rows(obs, task_ids, self._actor.num_tasks, self._device)).float().cpu()
+
+
+class SlotMemories:
+    """What each slot's memory holds while its task is paused. Slot i of a task is always the same environment."""
+
+    def __init__(self, inference: Inference, num_tasks: int):
+        self._initial = inference.initial_memory
+        self._of_task: list[Arrays | None] = [self._initial(0) for _ in range(num_tasks)]
+
+    def load(self, task_ids: np.ndarray) -> Arrays | None:
+        """The memory of the slots of ascending `task_ids` [B], laid out as a rollout's `initial_memory`."""
+        parts: list[Arrays] = []
+        for task, count in enumerate(np.bincount(task_ids, minlength=len(self._of_task)).tolist()):
+            known = self._of_task[task]
+            if known is None:
+                return None
+            missing = count - len(known["start"])
+            if missing > 0:
+                new = self._initial(missing)
+                known = {name: np.concatenate([array, new[name]]) for name, array in known.items()}  # type: ignore[index]
+                self._of_task[task] = known
+            parts.append({name: array[:count] for name, array in known.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def store(self, task_ids: np.ndarray, memory: Arrays | None) -> None:
+        """Keeps what the slots of `task_ids` hold now."""
+        if memory is None:
+            return
+        for task in np.unique(task_ids).tolist():
+            own = task_ids == task
+            for name, array in (self._of_task[task] or {}).items():
+                array[: int(own.sum())] = memory[name][own]

@@ -1,0 +1,103 @@
+"""A rollout: what a collector produces and a learner consumes. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from envs.vector import Arrays
+
+
+class Rollout(NamedTuple):
+    """T consecutive steps of B slots, time-major. Row t holds what happened between observation t and observation t + 1.
+
+    A step that follows an episode's end is the environment's reset: `valid` is False there, its reward is 0 and its action was ignored.
+    The observation at t + 1 of a step that ended an episode is that episode's last one, so it can be bootstrapped from.
+    """
+
+    obs: Arrays  # name -> [T + 1, B, ...]
+    actions: np.ndarray  # [T, B, ...]
+    behaviour_log_probs: np.ndarray  # [T, B] float32
+    rewards: np.ndarray  # [T, B] float32
+    terminated: np.ndarray  # [T, B] bool, the episode ended for good
+    truncated: np.ndarray  # [T, B] bool, the episode was cut off
+    valid: np.ndarray  # [T, B] bool
+    task_ids: np.ndarray  # [B] int64, ascending, constant within the rollout
+    initial_memory: Arrays | None  # name -> [B, ...]; None for memoryless policies
+    version: np.ndarray  # [B] int64, the learner's version that acted in each slot
+
+    @property
+    def unroll_length(self) -> int:
+        """T"""
+        return int(self.rewards.shape[0])
+
+    @property
+    def num_slots(self) -> int:
+        """B"""
+        return int(self.rewards.shape[1])
+
+    @property
+    def num_frames(self) -> int:
+        """Valid steps: what counts as trained frames."""
+        return int(self.valid.sum())
+
+    def frames_per_task(self, num_tasks: int) -> np.ndarray:
+        """Valid steps of each task, [num_tasks] int64."""
+        return np.bincount(self.task_ids, weights=self.valid.sum(axis=0), minlength=num_tasks).astype(np.int64)
+
+
+def take_slots(rollout: Rollout, slots: np.ndarray) -> Rollout:
+    """The rollout of the given ascending slots alone, copied."""
+    memory = rollout.initial_memory
+    return Rollout(
+        obs={name: array[:, slots] for name, array in rollout.obs.items()},
+        actions=rollout.actions[:, slots],
+        behaviour_log_probs=rollout.behaviour_log_probs[:, slots],
+        rewards=rollout.rewards[:, slots],
+        terminated=rollout.terminated[:, slots],
+        truncated=rollout.truncated[:, slots],
+        valid=rollout.valid[:, slots],
+        task_ids=rollout.task_ids[slots],
+        initial_memory=None if memory is None else {name: array[slots] for name, array in memory.items()},
+        version=rollout.version[slots],
+    )
+
+
+def concatenate(rollouts: Sequence[Rollout]) -> Rollout:
+    """One rollout of all slots of `rollouts`, sorted by task id as every rollout is.
+
+    Raises:
+        ValueError: `rollouts` is empty or their unroll lengths differ.
+    """
+    if not rollouts:
+        raise ValueError("concatenate needs at least one rollout")
+    if len(rollouts) == 1:
+        return rollouts[0]
+    if len({rollout.unroll_length for rollout in rollouts}) > 1:
+        raise ValueError(f"rollouts of different lengths: {[rollout.unroll_length for rollout in rollouts]}")
+    order = np.argsort(np.concatenate([rollout.task_ids for rollout in rollouts]), kind="stable")
+
+    def slots(arrays: Sequence[np.ndarray], axis: int) -> np.ndarray:
+        return np.take(np.concatenate(arrays, axis=axis), order, axis=axis)
+
+    def per_slot(name: str) -> np.ndarray:
+        return slots([getattr(rollout, name) for rollout in rollouts], 0)
+
+    def per_step(name: str) -> np.ndarray:
+        return slots([getattr(rollout, name) for rollout in rollouts], 1)
+
+    memories = [rollout.initial_memory for rollout in rollouts if rollout.initial_memory is not None]
+    return Rollout(
+        obs={name: slots([rollout.obs[name] for rollout in rollouts], 1) for name in rollouts[0].obs},
+        actions=per_step("actions"),
+        behaviour_log_probs=per_step("behaviour_log_probs"),
+        rewards=per_step("rewards"),
+        terminated=per_step("terminated"),
+        truncated=per_step("truncated"),
+        valid=per_step("valid"),
+        task_ids=per_slot("task_ids"),
+        initial_memory={name: slots([memory[name] for memory in memories], 0) for name in memories[0]} if memories else None,
+        version=per_slot("version"),
+    )

@@ -1,0 +1,90 @@
+"""Where rollouts come from: what the loop asks of a source, and the one in this process. `mtrl.distributed.source` is Ray's."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from envs import TaskSuite
+from envs.vector import Arrays
+from mtrl.config import ExperimentConfig
+from mtrl.rollouts.collector import Collected, build_collector
+
+
+class RolloutSource(Protocol):
+    """Where rollouts come from. Called from one thread only."""
+
+    asynchronous: bool  # whether rollouts arrive while the learner works
+    lost: int  # unrolls that never arrived, since this process began
+    local_cores: float  # of this machine that runners keep busy while the learner works
+
+    def publish(self, version: int, weights: Arrays, shares: np.ndarray) -> None:
+        """What runners take at the start of their next unroll: the actor's weights and each task's wanted share."""
+
+    def collect(self, timeout: float) -> list[Collected]:
+        """What has arrived, after waiting at most `timeout` seconds for something to arrive; asks for more."""
+
+    def faults(self) -> list[Fault]:
+        """What has failed since the last call, besides the faults that came with rollouts."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next rollouts depend on besides weights and shares, as far as it can be known."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state_dict`; environments start new episodes, with seeds that no earlier start has used."""
+
+    def close(self) -> None:
+        """Stops the runners."""
+
+
+class InProcessSource:
+    """A collector in this process: no Ray, repeatable, and a breakpoint stops everything."""
+
+    asynchronous = False
+    lost = 0
+    local_cores = 0.0
+
+    def __init__(self, config: ExperimentConfig, suite: TaskSuite):
+        self._config = config
+        self._suite = suite
+        self._restarts = 0
+        self._collector = build_collector(config, suite, runner=0)
+
+    def publish(self, version: int, weights: Arrays, shares: np.ndarray) -> None:
+        """Acts with these weights and shares from the next unroll on."""
+        self._collector.set_weights(version, weights)
+        self._collector.set_shares(shares)
+
+    def collect(self, timeout: float) -> list[Collected]:
+        """One unroll, however long it takes."""
+        return [self._collector.collect()]
+
+    def faults(self) -> list[Fault]:
+        """None: in this process an error stops at its place, where a debugger finds it."""
+        return []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The collector's random state, and how often environments were started."""
+        return {"collector": self._collector.state_dict(), "restarts": self._restarts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on with the saved random state in new episodes, which differ from those the earlier run began with."""
+        self._collector.close()
+        self._restarts = state["restarts"] + 1
+        self._collector = build_collector(self._config, self._suite, runner=0, restart_count=self._restarts)
+        if state["collector"] is not None:  # None: with other tasks than before, whose slots are not these
+            self._collector.load_state_dict(state["collector"])
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self._collector.close()
+
+
+class Fault(NamedTuple):
+    """Something that failed while rollouts were collected."""
+
+    runner: int
+    task: int | None  # None where nobody knows
+    reason: str
+    traceback: str

@@ -1,0 +1,333 @@
+"""Checkpoints and policies on disk: no pickle, every byte hashed, and never a half-written one in place of a whole one.
+
+A checkpoint is a folder `STEP/` with two files for each component, its tensors (`safetensors`) and its structure (JSON), and a
+`manifest.json` with the size and hash of each file and of itself. It is written under another name and renamed when it is complete.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+from envs.vector import Arrays
+from mtrl.errors import UserError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_TEMPORARY = ".incomplete-"
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be written, or there is none to read."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint's files are not those that were written."""
+
+
+class Manifest(NamedTuple):
+    """What a checkpoint says about itself."""
+
+    step: int  # trained frames
+    tasks: tuple[str, ...]
+    score: float | None
+
+
+class Loaded(NamedTuple):
+    """A checkpoint that was found whole."""
+
+    path: Path
+    components: dict[str, Any]
+    manifest: Manifest
+
+
+def save_checkpoint(
+    root: Path,
+    step: int,
+    components: dict[str, Any],
+    *,
+    tasks: Sequence[str],
+    keep: int,
+    score: float | None = None,
+    protected: Collection[int] = (),
+) -> Path:
+    """Writes `root/STEP` and makes `latest` (and `best`, if its score is the highest so far) point to it.
+
+    Args:
+        root: the folder of checkpoints.
+        step: trained frames.
+        components: name → tree of dicts (string or integer keys), lists, tensors, arrays, numbers, strings, booleans and None.
+        tasks: the tasks' names, in order.
+        keep: the newest checkpoints that stay; the best one stays as well.
+        score: what `best` compares; None never is the best.
+        protected: steps that stay besides.
+
+    Raises:
+        CheckpointError: the disk is full, read-only or otherwise unwilling. What was there before is still there.
+    """
+
+    def write(folder: Path) -> None:
+        files = {}
+        for name, tree in components.items():
+            tensors: dict[str, torch.Tensor] = {}
+            structure = json.dumps(_encode(tree, tensors)).encode()
+            for file, content in ((f"{name}.json", structure), (f"{name}.safetensors", safetensors.torch.save(tensors))):
+                _write(folder / file, content)
+                files[file] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        manifest = {"format": FORMAT, "step": step, "tasks": list(tasks), "score": score, "files": files}
+        _write(folder / MANIFEST, _sealed(manifest))
+
+    path = _publish(root, str(step), write)
+    try:
+        _link(root / "latest", path.name)
+        best = root / "best"
+        if score is not None and score > _score_of(best):
+            _link(best, path.name)
+        kept = {path.name, best.resolve().name, *map(str, protected), *[str(s) for s in steps(root)[-keep:]]}
+        for old in steps(root):
+            if str(old) not in kept:
+                _remove(root / str(old))
+    except OSError as error:
+        raise CheckpointError(f"cannot update the links in {root}: {error.strerror}") from None
+    return path
+
+
+def mark_best(root: Path, step: int) -> None:
+    """Makes `best` point to a step that is there.
+
+    Raises:
+        CheckpointError: the disk is full or read-only.
+    """
+    try:
+        _link(root / "best", str(step))
+    except OSError as error:
+        raise CheckpointError(f"cannot update the links in {root}: {error.strerror}") from None
+
+
+def load_checkpoint(path: Path) -> Loaded:
+    """Reads a checkpoint after comparing every file with its hash.
+
+    Raises:
+        DamagedCheckpointError: names the file and what is wrong with it.
+    """
+    manifest = _read_manifest(path)
+    contents = {}
+    for file, expected in manifest["files"].items():
+        try:
+            content = (path / file).read_bytes()
+        except OSError as error:
+            raise DamagedCheckpointError(f"checkpoint {path} is damaged: {file} cannot be read ({error.strerror})") from None
+        if len(content) != expected["size"]:
+            raise DamagedCheckpointError(f"checkpoint {path} is damaged: {file} has {len(content)} bytes instead of {expected['size']}")
+        if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+            raise DamagedCheckpointError(f"checkpoint {path} is damaged: the content of {file} has changed")
+        contents[file] = content
+    components = {
+        Path(file).stem: _decode(json.loads(content), safetensors.torch.load(contents[f"{Path(file).stem}.safetensors"]))
+        for file, content in contents.items()
+        if file.endswith(".json")
+    }
+    return Loaded(path, components, Manifest(manifest["step"], tuple(manifest["tasks"]), manifest["score"]))
+
+
+def newest_valid(root: Path) -> tuple[Loaded | None, list[str]]:
+    """The newest checkpoint that is whole, and a sentence for each damaged one that was passed over."""
+    problems: list[str] = []
+    for step in reversed(steps(root)):
+        try:
+            return load_checkpoint(root / str(step)), problems
+        except DamagedCheckpointError as error:
+            problems.append(str(error))
+    return None, problems
+
+
+def steps(root: Path) -> list[int]:
+    """The steps that have a folder in `root`, ascending."""
+    return sorted(int(entry.name) for entry in root.iterdir() if entry.name.isdigit()) if root.is_dir() else []
+
+
+def resolve(root: Path, which: str) -> Path:
+    """The folder that `latest`, `best` or a step names.
+
+    Raises:
+        CheckpointError: there is none; the message lists those that exist.
+    """
+    path = root / which
+    existing = steps(root)
+    if which not in ("latest", "best") and not which.isdigit():
+        raise CheckpointError(f"a checkpoint is 'latest', 'best' or a number of frames, not {which!r}")
+    if not path.is_dir():
+        listing = f"there are {', '.join(map(str, existing))}" if existing else "there are none yet"
+        raise CheckpointError(f"{root} has no checkpoint {which!r}; {listing}")
+    return path.resolve()
+
+
+def save_policy(root: Path, step: int, weights: Arrays, description: dict[str, Any], *, keep: Sequence[int]) -> Path:
+    """Writes `root/STEP/weights.safetensors` and `policy.json`, and removes the steps that are not in `keep`.
+
+    Raises:
+        CheckpointError: the disk is full or read-only.
+    """
+
+    def write(folder: Path) -> None:
+        content = safetensors.torch.save({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in weights.items()})
+        _write(folder / "weights.safetensors", content)
+        _write(folder / "policy.json", _sealed(description | {"format": FORMAT, "weights_sha256": hashlib.sha256(content).hexdigest()}))
+
+    path = _publish(root, str(step), write)
+    for old in steps(root):
+        if old != step and old not in keep:
+            _remove(root / str(old))
+    return path
+
+
+def load_policy(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Weights and description of a policy; neither unpickles nor imports Ray.
+
+    Raises:
+        DamagedCheckpointError: a file is missing or is not what was written.
+    """
+    try:
+        description = _unsealed(path / "policy.json")
+        content = (path / "weights.safetensors").read_bytes()
+    except OSError as error:
+        raise DamagedCheckpointError(f"policy {path} is damaged: {Path(error.filename).name} cannot be read ({error.strerror})") from None
+    if hashlib.sha256(content).hexdigest() != description["weights_sha256"]:
+        raise DamagedCheckpointError(f"policy {path} is damaged: the content of weights.safetensors has changed")
+    return safetensors.torch.load(content), description
+
+
+def _publish(root: Path, name: str, write: Callable[[Path], None]) -> Path:
+    """Lets `write` fill a temporary folder and renames it to `root/name` when all of it is on the disk."""
+    temporary = None
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for stale in root.glob(f"{_TEMPORARY}*"):
+            shutil.rmtree(stale, ignore_errors=True)  # of a process that was killed while it wrote
+        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=root))
+        write(temporary)
+        _sync_folder(temporary)
+        final = root / name
+        if final.exists():
+            # Saved at this step before: moved away first, since a rename cannot replace a folder that is not empty.
+            final.rename(root / f"{_TEMPORARY}old-{name}")
+        temporary.rename(final)
+        _sync_folder(root)
+        shutil.rmtree(root / f"{_TEMPORARY}old-{name}", ignore_errors=True)
+        return final
+    except OSError as error:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(f"cannot save {root / name}: {error.strerror}") from None
+
+
+def _remove(folder: Path) -> None:
+    """Renamed first: a process that is killed meanwhile leaves no half of it under its name."""
+    temporary = folder.with_name(f"{_TEMPORARY}old-{folder.name}")
+    with contextlib.suppress(OSError):
+        folder.rename(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _link(link: Path, target: str) -> None:
+    temporary = link.with_name(f"{_TEMPORARY}{link.name}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(link)
+
+
+def _score_of(path: Path) -> float:
+    try:
+        score = _read_manifest(path)["score"]
+    except DamagedCheckpointError:
+        return float("-inf")
+    return float("-inf") if score is None else float(score)
+
+
+def _sealed(values: dict[str, Any]) -> bytes:
+    """JSON that carries its own hash."""
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return json.dumps({"values": values, "sha256": digest}, indent=1, sort_keys=True).encode()
+
+
+def _unsealed(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    try:
+        sealed = json.loads(content)
+        values: dict[str, Any] = sealed["values"]
+    except (ValueError, KeyError, TypeError):
+        raise DamagedCheckpointError(f"checkpoint {path.parent} is damaged: {path.name} is not the JSON that was written") from None
+    # Compared byte for byte, so that a change which JSON does not see is a change all the same.
+    if content != _sealed(values):
+        raise DamagedCheckpointError(f"checkpoint {path.parent} is damaged: the content of {path.name} has changed")
+    return values
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        return _unsealed(path / MANIFEST)
+    except OSError as error:
+        raise DamagedCheckpointError(f"checkpoint {path} is damaged: {MANIFEST} cannot be read ({error.strerror})") from None
+
+
+def _encode(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """JSON of a tree, whose tensors and arrays move to `tensors`. What JSON cannot tell apart becomes a pair [kind, content]."""
+    if isinstance(tree, torch.Tensor | np.ndarray):
+        key = str(len(tensors))
+        # A clone, since safetensors refuses tensors that share memory.
+        # NumPy's contiguous copy of a single number is a vector of one.
+        tensor = torch.from_numpy(np.ascontiguousarray(tree)).reshape(tree.shape) if isinstance(tree, np.ndarray) else tree.detach().cpu()
+        tensors[key] = tensor.clone(memory_format=torch.contiguous_format)
+        return ["array" if isinstance(tree, np.ndarray) else "tensor", key]
+    if isinstance(tree, dict):
+        return ["dict", [[key, _encode(value, tensors)] for key, value in tree.items()]]
+    if isinstance(tree, list | tuple):
+        return ["list", [_encode(value, tensors) for value in tree]]
+    if isinstance(tree, bytes):
+        return ["bytes", base64.b64encode(tree).decode()]
+    if tree is None or isinstance(tree, bool | int | float | str):
+        return tree
+    raise TypeError(f"a checkpoint cannot hold a {type(tree).__name__}")
+
+
+def _decode(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if not isinstance(node, list):
+        return node
+    kind, content = node
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "array":
+        return tensors[content].numpy()
+    if kind == "dict":
+        return {key: _decode(value, tensors) for key, value in content}
+    if kind == "bytes":
+        return base64.b64decode(content)
+    return [_decode(value, tensors) for value in content]

@@ -1,0 +1,25 @@
+"""What a run needs of the place where a person looks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from envs import TaskSuite
+from mtrl.config import ExperimentConfig
+
+
+class Console(Protocol):
+    """Where a person looks."""
+
+    def start(self, config: ExperimentConfig, suite: TaskSuite, directory: Path) -> None:
+        """The run begins."""
+
+    def update(self, metrics: dict[str, float]) -> None:
+        """New figures."""
+
+    def message(self, text: str) -> None:
+        """One sentence."""
+
+    def close(self) -> None:
+        """The run has ended."""

@@ -1,0 +1,96 @@
+"""What fails while rollouts are collected: tasks whose environments do, left out for a while, and runners that get no new weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mtrl.config import FaultsConfig
+from mtrl.rollouts.source import Fault
+
+LONGEST_RETRY = 8  # times the first one
+STALLED_UPDATES = 100  # that a runner may lie behind while its version stands still
+
+
+class Quarantine:
+    """Counts each task's faults since its last finished episode. One with too many is left out, and tried again later.
+
+    A fault now and then between episodes costs what was lost and no more: only a task that keeps failing is a reason to act.
+    """
+
+    def __init__(self, names: Sequence[str], config: FaultsConfig):
+        self._names = tuple(names)
+        self._config = config
+        n = len(names)
+        self.faults = np.zeros(n, np.int64)  # in all
+        self._in_a_row = np.zeros(n, np.int64)
+        self._until = np.zeros(n)  # when a task that is out is tried again; 0 for one that is in
+        self._times_out = np.zeros(n, np.int64)  # since the last finished episode
+        self._shown = np.zeros(n, bool)
+
+    @property
+    def out(self) -> np.ndarray:
+        """Tasks that are left out now, [num_tasks] bool."""
+        return self._until > 0
+
+    def report(self, fault: Fault, now: float) -> list[str]:
+        """Takes in a fault at the time `now` in seconds, and says what a person should hear."""
+        if fault.task is None:
+            return [f"runner {fault.runner}: {fault.reason}"]
+        task, name = fault.task, self._names[fault.task]
+        self.faults[task] += 1
+        self._in_a_row[task] += 1
+        messages = []
+        if not self._shown[task]:
+            self._shown[task] = True
+            messages.append(f"{name} failed in runner {fault.runner}: {fault.reason}; its first traceback:\n{fault.traceback.rstrip()}")
+        if self._in_a_row[task] >= self._config.budget and not self._until[task]:
+            wait = self._config.retry_seconds * min(2 ** int(self._times_out[task]), LONGEST_RETRY)
+            self._until[task] = now + wait
+            self._times_out[task] += 1
+            messages.append(
+                f"{name} is left out for {wait:.0f} s: it failed {self._in_a_row[task]} times without finishing an episode "
+                f"({fault.reason}); the other tasks go on"
+            )
+        return messages
+
+    def finished(self, tasks: np.ndarray) -> None:
+        """Episodes of these task ids have ended as they should: their tasks work."""
+        self._in_a_row[tasks] = 0
+        self._times_out[tasks] = 0
+
+    def retry(self, now: float) -> list[str]:
+        """Takes in again whose time has come. Another fault at once puts a task out again, for longer."""
+        due = self.out & (self._until <= now)
+        self._until[due] = 0.0
+        self._in_a_row[due] = self._config.budget - 1
+        return [f"{self._names[task]} is tried again" for task in np.flatnonzero(due)]
+
+    def applied(self, shares: np.ndarray) -> np.ndarray:
+        """Shares without the tasks that are out, summing to 1; as they are if nobody would be left."""
+        left = np.where(self.out, 0.0, shares)
+        if left.sum() > 0:
+            return left / left.sum()
+        rest = ~self.out
+        return rest / rest.sum() if rest.any() else shares
+
+
+class VersionWatch:
+    """Notices a runner that no longer gets new weights."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, int] = {}  # the version of each runner's newest rollout
+        self._stalled: set[int] = set()
+
+    def look(self, runner: int, version: int, newest: int) -> list[str]:
+        """Takes in a runner's rollout and says once if the version that it acts with stands still while the learner's goes on."""
+        stalls = self._last.get(runner) == version and newest - version > STALLED_UPDATES
+        self._last[runner] = version
+        if not stalls:
+            self._stalled.discard(runner)
+            return []
+        if runner in self._stalled:
+            return []
+        self._stalled.add(runner)
+        return [f"runner {runner} still acts with version {version}, {newest - version} updates ago: it gets no new weights"]

@@ -1,0 +1,115 @@
+"""Going on with other tasks: what a checkpoint knows of each task moves to the task of that name.
+
+Which parts of a state belong to tasks is not written down anywhere: it shows when the same experiment is set up with one more task. An axis
+that grows then has a place for each task; everything else belongs to all of them and is taken over as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from envs import TaskSuite
+from mtrl.config import ConfigError, ExperimentConfig
+from mtrl.curriculum import make_scheduler
+from mtrl.curriculum.decisions import Decider
+from mtrl.learning.learner import Learner
+from mtrl.training.task_statistics import TaskStatistics
+
+OTHER_TASK = "a task that no suite has"
+
+
+def carry_over(components: dict[str, Any], before: Sequence[str], config: ExperimentConfig, suite: TaskSuite) -> dict[str, Any]:
+    """A checkpoint's components for another list of tasks. Tasks that are new begin as in a new run.
+
+    Args:
+        components: of a checkpoint, see `Trainer.state_dict`.
+        before: names of the tasks that it was trained on, in order.
+        config: of the run that goes on.
+        suite: its tasks.
+
+    Raises:
+        ConfigError: the policies differ in more than their tasks' parts.
+    """
+    # By number of tasks, since a task's name appears in options only, and those are about the new tasks.
+    old, new, more = (_fresh(config, suite, names) for names in (tuple(before), suite.names, (*suite.names, OTHER_TASK)))
+    components = {**components, "curriculum": _of_scheduler(config.curriculum.scheduler, components["curriculum"], old["curriculum"])}
+    places = [(before.index(name), place) for place, name in enumerate(suite.names) if name in before]
+    moved = {name: _moved(components[name], new[name], more[name], places) for name in ("learner", "curriculum", "statistics")}
+    moved["learner"]["optimizers"] = _moved_optimizers(components["learner"]["optimizers"], old, new, more, places)
+    moved["statistics"]["similarity"] = None  # known anew after one update
+    gone = sum(int(frames) for name, frames in zip(before, components["statistics"]["frames"], strict=True) if name not in suite.names)
+    moved["statistics"]["retired_frames"] = int(components["statistics"].get("retired_frames", 0)) + gone
+    source = {name: value for name, value in components["source"].items() if name != "collector"}
+    return {**moved, "source": source | {"collector": None} if "collector" in components["source"] else source}
+
+
+def _of_scheduler(name: str, state: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
+    """A decider's state with a scheduler of this name: that of a fresh one if it had another."""
+    return {"name": name, **state} if state.get("name", name) == name else {**state, "name": name, "scheduler": fresh["scheduler"]}
+
+
+def _fresh(config: ExperimentConfig, suite: TaskSuite, names: Sequence[str]) -> dict[str, Any]:
+    """States of the parts of a new run with tasks of these names, and its optimisers' parameters."""
+    tasks = tuple(dataclasses.replace(suite.tasks[0], name=name) for name in names)
+    other = dataclasses.replace(suite, tasks=tasks)
+    learner = Learner(config, other)
+    # Options may name tasks; only the shape of a scheduler's state is looked at, which does not depend on them.
+    scheduler = make_scheduler(config.curriculum, suite.names)
+    if tuple(names) != suite.names:
+        scheduler = type(scheduler)(names, scheduler.options)  # type: ignore[call-arg, attr-defined]
+    return {
+        "learner": learner.state_dict(),
+        "curriculum": Decider(config.curriculum, scheduler, names).state_dict(),
+        "statistics": TaskStatistics(other).state_dict(),
+        "parameters": learner.optimized(),
+    }
+
+
+def _moved(old: Any, new: Any, more: Any, places: list[tuple[int, int]]) -> Any:
+    """The tree `old` with the tasks' places moved; `new` and `more` are trees of new runs with the new tasks and one more."""
+    if isinstance(new, dict):
+        if set(old) != set(new) and not set(new) <= set(old):
+            raise ConfigError(f"the checkpoint lacks {', '.join(sorted(map(str, set(new) - set(old))))}: its model is another one")
+        return {key: _moved(old[key], new[key], more[key], places) for key in new}
+    if not isinstance(new, torch.Tensor | np.ndarray):
+        return old
+    axes = [axis for axis, (few, many) in enumerate(zip(new.shape, more.shape, strict=True)) if few != many]
+    shape = tuple(old.shape[axis] if axis in axes else size for axis, size in enumerate(new.shape))
+    if tuple(old.shape) != shape:
+        raise ConfigError(
+            f"the checkpoint's model differs from the experiment's in more than its tasks: {tuple(old.shape)} against {shape}"
+        )
+    if not axes:
+        return old
+    result = new.clone() if isinstance(new, torch.Tensor) else new.copy()
+    for places_now in np.ndindex(*(len(places) for _ in axes)):
+        taken: list[Any] = [slice(None)] * len(shape)
+        given: list[Any] = [slice(None)] * len(shape)
+        for axis, which in zip(axes, places_now, strict=True):
+            taken[axis], given[axis] = places[which]
+        result[tuple(given)] = old[tuple(taken)]
+    return result
+
+
+def _moved_optimizers(
+    optimizers: dict[str, Any], old: dict[str, Any], new: dict[str, Any], more: dict[str, Any], places: list[tuple[int, int]]
+) -> dict[str, Any]:
+    """Moments like the parameters that they belong to; those of new tasks are 0."""
+    moved = {}
+    for name, optimizer in optimizers.items():
+        state = {}
+        for index, entries in optimizer["state"].items():
+            shapes = [parts["parameters"][name][int(index)] for parts in (old, new, more)]
+            state[index] = {
+                key: _moved(value, torch.zeros_like(shapes[1]), torch.zeros_like(shapes[2]), places)
+                if isinstance(value, torch.Tensor) and value.shape == shapes[0].shape and value.dim()
+                else value
+                for key, value in entries.items()
+            }
+        moved[name] = {**optimizer, "state": state}
+    return moved

@@ -1,0 +1,306 @@
+"""The one training loop: rollouts from a source, updates by a learner, with the curriculum and the statistics between them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict, deque
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import numpy as np
+import torch
+
+from envs import TaskSuite, make_suite
+from envs.vector import Arrays
+from mtrl.config import ExperimentConfig
+from mtrl.curriculum import Scheduler, make_scheduler
+from mtrl.curriculum.decisions import Decider, Decision
+from mtrl.evaluation.statistics import interquartile_mean
+from mtrl.learning.learner import Learner, LearnerLike
+from mtrl.rollouts.collector import Collected
+from mtrl.rollouts.rollout import Rollout, concatenate
+from mtrl.rollouts.source import Fault, InProcessSource, RolloutSource
+from mtrl.training.metrics import Interval
+from mtrl.training.quarantine import Quarantine, VersionWatch
+from mtrl.training.task_statistics import TaskStatistics
+
+THREADS = torch.get_num_threads()  # what torch chose for this process
+MOST_DECISIONS = 10_000  # kept for those who ask seldom
+POLL_SECONDS = 0.005  # how long one look at the source may block while the learner works
+
+
+def leave_threads_to_learner() -> None:
+    """Keeps this thread's tensor operations to one core, before the first of them; the learner's thread has all cores.
+
+    OpenMP makes a pool for every thread that asks for one. When two pools have more threads than there are cores, they no longer wait for
+    work but sleep, and being woken for each small operation doubles the time of an update (measured: 3.9 s for 1.85 s on two cores).
+    """
+    torch.set_num_threads(1)
+
+
+def _learner_threads(config: ExperimentConfig, source: RolloutSource) -> int:
+    """The cores that are the learner's own.
+
+    Its threads wait for each other after every operation, so a runner that takes the core of one holds up all of them (measured with two
+    cores and two runners: 16 000 frames/s with one thread, 12 000 with two).
+    """
+    return THREADS if config.learner.queue == 0 else max(1, THREADS - math.ceil(source.local_cores))
+
+
+class Trainer:
+    """One iteration: rollouts → learner → new weights and shares for the runners.
+
+    With an asynchronous source the update runs in a thread of its own, so that the book-keeping of rollouts that arrive meanwhile costs
+    the learner nothing (its tensor operations do not hold the interpreter's lock).
+    """
+
+    def __init__(self, config: ExperimentConfig, suite: TaskSuite, source: RolloutSource, learner: LearnerLike | None = None):
+        self.config = config
+        self.suite = suite
+        self.learner: LearnerLike = learner if learner is not None else Learner(config, suite)
+        self.statistics = TaskStatistics(suite)
+        self._decider = Decider(config.curriculum, make_scheduler(config.curriculum, suite.names), suite.names)
+        self._decisions: deque[Decision] = deque(maxlen=MOST_DECISIONS)
+        self._messages: list[str] = []
+        self.quarantine = Quarantine(suite.names, config.faults)
+        self._versions = VersionWatch()
+        self._source = source
+        self._arrived: list[Collected] = []
+        threads = config.learner.threads or _learner_threads(config, source)
+        if source.asynchronous:
+            self._thread: ThreadPoolExecutor | None = ThreadPoolExecutor(1, "learner", torch.set_num_threads, (threads,))
+        else:
+            self._thread = None
+            torch.set_num_threads(threads)
+        self._interval = Interval(suite)
+        # By runner: environments of each task, of which a runner has as many as it once stepped together.
+        self._environments: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(suite.num_tasks, np.int64))
+        self._publish()
+
+    @property
+    def frames(self) -> int:
+        """Valid environment steps trained on so far, over all tasks."""
+        return int(self.statistics.frames.sum()) + self.statistics.retired_frames
+
+    @property
+    def updates(self) -> int:
+        """The learner's version."""
+        return self.learner.version
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether rollouts arrive while the learner works."""
+        return self._source.asynchronous
+
+    @property
+    def mean_score(self) -> float | None:
+        """Mean score of the tasks' recent training episodes; None until every task has one.
+
+        A mean over those that happen to have finished an episode would favour tasks with short ones.
+        """
+        scores = self.statistics.scores
+        return None if np.isnan(scores).any() else float(scores.mean())
+
+    def step(self, timeout: float = 1.0) -> bool:
+        """One update, if enough rollouts arrive within `timeout` seconds.
+
+        Returns:
+            whether there was an update.
+
+        Raises:
+            NonFiniteError: from the learner.
+            LearnerLostError: from learners in other processes; `recover` goes on.
+        """
+        needed = self.config.learner.rollouts_per_update
+        before = time.perf_counter()
+        while len(self._arrived) < needed:
+            if self._source.asynchronous and time.perf_counter() - before > timeout:
+                return False
+            self._receive(timeout)
+        self._interval.queue_wait_seconds += time.perf_counter() - before
+        batch, self._arrived = self._arrived[:needed], self._arrived[needed:]
+        self._train(concatenate([collected.rollout for collected in batch]))
+        return True
+
+    def metrics(self) -> dict[str, float]:
+        """Everything worth a line now. Rates and means cover the time since the last call; a figure nobody knows yet is left out."""
+        numbers = self._summary() | self._interval.metrics() | self._task_metrics()
+        self._interval = Interval(self.suite)
+        return {name: float(value) for name, value in numbers.items() if not np.isnan(value)}
+
+    def messages(self) -> list[str]:
+        """What a person should hear of since the last call: tasks that are being forgotten, and those that are back."""
+        messages, self._messages = self._messages, []
+        return messages
+
+    def decisions(self) -> list[Decision]:
+        """The curriculum's decisions since the last call, the newest `MOST_DECISIONS` of them."""
+        decisions = list(self._decisions)
+        self._decisions.clear()
+        return decisions
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """Who says which task gets how much."""
+        return self._decider.scheduler
+
+    def load_experts(self, weights: Arrays) -> None:
+        """Begins with the experts of a saved policy.
+
+        Raises:
+            ConfigError: its experts are not of this experiment's number or shape.
+        """
+        self.learner.load_experts(weights)
+        self._publish()
+
+    def policy_weights(self) -> Arrays:
+        """Actor and critic, to be saved as a policy."""
+        return self.learner.policy_weights()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on, by component."""
+        return {
+            "learner": self.learner.state_dict(),
+            "curriculum": self._decider.state_dict(),
+            "statistics": self.statistics.state_dict(),
+            "source": self._source.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state_dict` of the same configuration. Environments start new episodes."""
+        self.learner.load_state_dict(state["learner"])
+        self._decider.load_state_dict(state["curriculum"])
+        self.statistics.load_state_dict(state["statistics"])
+        self._source.load_state_dict(state["source"])
+        self._arrived.clear()
+        self._decisions.clear()  # made before the state was known
+        self._publish()
+
+    def recover(self, state: dict[str, Any]) -> None:
+        """After `LearnerLostError`: new learners that go on from a `state_dict`, as everything else does."""
+        self.learner.restart()
+        self.load_state_dict(state)
+
+    def tasks_changed(self) -> None:
+        """To be called after a state of other tasks was loaded: nothing that stands on their order goes on."""
+        self.scheduler.tasks_changed()
+        self._decisions.clear()
+        self._publish()
+
+    def close(self) -> None:
+        """Stops the source and the learner's thread."""
+        if self._thread is not None:
+            self._thread.shutdown()
+        self._source.close()
+
+    def _train(self, rollout: Rollout) -> None:
+        frames = rollout.frames_per_task(self.suite.num_tasks)
+        progress = min(1.0, self.frames / self.config.total_frames)
+        version = self.learner.version
+        before = time.perf_counter()
+        if self._thread is None:
+            statistics = self.learner.update(rollout, progress)
+        else:
+            statistics = self._receive_during(self._thread.submit(self.learner.update, rollout, progress))
+        errors, initial = (
+            np.array([statistics.pop(f"tasks/{name}/{figure}", np.nan) for name in self.suite.names])
+            for figure in ("value_error", "initial_value")
+        )
+        self._interval.add_update(statistics, rollout, frames, version, time.perf_counter() - before)
+        self.statistics.add_frames(frames)
+        self.statistics.add_values(errors, initial)
+        if self.learner.similarity is not None:
+            self.statistics.add_similarity(self.learner.similarity)
+        self._publish()
+
+    def _receive_during(self, update: Future[dict[str, float]]) -> dict[str, float]:
+        if self.config.learner.queue == 0:
+            return update.result()
+        while not update.done():
+            if len(self._arrived) < self.config.learner.queue * self.config.learner.rollouts_per_update:
+                self._receive(POLL_SECONDS)
+            else:
+                # Back-pressure: what has arrived is enough, and runners with two rollouts on their way stop by themselves.
+                wait([update], timeout=POLL_SECONDS)
+        return update.result()
+
+    def _receive(self, timeout: float) -> None:
+        for collected in self._source.collect(timeout):
+            counts = np.bincount(collected.rollout.task_ids, minlength=self.suite.num_tasks)
+            self._environments[collected.runner] = np.maximum(counts, self._environments[collected.runner])
+            self._hear_of(collected)
+            self.statistics.add_episodes(collected.episodes)
+            self._interval.add_collected(collected)
+            self._arrived.append(collected)
+        now = time.monotonic()
+        for fault in self._source.faults():
+            self._messages += self.quarantine.report(fault, now)
+        self._messages += self.quarantine.retry(now)
+        if not np.array_equal(self.quarantine.out, self._left_out):
+            self._share_out()  # at once: without the task that fails there may be no other update
+
+    def _hear_of(self, collected: Collected) -> None:
+        """What a rollout says about its runner and its environments."""
+        now = time.monotonic()
+        for fault in collected.faults:
+            self._messages += self.quarantine.report(Fault(collected.runner, *fault), now)
+        self.quarantine.finished(np.array([episode.task_id for episode in collected.episodes], np.int64))
+        self._messages += self._versions.look(collected.runner, int(collected.rollout.version.min()), self.learner.version)
+
+    def _publish(self) -> None:
+        evidence = self.statistics.evidence(evaluated=self.config.curriculum.evidence == "evaluation")
+        verdict = self._decider.decide(evidence)
+        self._messages += verdict.messages
+        self._decided = verdict.shares
+        self._decisions.append(Decision(self.learner.version, self.frames, evidence, verdict.shares))
+        self._published_version, self._actor_weights = self.learner.version, self.learner.actor_weights()
+        self._share_out()
+
+    def _share_out(self) -> None:
+        """Gives the runners the newest decision, less what is left out."""
+        self._left_out = self.quarantine.out.copy()
+        self._shares = self.quarantine.applied(self._decided)
+        self._source.publish(self._published_version, self._actor_weights, self._shares)
+
+    def _summary(self) -> dict[str, float]:
+        mean = self.mean_score
+        return {
+            "summary/frames": self.frames,
+            "summary/score_mean": np.nan if mean is None else mean,
+            "summary/score_iqm": np.nan if mean is None else float(interquartile_mean(self.statistics.scores)),
+            "throughput/lost_unrolls": self._source.lost,
+        }
+
+    def _task_metrics(self) -> dict[str, float]:
+        columns = {
+            "return": self.statistics.returns,
+            "score": self.statistics.scores,
+            "success_rate": self.statistics.success_rates,
+            "episode_length": self.statistics.episode_lengths,
+            "episodes": self.statistics.episodes,
+            "frames": self.statistics.frames,
+            "value_error": self.statistics.value_errors,
+            "initial_value": self.statistics.initial_values,
+            "share_wanted": self._shares,
+            "environments": np.sum(list(self._environments.values()), axis=0) if self._environments else np.zeros(self.suite.num_tasks),
+            "forgotten": self._decider.watch.forgotten,
+            "faults": self.quarantine.faults,
+            "quarantined": self.quarantine.out,
+        }
+        tasks = {f"tasks/{name}/{key}": values[task] for task, name in enumerate(self.suite.names) for key, values in columns.items()}
+        decided = {"probability": self._shares, "progress": self.statistics.progress}
+        return tasks | {
+            f"curriculum/{name}/{key}": values[task] for task, name in enumerate(self.suite.names) for key, values in decided.items()
+        }
+
+
+def build_trainer(config: ExperimentConfig) -> Trainer:
+    """The trainer of an experiment whose rollouts are collected in this process; Ray is neither started nor imported.
+
+    Raises:
+        ConfigError: the experiment's parts do not fit each other.
+        ValueError: the suite is unknown or cannot be served.
+    """
+    suite = make_suite(config.suite.name)
+    return Trainer(config, suite, InProcessSource(config, suite))
