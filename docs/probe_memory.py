@@ -68,7 +68,7 @@ def walk(env: gymnasium.Env, seed: int, look: bool) -> Walk:
 def probe(walks: list[Walk], steps: int, experts: int, view: bool, span: int, seed: int) -> int | None:
     """Trains on batches of walks; steps until 0.9 of the last 150 turns of those that looked were right."""
     given = {"suite.name": "minigrid/MemoryS11", "model.memory": True, "learner.minibatch_of": "traces"}
-    config = override(load_config("configs/minigrid_mt3.yaml"), given | {"model.experts": experts, "model.memory_span": span})
+    config = override(load_config("configs/minigrid_mt3.yaml"), given | {"model.experts": experts, "model.memory_t_max": span})
     actor = build_policy(config.model, make_suite(config.suite.name), seed).actor
     if not view:
         actor.memory.feature_weight.data[:, actor.trunk.feature_size :] = 0

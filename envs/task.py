@@ -21,7 +21,7 @@ class Task:
 
     name: str
     make_env: Callable[..., gymnasium.Env]
-    """Builds Gymnasium's version of the environment, with `render_mode="rgb_array"` one that can be filmed; its observations go through
+    """Builds Gymnasium's version of the environment, with `render_mode="rgb_array"` one that can be recorded; its observations go through
     the suite's adapter."""
     low: float = 0.0
     """Return that scores 0."""

@@ -105,7 +105,7 @@ class VectorTasks(Protocol):
         """Frees the environments."""
 
 
-class Stepped(NamedTuple):
+class BackendStep(NamedTuple):
     """What a backend's step gave, in the order of tasks."""
 
     obs: Arrays  # name -> [B, ...]
@@ -125,7 +125,7 @@ class Backend(Protocol):
     def grow(self, task: int, count: int) -> Arrays:
         """Adds `count` environments of a task and gives their first observations, `[count, ...]`."""
 
-    def step(self, counts: np.ndarray, actions: np.ndarray) -> Stepped:
+    def step(self, counts: np.ndarray, actions: np.ndarray) -> BackendStep:
         """Steps the first `counts[task]` environments of each task with `actions` [B, ...], in the order of tasks.
 
         An environment whose episode has ended is reset instead.

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pydantic
 import yaml
@@ -26,6 +27,23 @@ class Section(pydantic.BaseModel):
     """A part of the experiment: frozen, and without unknown fields."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    RENAMED: ClassVar[dict[str, str]] = {}
+    """Former names of fields and their present names; the former ones are read for one version."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _take_former_names(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not cls.RENAMED.keys() & values.keys():
+            return values
+        for former in cls.RENAMED.keys() & values.keys():
+            warn_of_former_name(former, cls.RENAMED[former])
+        return {cls.RENAMED.get(name, name): value for name, value in values.items()}
+
+
+def warn_of_former_name(former: str, present: str) -> None:
+    """Says that something has another name now; `FutureWarning` is the category that Python shows to users."""
+    warnings.warn(f"{former} is now called {present}; the former name will be refused in the next version", FutureWarning, stacklevel=2)
 
 
 class SuiteConfig(Section):
@@ -60,16 +78,21 @@ class EnvRunnersConfig(Section):
     """GPUs that Ray reserves for one runner; above 0 the policy is evaluated there."""
 
 
+FORMER_GATES = {"own": "one_per_task", "equal": "uniform"}
+
+
 class ModelConfig(Section):
     """The policy's network."""
+
+    RENAMED = {"memory_span": "memory_t_max"}
 
     experts: int = Field(2, ge=1)
     """Experts of the mixture (K)."""
     orthogonal: bool = True
     """Make the experts' features orthonormal before they are mixed (MOORE); false is a plain mixture."""
     gate: str = "linear"
-    """How much of each expert a task takes; one of `mtrl.models.gates.GATES`. `linear` is MOORE's; `own` shares nothing; `equal` with one
-    expert is a shared trunk."""
+    """How much of each expert a task takes; one of `mtrl.models.gates.GATES`. `linear` is MOORE's; `one_per_task` shares nothing; `uniform`
+    with one expert is a shared trunk."""
     gate_experts: int = Field(2, ge=1)
     """Experts that one task uses under the gates `topk` and `dselect_k` (k)."""
     width: float = Field(1.0, gt=0)
@@ -90,8 +113,9 @@ class ModelConfig(Section):
     """An LSTM beside the mixed feature, which also reads what is in sight, the last action and the last reward. Heads read both."""
     memory_size: int = Field(128, ge=1)
     """Units of the LSTM."""
-    memory_span: int = Field(30, ge=2)
-    """Steps that the LSTM's units keep what they hold before anything is learned, spread from one to this many."""
+    memory_t_max: int = Field(30, ge=2)
+    """The longest time in steps that a unit of the LSTM keeps its state at initialisation: T_max of the chrono initialisation (Tallec and
+    Ollivier 2018), which spreads the units' times from one step to this many."""
     popart: bool = False
     """Learn each task's values at unit scale (PopArt), for tasks whose rewards differ in size."""
     trunks: Literal["separate", "shared"] = "separate"
@@ -102,6 +126,14 @@ class ModelConfig(Section):
     """Hidden units of a head."""
     share_repeats: bool = True
     """Evaluate each distinct (task, observation) of a batch once. Exact; grid worlds repeat most of their observations."""
+
+    @pydantic.field_validator("gate", mode="before")
+    @classmethod
+    def _take_former_gate(cls, gate: Any) -> Any:
+        if gate not in FORMER_GATES:
+            return gate
+        warn_of_former_name(f"model.gate {gate}", FORMER_GATES[gate])
+        return FORMER_GATES[gate]
 
 
 class OptimizerConfig(Section):
@@ -123,6 +155,8 @@ class OptimizerConfig(Section):
 
 class LearnerConfig(Section):
     """How rollouts become updates."""
+
+    RENAMED = {"queue": "max_queued_batches", "memory_rate": "memory_learning_rate_factor"}
 
     discount: float = Field(0.99, ge=0, le=1)
     """Discount of later rewards (γ)."""
@@ -154,7 +188,7 @@ class LearnerConfig(Section):
     """`tasks`: each task's mean loss counts the same. `frames`: each frame counts the same."""
     rollouts_per_update: int = Field(1, ge=1)
     """Rollouts that make one batch."""
-    queue: int = Field(2, ge=0)
+    max_queued_batches: int = Field(2, ge=0)
     """Batches that may wait for the learner before its runners must. With one rollout in flight 1 keeps the policy one update behind, and
     with 0 runners rest while the learner works and never act with an old policy."""
     surrogate: Literal["vtrace", "clipped"] = "vtrace"
@@ -183,9 +217,9 @@ class LearnerConfig(Section):
     actor: OptimizerConfig = OptimizerConfig()
     """The actor's optimiser; also the only one of a shared trunk."""
     critic: OptimizerConfig = OptimizerConfig()
-    memory_rate: float = Field(1.0, gt=0)
-    """Step size of a memory's weights, and of those that read it, as a multiple of the optimiser's. A memory tells every step of a batch
-    from every other, and at full step size several passes teach it the batch's noise: less is better with them."""
+    memory_learning_rate_factor: float = Field(1.0, gt=0)
+    """Learning rate of the LSTM's weights, and of the weights that read it, as a multiple of the optimiser's. An LSTM tells every step of a
+    batch from every other, and at the full rate several passes over a batch teach it the batch's noise: less is better then."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` takes bfloat16 autocast where the hardware has it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

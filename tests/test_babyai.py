@@ -116,4 +116,4 @@ def test_trains_with_a_memory_and_is_scored_by_its_protocol():
         assert trainer.step()
     assert trainer.frames > 0
     trainer.close()
-    assert protocol_of(LEVELS).name == "babyai-512-v1" and protocol_of(LEVELS).actions == "likely"
+    assert protocol_of(LEVELS).name == "babyai-512-v1" and protocol_of(LEVELS).actions == "greedy"

@@ -131,7 +131,7 @@ def test_the_trunk_gets_each_tasks_gradient_with_its_weight(trunks, monkeypatch)
     def gradients(learner, only=None):
         batch = learner._batch(rollout)
         if only is not None:
-            batch = batch._replace(weights=batch.weights * (batch.seen.task_ids == only))
+            batch = batch._replace(weights=batch.weights * (batch.observations.task_ids == only))
         part = next(iter(learner._parts(batch, None)))
         losses, _ = learner.objectives.losses(part)
         learner.policy.zero_grad()

@@ -27,7 +27,7 @@ EVIL = "<img src=x onerror=window.harmed=1>"
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two real runs, evaluated and filmed, beside one with a name that means harm and one whose metrics were cut off."""
+    """Two real runs, evaluated and recorded, beside one with a name that means harm and one whose metrics were cut off."""
     folder = tmp_path_factory.mktemp("browser") / "runs"
     options = ["--suite.name", "minigrid/Empty-5x5,DistShift1", "--total-frames", "9000", "--report-seconds", "0.2"]
     for name, seed in (("first", "0"), ("second", "1")):

@@ -23,7 +23,7 @@ from mtrl.cli.console import PlainConsole, RunView, Status, TerminalConsole, amo
 from mtrl.cli.dispatch import main
 from mtrl.config import ExperimentConfig, load_config
 from mtrl.errors import UserError
-from mtrl.storage.lock import claimed
+from mtrl.storage.lock import run_lock
 from mtrl.storage.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +62,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["trian"], "no command 'trian'; there are train, evaluate, sweep, report, dashboard, export, replay, suites, doctor"),
+        (["trian"], "no command 'trian'; there are train, evaluate, sweep, report, dashboard, export, explain, suites, doctor"),
         (["train", "minigrid_mt33"], "no experiment minigrid_mt33: neither a file nor a name in configs/; did you mean minigrid_mt3?"),
         (["train", "no/such.yaml"], "no experiment no/such.yaml"),
         (["train", "toy", "mt3"], "'mt3' is one argument too many"),
@@ -285,7 +285,7 @@ def test_the_curriculum_can_change(copy: Path, capsys: pytest.CaptureFixture[str
     assert aside.stem == f"curriculum-until-{decisions[0].frames}" and 600 <= decisions[0].frames < 1200
     assert (decisions[0].evidence.episodes >= last.evidence.episodes).all() and last.evidence.episodes.any()
     assert decisions[0].shares.max() == pytest.approx(0.6)
-    assert main(["replay", str(copy)]) == 0
+    assert main(["explain", str(copy)]) == 0
     assert "begins at a change of tasks or curriculum" in " ".join(capsys.readouterr().out.split())
     assert main(["train", "--resume", str(copy), "--total-frames", "1800"]) == 0
     assert "follows" not in capsys.readouterr().out, "it has changed once"
@@ -317,7 +317,7 @@ def test_auto_resume_begins_goes_on_and_is_done(tmp_path: Path, capsys: pytest.C
 
 def test_a_run_that_is_being_trained_is_refused(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (copy / "metrics.jsonl").read_text()
-    with claimed(copy):
+    with run_lock(copy):
         said = complaint(["train", "--resume", str(copy), "--total-frames", "1200"], capsys)
     assert f"{copy} is being trained by process {os.getpid()} of" in said and (copy / "metrics.jsonl").read_text() == before
     assert main(["train", "--resume", str(copy), "--total-frames", "1200"]) == 0, "whoever has ended holds nothing"

@@ -299,19 +299,19 @@ def test_a_mastered_task_that_is_lost_is_reported_once_and_again_when_it_is_back
     stats, watch = TaskStatistics(suite_of(2)), ForgettingWatch(("a", "b"))
     play(stats, 0, 100, episodes=100)
     play(stats, 1, 50, episodes=100)
-    assert watch.look(stats) == []
+    assert watch.update(stats) == []
     play(stats, 0, 0, episodes=9)
-    assert watch.look(stats) == []  # 0.91: within the loss that is let pass
+    assert watch.update(stats) == []  # 0.91: within the loss that is let pass
     play(stats, 0, 0, episodes=6)
-    (sentence,) = watch.look(stats)
+    (sentence,) = watch.update(stats)
     assert "a is being forgotten" in sentence
     assert "1.00 to 0.85" in sentence
-    assert watch.look(stats) == []
+    assert watch.update(stats) == []
     np.testing.assert_allclose(watch.boosted(np.array([0.5, 0.5]), 3.0), [0.75, 0.25])
     play(stats, 0, 100, episodes=100)
-    assert watch.look(stats) == ["a is back at a success rate of 1.00"]
+    assert watch.update(stats) == ["a is back at a success rate of 1.00"]
     play(stats, 1, 0, episodes=100)  # was never mastered
-    assert watch.look(stats) == []
+    assert watch.update(stats) == []
 
 
 def test_exponential_means_follow_success_and_the_slow_one_lags():

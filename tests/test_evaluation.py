@@ -1,4 +1,4 @@
-"""Evaluation: what is played depends on the seeds alone, nothing is played twice, and films never cost an evaluation."""
+"""Evaluation: what is played depends on the seeds alone, nothing is played twice, and videos never cost an evaluation."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def test_seeds_decide_and_nothing_else(run: RunDirectory) -> None:
     again = evaluate_run(run, episodes=14, players=in_processes(2))
     assert episodes(first) == episodes(again) and first["score_mean"] == again["score_mean"]
     assert episodes(evaluate_run(run, episodes=14, seed=1)) != episodes(first)
-    assert episodes(evaluate_run(run, episodes=14, actions="likely")) != episodes(first)
+    assert episodes(evaluate_run(run, episodes=14, actions="greedy")) != episodes(first)
     assert episodes(evaluate_run(run, episodes=14, actions="sampled")) == episodes(first)  # MiniGrid's protocol
     # Numbers are those of the task's episodes, and each is there once.
     assert [row["slot"] for row in episodes(first, 0)] == list(range(14))
@@ -140,8 +140,8 @@ def test_results_by_the_protocol_are_not_replaced_by_others(run: RunDirectory) -
     by_protocol = evaluate_run(run)
     others = evaluate_run(run, episodes=2)
     assert by_protocol["file"] != others["file"] and others["changed"] == {"episodes": 2}
-    likely = evaluate_run(run, actions="likely")
-    assert likely["file"] == others["file"] and likely["changed"] == {"actions": "likely"} and not likely["sampled_actions"]
+    likely = evaluate_run(run, actions="greedy")
+    assert likely["file"] == others["file"] and likely["changed"] == {"actions": "greedy"} and not likely["sampled_actions"]
     kept = json.loads((run.path / by_protocol["file"]).read_text())
     assert kept["protocol"] == "minigrid-v1" and kept["changed"] == {} and len(kept["episodes"]) == 75
     assert kept["policy"]["weights_sha256"] == json.loads(next(run.policies.glob("*/policy.json")).read_text())["values"]["weights_sha256"]
@@ -232,12 +232,12 @@ def test_robot_arm_is_filmed_or_says_what_is_missing(tmp_path: Path) -> None:
     command = [sys.executable, "-c", program, *options]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
-    film = next(directory.glob("evaluation/*/video/reach.mp4"), None)
-    if film is None:
+    video = next(directory.glob("evaluation/*/video/reach.mp4"), None)
+    if video is None:
         assert "MuJoCo found no way to draw without a display" in done.stderr
     else:
-        assert "films: " in done.stdout
-        frame = imageio.get_reader(film).get_data(3)
+        assert "videos: " in done.stdout
+        frame = imageio.get_reader(video).get_data(3)
         assert frame[:, :384].std() > 10  # a scene, not a blank
 
 

@@ -110,7 +110,7 @@ def test_a_head_in_the_file_reads_feature_and_memory(kind: type) -> None:
     head, counts = kind(2, 5, 7, 3, output_gain=1.0, memory=4), (2, 4)
     torch.nn.init.normal_(head.recall_weight)  # which begins at 0
     features, held, tasks = torch.randn(6, 5), torch.randn(6, 4), torch.tensor([0, 0, 1, 1, 1, 1])
-    expected = head.answer(head.read(features, counts) + head.recall(held, counts), counts)
+    expected = head.outputs(head.project_features(features, counts) + head.project_memory(held, counts), counts)
     torch.testing.assert_close(_PortableHead(head, None)(features, held, tasks), expected)
     folded = _PortableHead(head, 1)(features[2:], held[2:], torch.zeros(4, dtype=torch.int64))
     torch.testing.assert_close(folded, expected[2:])

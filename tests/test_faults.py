@@ -152,11 +152,11 @@ def test_a_task_without_a_share_gets_no_slot_whatever_it_was_owed():
 
 def test_a_runner_without_new_weights_is_noticed():
     watch = VersionWatch()
-    assert watch.look(1, 5, 5) == watch.look(2, 5, 5) == []
-    assert watch.look(1, 5, 90) == [] and watch.look(2, 80, 200) == []
-    assert "runner 1 still acts with version 5, 195 updates ago" in watch.look(1, 5, 200)[0]
-    assert watch.look(1, 5, 300) == [] and watch.look(1, 290, 300) == []
-    assert len(watch.look(1, 290, 400)) == 1
+    assert watch.check(1, 5, 5) == watch.check(2, 5, 5) == []
+    assert watch.check(1, 5, 90) == [] and watch.check(2, 80, 200) == []
+    assert "runner 1 still acts with version 5, 195 updates ago" in watch.check(1, 5, 200)[0]
+    assert watch.check(1, 5, 300) == [] and watch.check(1, 290, 300) == []
+    assert len(watch.check(1, 290, 400)) == 1
 
 
 class FaultySource:

@@ -18,13 +18,13 @@ def test_a_row_depends_on_its_task_alone(name):
     gate = make_gate(ModelConfig(gate=name, experts=5), 5).eval()
     rows = gate(torch.tensor([0, 3, 3, 4]))
     assert rows.shape == (4, 5)
-    torch.testing.assert_close(rows, gate.table()[[0, 3, 3, 4]])
+    torch.testing.assert_close(rows, gate.task_weights()[[0, 3, 3, 4]])
 
 
 @pytest.mark.parametrize("name", ["softmax", "topk", "dselect_k", "skills", "own", "equal"])
 @pytest.mark.parametrize("experts", [4, 5])
 def test_weights_are_shares(name, experts):
-    table = make_gate(ModelConfig(gate=name, experts=experts), experts).eval().table()
+    table = make_gate(ModelConfig(gate=name, experts=experts), experts).eval().task_weights()
     assert (table >= 0).all()
     torch.testing.assert_close(table.sum(-1), torch.ones(experts))
 
@@ -32,7 +32,7 @@ def test_weights_are_shares(name, experts):
 def test_topk_leaves_the_others_out_of_value_and_gradient():
     gate = TopKGate(1, 4, k=2)
     gate.weight.data = torch.tensor([[0.1, 3.0, -1.0, 2.0]])
-    table = gate.table()
+    table = gate.task_weights()
     torch.testing.assert_close(table[0, [1, 3]], torch.tensor([3.0, 2.0]).softmax(-1))
     assert table[0, [0, 2]].tolist() == [0, 0]
     (table * torch.arange(4.0)).sum().backward()
@@ -53,16 +53,16 @@ def test_saturated_digits_choose_exactly_one_expert_each():
     gate = DSelectKGate(1, 4, k=2)
     gate.digits.data = torch.tensor([[[9.0, -9.0], [-9.0, 9.0]]])  # codes 01 and 10: experts 1 and 2
     gate.mixture.data = torch.tensor([[0.0, 0.0]])
-    assert gate.table().tolist() == [[0, 0.5, 0.5, 0]]
+    assert gate.task_weights().tolist() == [[0, 0.5, 0.5, 0]]
 
 
 def test_skills_are_drawn_while_learning_and_averaged_while_acting():
     torch.manual_seed(0)
     gate = SkillsGate(1, 3)
     gate.weight.data = torch.tensor([[2.0, 0.0, -2.0]])
-    assert not torch.equal(gate.table(), gate.table())
+    assert not torch.equal(gate.task_weights(), gate.task_weights())
     members = gate.weight.sigmoid()
-    torch.testing.assert_close(gate.eval().table(), members / members.sum())
+    torch.testing.assert_close(gate.eval().task_weights(), members / members.sum())
 
 
 @pytest.mark.parametrize("name", list(GATES))
@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_said():
     with pytest.raises(ConfigError, match="known are linear"):
         make_gate(ModelConfig(gate="liner"), 3)
     with pytest.raises(ConfigError, match=r"set model.experts to 3"):
-        make_gate(ModelConfig(gate="own", experts=2), 3)
+        make_gate(ModelConfig(gate="one_per_task", experts=2), 3)
     with pytest.raises(ConfigError, match="gate_experts is 7"):
         make_gate(ModelConfig(gate="topk", gate_experts=7), 3)
 
@@ -96,6 +96,6 @@ def test_one_wide_expert_can_be_as_large_as_four():
         encoder = Learner(config, make_suite("minigrid/mt7")).policy.actor.trunk.encoder
         return sum(parameter.numel() for parameter in encoder.parameters())
 
-    four, one_wide = size(model__experts=4), size(model__experts=1, model__width=2.0, model__gate="equal")
+    four, one_wide = size(model__experts=4), size(model__experts=1, model__width=2.0, model__gate="uniform")
     assert abs(one_wide / four - 1) < 0.05
     assert isinstance(make_gate(ModelConfig(), 2), LinearGate)

@@ -14,7 +14,7 @@ from mtrl.config import OptimizerConfig
 from mtrl.learning.learner import MAX_SKIPPED, Learner, NonFiniteError
 from mtrl.learning.losses import normalize_per_task, step_weights, task_moments
 from mtrl.learning.optimizers import learning_rate_at
-from mtrl.models.rows import each_alone, make_rows
+from mtrl.models.rows import make_rows, single_steps
 from mtrl.rollouts.collector import build_collector
 from mtrl.rollouts.rollout import Rollout, concatenate
 
@@ -47,7 +47,7 @@ def test_constant_reward_converges_to_its_discounted_sum(unroll_length, truncate
             rollout = rollout._replace(truncated=~everywhere, valid=everywhere, rewards=np.ones_like(rollout.rewards))
         learner.update(rollout, 0.0)
     obs = {"vector": rollout.obs["vector"][0]}
-    values = learner.policy(each_alone(make_rows(obs, rollout.task_ids, 1, CPU)))[1].values
+    values = learner.policy(single_steps(make_rows(obs, rollout.task_ids, 1, CPU)))[1].values
     assert values.detach().numpy() == pytest.approx(10.0, abs=0.15)
 
 

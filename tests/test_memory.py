@@ -197,20 +197,22 @@ def test_values_begin_near_zero_and_do_not_depend_on_the_memory(trunks):
     collector.set_weights(0, learner.actor_weights())
     rollout = collector.collect().rollout
     batch = learner._batch(rollout)
-    other = batch.seen._replace(recurrence=batch.seen.recurrence._replace(last_rewards=batch.seen.recurrence.last_rewards + 1))
+    other = batch.observations._replace(
+        recurrence=batch.observations.recurrence._replace(last_rewards=batch.observations.recurrence.last_rewards + 1)
+    )
 
     def values(of):
         with torch.no_grad():
             acted, valued = learner.policy(of)
         return acted.hidden, valued.values
 
-    (hidden, before), (changed, after) = values(batch.seen), values(other)
+    (hidden, before), (changed, after) = values(batch.observations), values(other)
     assert not torch.allclose(hidden, changed)
     torch.testing.assert_close(before, after)
     assert before.abs().max() < 0.01  # sparse tasks pay less than one
     for _ in range(10):
         learner.update(rollout, 0.0)
-    (_, before), (_, after) = values(batch.seen), values(other)
+    (_, before), (_, after) = values(batch.observations), values(other)
     assert (before - after).abs().max() > 1e-6
 
 
@@ -227,7 +229,7 @@ def test_a_head_reads_feature_and_memory_as_one_layer(kind):
     else:
         sums = torch.cat([features, held], dim=1) @ torch.cat([head.hidden.weight, head.recall_weight], dim=1).T
         expected = head.output((sums + head.hidden.bias + head.task_bias[tasks]).tanh())
-    torch.testing.assert_close(head.answer(head.read(features, counts) + head.recall(held, counts), counts), expected)
+    torch.testing.assert_close(head.outputs(head.project_features(features, counts) + head.project_memory(held, counts), counts), expected)
 
 
 def test_a_memorys_weights_step_at_a_rate_of_their_own():

@@ -49,10 +49,10 @@ def test_minibatches_of_steps_hold_every_valid_step_once(split, parts):
 def test_minibatches_of_observations_evaluate_each_observation_once():
     batch = batch_of(CONFIG)
     generator = torch.Generator().manual_seed(0)
-    rows = [len(select_steps(batch, part).seen.inverse.unique()) for part in split_observations(batch, 4, generator)]
-    used = batch.seen.inverse[:-1][batch.valid].unique()
+    rows = [len(select_steps(batch, part).observations.inverse.unique()) for part in split_observations(batch, 4, generator)]
+    used = batch.observations.inverse[:-1][batch.valid].unique()
     assert sum(rows) == len(used)
-    assert sum(len(select_steps(batch, part).seen.rows.task_ids) for part in split_steps(batch, 4, generator)) > len(used)
+    assert sum(len(select_steps(batch, part).observations.rows.task_ids) for part in split_steps(batch, 4, generator)) > len(used)
 
 
 def test_traces_hold_every_slot_once_in_ascending_order():
@@ -80,8 +80,8 @@ def test_a_part_is_the_whole_seen_through_a_window(share):
     ]
     torch.testing.assert_close(vs[0], vs[1][:, slots], atol=1e-5, rtol=1e-4)
     steps = torch.tensor([200, 3, 77, 78, 150])
-    acted = learner.policy.act(select_steps(batch, steps).seen)
-    everything = learner.policy.act(batch.seen).parameters[:-1].flatten(0, 1)
+    acted = learner.policy.act(select_steps(batch, steps).observations)
+    everything = learner.policy.act(batch.observations).parameters[:-1].flatten(0, 1)
     torch.testing.assert_close(acted.parameters[0], everything[steps], atol=1e-5, rtol=1e-4)
 
 
@@ -164,7 +164,7 @@ def test_targets_computed_once_are_those_of_the_minibatchs_own_traces():
     learner = Learner(config, make_suite(config.suite.name))
     batch = learner._batch(collect(config))
     looked = learner.objectives.look_at(batch)
-    batch = batch._replace(anchor_log_probs=looked.log_probs)
+    batch = batch._replace(proximal_log_probs=looked.log_probs)
     for part in learner._parts(batch, looked):
         own = learner.objectives.look_at(part.batch)
         alone = learner.objectives.targets(part.batch, own.log_probs - part.batch.behaviour_log_probs, own.values, part.targets.moments)

@@ -111,7 +111,7 @@ def test_an_unfinished_line_of_metrics_is_passed_over_and_resumed_frames_are_dro
     rows = [{"summary/frames": frames} for frames in (100, 200, 300)]
     (directory.path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + '\n{"summary/fra')
     assert directory.read_metrics() == rows
-    directory.forget_after(200)
+    directory.truncate_after(200)
     assert directory.read_metrics() == rows[:2]
 
 

@@ -14,7 +14,7 @@ from mtrl.config import override
 from mtrl.curriculum.schedulers.success_gap import SuccessGap
 from mtrl.storage.checkpoint import CheckpointError
 from mtrl.storage.run_directory import RunDirectory
-from mtrl.training.replay import replay_run
+from mtrl.training.explain import explain_run
 from mtrl.training.run import run_training
 from mtrl.training.saving import resume
 from mtrl.training.trainer import build_trainer
@@ -67,11 +67,13 @@ def test_schedulers_go_on(tmp_path: Path, scheduler: str) -> None:
     directory, new = changed(directory)
     assert resume(new, directory, Silent(), allow_task_change=True)
     if hasattr(old.scheduler, "looks"):
-        np.testing.assert_array_equal(new.scheduler.looks, np.array([*old.scheduler.looks])[[2, 0, 0, 0]] * [1, 0, 1, 0])
+        np.testing.assert_array_equal(
+            new.scheduler.num_observations, np.array([*old.scheduler.num_observations])[[2, 0, 0, 0]] * [1, 0, 1, 0]
+        )
         np.testing.assert_array_equal(new.scheduler.latest[[0, 2]], old.scheduler.latest[[2, 0]])
     assert run_training(new, directory, Silent()) == 0
     assert new.frames >= 4000
-    replayed = replay_run(directory)
+    replayed = explain_run(directory)
     assert not replayed.from_start and replayed.differing is None and replayed.decisions > 5
 
 
@@ -81,7 +83,7 @@ def test_tasks_and_scheduler_can_change_at_once(tmp_path: Path) -> None:
     config = override(directory.config, {"suite.name": AFTER, "total_frames": 2000, "curriculum.scheduler": "success_gap"})
     directory, new = RunDirectory(directory.path, config), build_trainer(config)
     assert resume(new, directory, Silent(), allow_task_change=True)
-    assert isinstance(new.scheduler, SuccessGap) and not new.scheduler.looks.any() and new.statistics.episodes.any()
+    assert isinstance(new.scheduler, SuccessGap) and not new.scheduler.num_observations.any() and new.statistics.episodes.any()
     assert run_training(new, directory, Silent()) == 0
 
 
@@ -114,5 +116,5 @@ def test_decisions_count_the_frames_of_tasks_that_are_gone(tmp_path: Path) -> No
     assert run_training(new, directory, Silent()) == 0
     logged = [decision.frames for decision in directory.read_decisions()]
     assert logged[0] == frames == old.frames and logged[-1] == new.frames
-    directory.forget_after(frames)  # nothing that was trained since the change stays
+    directory.truncate_after(frames)  # nothing that was trained since the change stays
     assert [decision.frames for decision in directory.read_decisions()] == [frames]

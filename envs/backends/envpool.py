@@ -14,7 +14,7 @@ import numpy as np
 from envs.errors import SuiteError
 from envs.seeds import SeedSequences
 from envs.task import TaskSuite
-from envs.vector import Arrays, Stepped
+from envs.vector import Arrays, BackendStep
 
 
 class EnvPoolBackend:
@@ -40,7 +40,7 @@ class EnvPoolBackend:
         self._planned = np.empty(0, np.int64)
         return self._suite.adapt(pool.reset())
 
-    def step(self, counts: np.ndarray, actions: np.ndarray) -> Stepped:
+    def step(self, counts: np.ndarray, actions: np.ndarray) -> BackendStep:
         """Steps the first `counts[task]` environments of each task; an environment whose episode has ended resets itself."""
         if not np.array_equal(counts, self._planned):
             self._make_plan(counts)
@@ -57,7 +57,7 @@ class EnvPoolBackend:
         observations = [self._suite.adapt(result[0]) for result in results]
         obs = {name: np.concatenate([observation[name] for observation in observations]) for name in observations[0]}
         rewards, terminated, truncated, success = (np.concatenate([result[i] for result in results]) for i in (1, 2, 3, 4))
-        return Stepped(obs, rewards.astype(np.float32, copy=False), terminated, truncated, success, np.zeros(len(rewards), bool), [])
+        return BackendStep(obs, rewards.astype(np.float32, copy=False), terminated, truncated, success, np.zeros(len(rewards), bool), [])
 
     def close(self) -> None:
         """Closes every pool."""

@@ -13,7 +13,7 @@ import numpy as np
 from envs.errors import TaskFault
 from envs.seeds import SeedSequences
 from envs.task import TaskSuite
-from envs.vector import Arrays, Fault, Stepped
+from envs.vector import Arrays, BackendStep, Fault
 
 LONGEST_REST = 1024  # steps that a place rests whose environments fail one after the other
 
@@ -42,7 +42,7 @@ class GymnasiumBackend:
         self._earlier += [result.fault for result in first if result.fault is not None]
         return self._stack(first)
 
-    def step(self, counts: np.ndarray, actions: np.ndarray) -> Stepped:
+    def step(self, counts: np.ndarray, actions: np.ndarray) -> BackendStep:
         """Steps the first `counts[task]` environments of each task, or resets those whose episode has ended."""
         active = [(task, place) for task, count in enumerate(counts.tolist()) for place in self._places[task][:count]]
         results = []
@@ -52,7 +52,7 @@ class GymnasiumBackend:
         self.marker[0] = -1
         _, rewards, terminated, truncated, success, lost, faults = zip(*results, strict=True)
         earlier, self._earlier = self._earlier, []
-        return Stepped(
+        return BackendStep(
             self._stack(results),
             np.array(rewards, np.float32),
             np.array(terminated, bool),

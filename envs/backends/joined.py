@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from envs.errors import TaskFault
-from envs.vector import Arrays, Backend, Stepped
+from envs.vector import Arrays, Backend, BackendStep
 
 
 class JoinedBackend:
@@ -52,7 +52,7 @@ class JoinedBackend:
         local = task - self._starts[part]
         return self._widen(part, self._of_part(part, lambda backend: backend.grow(local, count)), (count,))
 
-    def step(self, counts: np.ndarray, actions: np.ndarray) -> Stepped:
+    def step(self, counts: np.ndarray, actions: np.ndarray) -> BackendStep:
         """Steps the parts that have environments."""
         results, first = [], 0
         for part, (start, end) in enumerate(itertools.pairwise(self._starts)):
@@ -61,13 +61,13 @@ class JoinedBackend:
             if not count:
                 continue
             given = self._actions_of(part, actions[first : first + count])
-            stepped: Stepped = self._of_part(part, functools.partial(_step, counts=own, actions=given))
+            stepped: BackendStep = self._of_part(part, functools.partial(_step, counts=own, actions=given))
             faults = [fault._replace(task_id=fault.task_id + start) for fault in stepped.faults]
             results.append(stepped._replace(obs=self._widen(part, stepped.obs, (count,)), faults=faults))
             first += count
         obs = {name: np.concatenate([result.obs[name] for result in results]) for name in results[0].obs}
-        rest = {name: np.concatenate([getattr(result, name) for result in results]) for name in Stepped._fields[1:-1]}
-        return Stepped(obs, **rest, faults=[fault for result in results for fault in result.faults])
+        rest = {name: np.concatenate([getattr(result, name) for result in results]) for name in BackendStep._fields[1:-1]}
+        return BackendStep(obs, **rest, faults=[fault for result in results for fault in result.faults])
 
     def close(self) -> None:
         """Closes all parts."""
@@ -93,5 +93,5 @@ class _Shifted:
         self._marker[place] = task + self._by if task >= 0 else task
 
 
-def _step(backend: Backend, counts: np.ndarray, actions: Any) -> Stepped:
+def _step(backend: Backend, counts: np.ndarray, actions: Any) -> BackendStep:
     return backend.step(counts, actions)

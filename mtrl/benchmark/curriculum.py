@@ -11,6 +11,7 @@ import numpy as np
 from envs import make_suite
 from mtrl.config import ConfigError, ExperimentConfig, override, read_scalar
 from mtrl.curriculum import make_scheduler
+from mtrl.curriculum.evidence import Evidence
 from mtrl.evaluation.statistics import mean_interval
 from mtrl.training.trainer import build_trainer
 
@@ -56,10 +57,10 @@ def train(config: ExperimentConfig, score: float = 0.8) -> Outcome:
     scheduler, spent = trainer.scheduler, [0.0]
     decide = scheduler.probabilities
 
-    def timed(stats: object) -> np.ndarray:
+    def timed(evidence: Evidence) -> np.ndarray:
         before = time.perf_counter()
         try:
-            return decide(stats)  # type: ignore[arg-type]
+            return decide(evidence)
         finally:
             spent[0] += time.perf_counter() - before
 

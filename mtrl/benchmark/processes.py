@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Held(NamedTuple):
+class ProcessUsage(NamedTuple):
     """Sums over processes."""
 
     memory: float  # bytes; what processes share is divided among them (proportional set size)
@@ -16,7 +16,7 @@ class Held(NamedTuple):
     processes: int
 
 
-def held_by(pid: int) -> Held:
+def held_by(pid: int) -> ProcessUsage:
     """What the process and everything in its session holds. Ray's daemons leave its tree of processes, but not its session."""
     return sum_up([part for member in session_of(pid) if (part := _held_by_one(member)) is not None])
 
@@ -40,12 +40,12 @@ def named(pids: list[int], text: str) -> list[int]:
     return found
 
 
-def sum_up(parts: list[Held]) -> Held:
+def sum_up(parts: list[ProcessUsage]) -> ProcessUsage:
     """One for all."""
-    return Held(*(sum(column) for column in zip(*parts, strict=True))) if parts else Held(0.0, 0.0, 0, 0, 0)
+    return ProcessUsage(*(sum(column) for column in zip(*parts, strict=True))) if parts else ProcessUsage(0.0, 0.0, 0, 0, 0)
 
 
-def _held_by_one(pid: int) -> Held | None:
+def _held_by_one(pid: int) -> ProcessUsage | None:
     folder = Path(f"/proc/{pid}")
     try:
         sizes = dict(line.split(":") for line in (folder / "smaps_rollup").read_text().splitlines()[1:])
@@ -55,7 +55,7 @@ def _held_by_one(pid: int) -> Held | None:
         return None
     if "Pss" not in sizes:
         return None
-    return Held(_bytes(sizes["Pss"]), _bytes(sizes["Pss_Shmem"]), files, int(status["Threads"]), 1)
+    return ProcessUsage(_bytes(sizes["Pss"]), _bytes(sizes["Pss_Shmem"]), files, int(status["Threads"]), 1)
 
 
 def _bytes(text: str) -> float:

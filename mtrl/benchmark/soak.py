@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import linregress
 
-from mtrl.benchmark.processes import Held, held_by
+from mtrl.benchmark.processes import ProcessUsage, held_by
 from mtrl.config import ExperimentConfig, dump_yaml
 from mtrl.storage.run_directory import RunDirectory
 
@@ -47,7 +47,7 @@ def soak(config: ExperimentConfig, minutes: float, look_seconds: float = LOOK_SE
     return _judged(np.array(times), looks)
 
 
-def _judged(times: np.ndarray, looks: list[Held]) -> dict[str, float]:
+def _judged(times: np.ndarray, looks: list[ProcessUsage]) -> dict[str, float]:
     """Prints and returns the slopes of straight lines through what was seen once the run had settled."""
     settled = times >= SETTLED * times[-1]
     found = {}
@@ -65,7 +65,7 @@ def _judged(times: np.ndarray, looks: list[Held]) -> dict[str, float]:
     return found
 
 
-def _line(minutes: float, look: Held, run: Path) -> str:
+def _line(minutes: float, look: ProcessUsage, run: Path) -> str:
     rows = RunDirectory.open(run).read_metrics() if (run / "metrics.jsonl").exists() else []
     frames = int(rows[-1]["summary/frames"]) if rows else 0
     return (

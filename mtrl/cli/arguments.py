@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-from mtrl.config import ExperimentConfig, Section, parse_config, read_scalar
+from mtrl.config import ExperimentConfig, Section, parse_config, read_scalar, warn_of_former_name
 from mtrl.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,11 +60,24 @@ def parse_with_experiment(
         known = [*_field_options(default), *SHORT_NAMES.values(), *_section_options(ExperimentConfig, "--")]
         return _read(both(), given, program, description, known)
 
+    arguments = [_present_name(argument) for argument in arguments]
     others = [argument for argument in arguments if argument not in ("-h", "--help")]
     first = read(ExperimentConfig(), others)
     # By itself, since tyro's help leaves out what the line has already given.
     second = read(base(first.options), arguments if others == list(arguments) else ["--help"])
     return second.options, parse_config(second.experiment)
+
+
+def _present_name(argument: str) -> str:
+    """The argument, with the present name of an option of the experiment in the place of a former one."""
+    option, equals, value = argument.partition("=")
+    section, _, field = option.removeprefix("--").replace("-", "_").partition(".")
+    annotation: Any = ExperimentConfig.model_fields[section].annotation if section in ExperimentConfig.model_fields else None
+    if not option.startswith("--") or not _is_section(annotation) or field not in annotation.RENAMED:
+        return argument
+    present = annotation.RENAMED[field]
+    warn_of_former_name(option, f"--{section}.{present.replace('_', '-')}")
+    return f"--{section}.{present.replace('_', '-')}{equals}{value}"
 
 
 def _read(default: Options, arguments: Sequence[str], program: str, description: str, known: list[str]) -> Options:

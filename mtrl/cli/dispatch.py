@@ -12,8 +12,8 @@ from mtrl.cli.commands.bench import bench
 from mtrl.cli.commands.dashboard import dashboard
 from mtrl.cli.commands.doctor import doctor
 from mtrl.cli.commands.evaluate import evaluate
+from mtrl.cli.commands.explain import explain
 from mtrl.cli.commands.export import export
-from mtrl.cli.commands.replay import replay
 from mtrl.cli.commands.report import report
 from mtrl.cli.commands.suites import suites
 from mtrl.cli.commands.sweep import sweep
@@ -28,11 +28,13 @@ COMMANDS: dict[str, Callable[[list[str], str], int]] = {
     "report": report,
     "dashboard": dashboard,
     "export": export,
-    "replay": replay,
+    "explain": explain,
     "suites": suites,
     "doctor": doctor,
     "bench": bench,
 }
+
+FORMER_COMMANDS = {"replay": "explain"}  # understood for one version
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -66,6 +68,9 @@ def _dispatch(arguments: list[str]) -> int:
         print(_overview(program))
         return 0
     command, *rest = arguments
+    if command in FORMER_COMMANDS:
+        print(f"note: {command} is now called {FORMER_COMMANDS[command]}", file=sys.stderr)
+        command = FORMER_COMMANDS[command]
     if command not in COMMANDS:
         raise UserError(f"no command {command!r}; there are {', '.join(COMMANDS)}{nearest(command, tuple(COMMANDS))}")
     return COMMANDS[command](rest, f"{program} {command}")

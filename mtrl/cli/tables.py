@@ -13,7 +13,7 @@ from rich.text import Text
 
 from envs import list_suites, make_suite
 from mtrl.evaluation.statistics import aggregate, interquartile_mean, mean, mean_interval
-from mtrl.training.replay import Replayed
+from mtrl.training.explain import Explanation
 
 WIDEST_SUITE = 110  # characters of a line of `print_suites`
 
@@ -64,7 +64,7 @@ def interval(figure: dict[str, float]) -> str:
     return f"{figure['value']:.2f} ({figure['low']:.2f} – {figure['high']:.2f})"
 
 
-def print_replay(replayed: Replayed, task: str | None) -> None:
+def print_explanation(replayed: Explanation, task: str | None) -> None:
     """Why tasks got their shares: all tasks in one decision, or one task over the run."""
     terminal = rich.console.Console()
     table = Table(box=None, padding=(0, 2, 0, 0))

@@ -25,7 +25,7 @@ class Decision(NamedTuple):
     shares: np.ndarray  # [num_tasks], sums to 1
 
 
-class Step(NamedTuple):
+class RepeatedDecision(NamedTuple):
     """A decision made again, from the scheduler's wish to the share."""
 
     decision: Decision
@@ -56,7 +56,7 @@ class Decider:
 
     def decide(self, evidence: Evidence) -> Verdict:
         """What the scheduler wants, what tasks get, and what a person should hear of."""
-        messages = self.watch.look(evidence)
+        messages = self.watch.update(evidence)
         wanted = self.scheduler.probabilities(evidence)
         return Verdict(wanted, with_floor(self.watch.boosted(wanted, self._config.boost_forgotten), self._config.floor), messages)
 
@@ -71,17 +71,17 @@ class Decider:
         self.watch.load_state_dict(state["watch"])
 
 
-def replay(decider: Decider, decisions: Iterable[Decision]) -> Iterator[Step]:
+def repeat_decisions(decider: Decider, decisions: Iterable[Decision]) -> Iterator[RepeatedDecision]:
     """Makes the decisions of a run again, from its first one on."""
     scheduler: Any = decider.scheduler
     for decision in decisions:
         wanted, shares, _ = decider.decide(decision.evidence)
         nothing = np.full(len(shares), np.nan)
         rated = isinstance(scheduler, RatedScheduler)
-        looks = scheduler.looks if rated else np.zeros(len(shares))
-        yield Step(
+        looks = scheduler.num_observations if rated else np.zeros(len(shares))
+        yield RepeatedDecision(
             decision,
-            np.array(scheduler.weigh(decision.evidence), float) if rated and (looks > 0).any() else nothing,
+            np.array(scheduler.weights(decision.evidence), float) if rated and (looks > 0).any() else nothing,
             np.array(looks),
             np.where(looks > 0, scheduler.latest, np.nan) if rated else nothing,
             np.where(looks > 0, scheduler.previous, np.nan) if rated else nothing,
@@ -91,7 +91,7 @@ def replay(decider: Decider, decisions: Iterable[Decision]) -> Iterator[Step]:
         )
 
 
-def agrees(step: Step) -> bool:
+def agrees(step: RepeatedDecision) -> bool:
     """Whether a decision made again is the one that was logged."""
     return bool(np.abs(step.shares - step.decision.shares).max() <= TOLERANCE)
 

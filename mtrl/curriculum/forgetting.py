@@ -21,10 +21,10 @@ class ForgettingWatch:
         self.best = np.zeros(len(names))
         self.forgotten = np.zeros(len(names), bool)
 
-    def look(self, stats: Evidence) -> list[str]:
+    def update(self, evidence: Evidence) -> list[str]:
         """Takes in the newest rates; a sentence for each task whose state has changed."""
-        full = stats.episodes >= WINDOW  # a window half full swings by more than the loss looked for
-        rates = np.where(full, np.nan_to_num(stats.success_rates), 0.0)
+        full = evidence.episodes >= WINDOW  # a window half full swings by more than the loss looked for
+        rates = np.where(full, np.nan_to_num(evidence.success_rates), 0.0)
         self.best = np.maximum(self.best, rates)
         mastered = self.best >= MASTERED
         lost = full & mastered & (rates < self.best - LOSS)

@@ -14,7 +14,7 @@ from mtrl.curriculum.evidence import Evidence
 class Scheduler(Protocol):
     """Turns what is known of each task into the share of trained frames it should get next."""
 
-    def probabilities(self, stats: Evidence) -> np.ndarray:
+    def probabilities(self, evidence: Evidence) -> np.ndarray:
         """Wanted shares [num_tasks] float64 that sum to 1."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -46,30 +46,30 @@ class RatedScheduler:
         self.names = tuple(names)
         self.options = options
         n = len(names)
-        self.looks = np.zeros(n, np.int64)
+        self.num_observations = np.zeros(n, np.int64)
         self.latest = np.zeros(n)  # success rate at the last look
         self.previous = np.zeros(n)  # and at the one before
         self._episodes = np.zeros(n, np.int64)  # counted at the last look
         self._successes = np.zeros(n)
 
-    def probabilities(self, stats: Evidence) -> np.ndarray:
+    def probabilities(self, evidence: Evidence) -> np.ndarray:
         """Wanted shares of all tasks, [num_tasks]."""
-        new = stats.episodes - self._episodes
+        new = evidence.episodes - self._episodes
         due = new >= self.EPISODES
         if due.any():
-            rates = (stats.success_sums - self._successes) / np.maximum(new, 1)
-            self.previous = np.where(due, np.where(self.looks > 0, self.latest, rates), self.previous)
+            rates = (evidence.success_sums - self._successes) / np.maximum(new, 1)
+            self.previous = np.where(due, np.where(self.num_observations > 0, self.latest, rates), self.previous)
             self.latest = np.where(due, rates, self.latest)
-            self.looks += due
-            self._episodes = np.where(due, stats.episodes, self._episodes)
-            self._successes = np.where(due, stats.success_sums, self._successes)
-            self.look(due, stats)
-        return self._shares(stats)
+            self.num_observations += due
+            self._episodes = np.where(due, evidence.episodes, self._episodes)
+            self._successes = np.where(due, evidence.success_sums, self._successes)
+            self.observe(due, evidence)
+        return self._shares(evidence)
 
-    def look(self, due: np.ndarray, stats: Evidence) -> None:
+    def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Takes in what the tasks of the mask `due` have newly shown."""
 
-    def weigh(self, stats: Evidence) -> np.ndarray:
+    def weights(self, evidence: Evidence) -> np.ndarray:
         """How much each task is wanted, [num_tasks], none negative; all zero means all the same."""
         raise NotImplementedError
 
@@ -80,21 +80,25 @@ class RatedScheduler:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a `state_dict`."""
         for name in (*_STATE, *self.STATE):
-            setattr(self, name, np.array(state[name]))
+            setattr(self, name, np.array(state[name] if name in state else state[_FORMER_STATE[name]]))
 
     def tasks_changed(self) -> None:
         """Nothing: rates belong to tasks and move with them."""
 
-    def _shares(self, stats: Evidence) -> np.ndarray:
+    def _shares(self, evidence: Evidence) -> np.ndarray:
         n = len(self.names)
-        known = self.looks > 0
-        weights = np.where(known, self.weigh(stats), 0.0) if known.any() else np.zeros(n)
+        known = self.num_observations > 0
+        weights = np.where(known, self.weights(evidence), 0.0) if known.any() else np.zeros(n)
         total = weights.sum()
         judged = weights / total if total > 0 else known / max(1, known.sum())
         return np.where(known, judged * known.mean(), 1.0 / n)
 
 
-_STATE = ("looks", "latest", "previous", "_episodes", "_successes")
+_STATE = ("num_observations", "latest", "previous", "_episodes", "_successes")
+
+
+# Names in checkpoints of the first version.
+_FORMER_STATE = {"num_observations": "looks", "observations_at_start": "looks_at_start", "log_weights": "weights", "last_observed": "seen"}
 
 
 def softmax(x: np.ndarray) -> np.ndarray:

@@ -42,7 +42,7 @@ def make_app(root: Path, *, token: str | None = None) -> Starlette:
         "/": pages.index,
         "/run/{name}": pages.one,
         "/run/{name}/task/{task}": pages.task,
-        "/run/{name}/film/{step}/{file}": pages.film,
+        "/run/{name}/video/{step}/{file}": pages.video,
         "/compare": pages.compare,
         "/api/runs": pages.api_runs,
         "/api/runs/{name}/metrics": pages.api_metrics,
@@ -88,12 +88,12 @@ class _Pages:
             task=task,
             figures=f"/api/figures?run={quote(run.name, safe='')}&task={quote(task, safe='')}",
             results=run.evaluations[-1] if run.evaluations and task in run.evaluations[-1]["tasks"] else None,
-            film=_film_address(run, task),
+            video=_video_address(run, task),
         )
 
-    def film(self, request: Request) -> Response:
+    def video(self, request: Request) -> Response:
         values = request.path_params
-        return FileResponse(self._folder.film(values["name"], values["step"], values["file"]), media_type="video/mp4")
+        return FileResponse(self._folder.video(values["name"], values["step"], values["file"]), media_type="video/mp4")
 
     def compare(self, request: Request) -> Response:
         return self._of_runs(self._chosen(request))
@@ -129,16 +129,16 @@ class _Pages:
 
     def _of_runs(self, runs: list[Run]) -> Response:
         address = "/api/figures?" + "&".join(f"run={quote(run.name, safe='')}" for run in runs)
-        films = {run.name: {task: _film_address(run, task) for task in run.films} for run in runs}
-        return self._page("runs.html", runs=runs, figures=address, differences=differences(runs), comparison=compare(runs), films=films)
+        videos = {run.name: {task: _video_address(run, task) for task in run.videos} for run in runs}
+        return self._page("runs.html", runs=runs, figures=address, differences=differences(runs), comparison=compare(runs), videos=videos)
 
     def _page(self, template: str, **values: Any) -> Response:
         return HTMLResponse(self._templates.get_template(template).render(**values))
 
 
-def _film_address(run: Run, task: str) -> str | None:
-    path = run.films.get(task)
-    return None if path is None else f"/run/{quote(run.name, safe='')}/film/{path.parent.parent.name}/{quote(path.name, safe='')}"
+def _video_address(run: Run, task: str) -> str | None:
+    path = run.videos.get(task)
+    return None if path is None else f"/run/{quote(run.name, safe='')}/video/{path.parent.parent.name}/{quote(path.name, safe='')}"
 
 
 def _threaded(handler: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:

@@ -70,17 +70,17 @@ class RunFolder:
         written = max((time_ns for file, time_ns, _ in fingerprint if file.endswith("metrics.jsonl")), default=0) / 1e9
         return known[1]._replace(live=time.time() - written < LIVE_SECONDS)
 
-    def film(self, name: str, step: str, file: str) -> Path:
-        """A film in a run's folder.
+    def video(self, name: str, step: str, file: str) -> Path:
+        """A video in a run's folder.
 
         Raises:
             HTTPException: 404.
         """
         run = self.run(name)
-        for path in run.films.values():
+        for path in run.videos.values():
             if path.name == file and path.parent.parent.name == step:
                 return path
-        raise HTTPException(404, "no such film")
+        raise HTTPException(404, "no such video")
 
     def _summarize(self, name: str) -> Summary:
         """Reads only the end of the metrics, so that long runs cost no more than short ones."""

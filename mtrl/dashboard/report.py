@@ -19,7 +19,7 @@ from mtrl.dashboard.overview import all_tasks, differences, overview_figures, ru
 from mtrl.dashboard.runs import Run, read_run
 from mtrl.errors import UserError
 
-FILM_BYTES = 20 * 2**20  # of one run's films in a page
+VIDEO_BYTES = 20 * 2**20  # of one run's videos in a page
 
 
 class Row(NamedTuple):
@@ -69,7 +69,7 @@ def render(runs: Sequence[Run]) -> str:
         rows=[_row(run) for run in runs],
         tasks=all_tasks(runs),
         comparison=comparison,
-        films={run.name: films for run in runs if (films := _inlined(run))},
+        videos={run.name: videos for run in runs if (videos := _inlined(run))},
         overview=[_html(figure) for figure in overview_figures(runs, comparison)],
         details=[(run, [_html(figure) for figure in run_figures(run)]) for run in runs] if len(runs) <= 5 else [],
         differences=differences(runs),
@@ -94,8 +94,8 @@ def _row(run: Run) -> Row:
 
 def _inlined(run: Run) -> dict[str, str]:
     """Films as data addresses, while they fit: a page of a hundred megabytes opens nowhere."""
-    found, room = {}, FILM_BYTES
-    for task, path in run.films.items():
+    found, room = {}, VIDEO_BYTES
+    for task, path in run.videos.items():
         content = path.read_bytes()
         room -= len(content)
         if room >= 0:

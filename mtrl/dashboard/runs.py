@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mtrl.storage.run_directory import film_file
+from mtrl.storage.run_directory import video_file
 
 MAX_POINTS = 600  # of one curve in a page
 TAIL_BYTES = 2**17  # of metrics, in which the newest line is looked for
@@ -33,8 +33,8 @@ class Run:
     """Metrics by name, over lines that are evenly thinned; NaN where a line lacks one. All have the same length."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     """Results without their episodes, the newest checkpoint last."""
-    films: dict[str, Path] = field(default_factory=dict)
-    """The newest film of each task."""
+    videos: dict[str, Path] = field(default_factory=dict)
+    """The newest video of each task."""
     problems: list[str] = field(default_factory=list)
     """What could not be read, a sentence each."""
 
@@ -111,13 +111,13 @@ def read_run(path: Path) -> Run:
         elif found:
             run.problems.append(f"evaluation/{step.name}/results.json is no evaluation")
     for step in steps:
-        run.films |= films_of(step, run.tasks)
+        run.videos |= videos_of(step, run.tasks)
     return run
 
 
-def films_of(evaluation: Path, tasks: Sequence[str]) -> dict[str, Path]:
-    """The films in one evaluation's folder, by task. Links are left out."""
-    found = {task: evaluation / "video" / film_file(task) for task in tasks}
+def videos_of(evaluation: Path, tasks: Sequence[str]) -> dict[str, Path]:
+    """The videos in one evaluation's folder, by task. Links are left out."""
+    found = {task: evaluation / "video" / video_file(task) for task in tasks}
     return {task: path for task, path in found.items() if path.is_file() and path.resolve() == path.absolute()}
 
 

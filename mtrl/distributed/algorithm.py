@@ -23,8 +23,8 @@ from mtrl.distributed.learner import PolicyLearner
 from mtrl.distributed.module import PolicyModule
 from mtrl.distributed.remote_learners import RemoteLearners
 from mtrl.distributed.source import RaySource
-from mtrl.distributed.state_server import StateServer
 from mtrl.distributed.watchdog import forget
+from mtrl.distributed.weight_server import WeightServer
 from mtrl.training.trainer import Trainer, leave_threads_to_learner
 
 
@@ -34,7 +34,7 @@ class MultiTaskIMPALAConfig(AlgorithmConfig):
     def __init__(self, algo_class: Any = None):
         super().__init__(algo_class=algo_class or MultiTaskIMPALA)
         self.base_experiment = ExperimentConfig().model_dump()
-        self.state_server: str | None = None
+        self.weight_server: str | None = None
         self.total_frames: int | None = None
         self.entropy_coeff: float | None = None
         self.lr = self.gamma = None
@@ -165,12 +165,12 @@ class MultiTaskIMPALA(Algorithm):
         """Starts the state server, the runners and the learner, and puts the trainer over them."""
         leave_threads_to_learner()
         self.config = self.config.copy(copy_frozen=False)
-        self.config.state_server = f"mtrl-state-{uuid.uuid4().hex}"
+        self.config.weight_server = f"mtrl-state-{uuid.uuid4().hex}"
         self.config.freeze()
         # On this node: with any other one the run would lose what its runners pull.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        server = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(StateServer)
-        self._server = server.options(name=self.config.state_server, scheduling_strategy=here).remote()
+        server = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(WeightServer)
+        self._server = server.options(name=self.config.weight_server, scheduling_strategy=here).remote()
         super().setup(self.config)
         experiment = self.config.experiment()
         runners = experiment.env_runners
@@ -230,7 +230,7 @@ class MultiTaskIMPALA(Algorithm):
         super().cleanup()
         if hasattr(self, "_server"):
             ray.kill(self._server)
-            forget(self.config.state_server, self.config.num_env_runners)
+            forget(self.config.weight_server, self.config.num_env_runners)
 
 
 register_trainable("MultiTaskIMPALA", MultiTaskIMPALA)

@@ -36,10 +36,10 @@ class MultiTaskEnvRunner(EnvRunner):
         self._experiment = config.experiment()
         self._suite = make_suite(self._experiment.suite.name)
         torch.set_num_threads(self._experiment.env_runners.inference_threads)
-        self._server = ray.get_actor(config.state_server)
+        self._server = ray.get_actor(config.weight_server)
         self._collector: Collector | None = None
         self._serial = -1  # of what was pulled last
-        self._watchdog = Watchdog(f"{config.state_server}-{self.worker_index}", self._experiment.faults.unroll_seconds)
+        self._watchdog = Watchdog(f"{config.weight_server}-{self.worker_index}", self._experiment.faults.unroll_seconds)
         self._failures_in_a_row = 0
 
     def sample(self, **kwargs: Any) -> Collected | Fault | Failure:

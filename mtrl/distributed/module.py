@@ -12,7 +12,7 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from envs import make_suite
 from mtrl.config import parse_config
 from mtrl.models.policy import Policy, build_policy
-from mtrl.models.rows import each_alone, make_rows
+from mtrl.models.rows import make_rows, single_steps
 
 
 class PolicyModule(TorchRLModule):
@@ -29,5 +29,5 @@ class PolicyModule(TorchRLModule):
         obs = {name: np.asarray(array) for name, array in batch[Columns.OBS].items()}
         device = next(self.policy.parameters()).device
         rows = make_rows(obs, np.asarray(batch["task_ids"]), self.num_tasks, torch.device(device))
-        acted, valued = self.policy(each_alone(rows))
+        acted, valued = self.policy(single_steps(rows))
         return {Columns.ACTION_DIST_INPUTS: acted.parameters[0], Columns.VF_PREDS: valued.values[0]}

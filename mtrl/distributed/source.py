@@ -12,7 +12,7 @@ from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from envs.vector import Arrays
 from mtrl.distributed.env_runner import Failure
-from mtrl.distributed.state_server import Published
+from mtrl.distributed.weight_server import Published
 from mtrl.rollouts.collector import Collected
 from mtrl.rollouts.source import Fault
 

@@ -15,7 +15,7 @@ from mtrl.config import ExperimentConfig, override
 from mtrl.distributed.cluster import build_ray_trainer, check_resources, start_ray
 from mtrl.errors import UserError
 from mtrl.storage.checkpoint import steps
-from mtrl.storage.lock import claimed
+from mtrl.storage.lock import run_lock
 from mtrl.storage.run_directory import RunDirectory
 from mtrl.training.run import run_training
 from mtrl.training.saving import resume
@@ -100,7 +100,7 @@ def _train(settings: dict[str, Any]) -> None:
     try:
         begun = (path / "config.yaml").exists()
         directory = RunDirectory.open(path) if begun else RunDirectory.create(path, planned)
-        with claimed(path):
+        with run_lock(path):
             if begun:
                 resume(trainer, directory, console)
             if trainer.frames < config.total_frames:

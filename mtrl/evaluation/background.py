@@ -20,7 +20,7 @@ LOWEST_PRIORITY = 19
 SESSION_PRIORITY = 16  # of its session: a fortieth of a busy core, so that an evaluation ends even where no core is ever free
 
 
-class EvaluationAside:
+class BackgroundEvaluation:
     """Says when an evaluation is due, starts it, and hands out what it found."""
 
     def __init__(self, directory: RunDirectory, config: EvaluationConfig):

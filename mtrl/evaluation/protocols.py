@@ -15,7 +15,7 @@ class Protocol:
     name: str
     episodes: int
     """Episodes of each task."""
-    actions: Literal["sampled", "likely"]
+    actions: Literal["sampled", "greedy"]
     """Drawn from the policy, or always the most likely one."""
     backend: str = "gymnasium"
     """Whose environments are played: the reference's, not the ones trained on."""
@@ -23,8 +23,8 @@ class Protocol:
 
 PROTOCOLS = {
     "atari": Protocol("atari-v1", episodes=10, actions="sampled", backend="envpool"),  # ALE's own code is what EnvPool steps
-    "babyai": Protocol("babyai-512-v1", episodes=512, actions="likely"),
-    "metaworld": Protocol("metaworld-50-v1", episodes=50, actions="likely"),  # one for each training goal
+    "babyai": Protocol("babyai-512-v1", episodes=512, actions="greedy"),
+    "metaworld": Protocol("metaworld-50-v1", episodes=50, actions="greedy"),  # one for each training goal
     "minigrid": Protocol("minigrid-v1", episodes=25, actions="sampled"),
     "toy": Protocol("toy-v1", episodes=5, actions="sampled"),
 }

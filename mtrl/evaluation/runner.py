@@ -52,7 +52,7 @@ def evaluate_run(
         tasks: names of those to play; all of the run's if empty.
         episodes: of each task; the protocol's number if None.
         backend: what steps the environments; the protocol's if None.
-        actions: `sampled` from the policy, or the most `likely` ones; the protocol's if None.
+        actions: `sampled` from the policy, or the `greedy` ones; the protocol's if None.
         seed: of environments and actions.
         players: who plays; this process if None.
         progress: told how many episodes of how many are over.

@@ -18,11 +18,11 @@ from mtrl.evaluation.jobs import EPISODE_STEPS, EVALUATION_RUNNER
 from mtrl.evaluation.policy import load_actor
 from mtrl.models.policy import Actor
 from mtrl.rollouts.inference import Inference
-from mtrl.storage.run_directory import film_file
+from mtrl.storage.run_directory import video_file
 
 HEIGHT = 384  # of a frame, in pixels
 PANEL = 288  # width of what stands beside it
-FILM_NUMBER = 1_000_000  # of the filmed episode: none that is counted
+VIDEO_NUMBER = 1_000_000  # of the recorded episode: none that is counted
 LAST_FRAME_SECONDS = 1.0
 MOST_FRAMES_PER_SECOND = 20
 INK, FAINT, PAPER, BAR, NEGATIVE = "#1c2733", "#66727f", "#ffffff", "#2f7ed8", "#c2571a"
@@ -51,11 +51,11 @@ def film_policy(
 
     Args:
         policy: folder of a saved policy.
-        folder: where the films go, as `TASK.mp4`.
-        tasks: names of those to film; all if empty.
+        folder: where the videos go, as `TASK.mp4`.
+        tasks: names of the tasks to record; all if empty.
         seed: of environments and actions.
         sampled: whether actions are drawn from the policy.
-        report: told a sentence about each task that cannot be filmed. Nothing is raised for it.
+        report: told a sentence about each task that cannot be recorded. Nothing is raised for it.
 
     Returns:
         file names by task.
@@ -64,31 +64,31 @@ def film_policy(
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for name in tasks or suite.names:
-        file = film_file(name)
+        file = video_file(name)
         try:
-            film(actor, suite, suite.index(name), folder / file, seed=seed, sampled=sampled)
-        except Exception as error:  # whatever a renderer raises: a film is never worth an evaluation
-            report(f"no film of {name}: {_cause(error)}")
+            record(actor, suite, suite.index(name), folder / file, seed=seed, sampled=sampled)
+        except Exception as error:  # whatever a renderer raises: a video is never worth an evaluation
+            report(f"no video of {name}: {_cause(error)}")
         else:
             files[name] = file
     return files
 
 
-def film(actor: Actor, suite: TaskSuite, task: int, path: Path, *, seed: int, sampled: bool) -> None:
+def record(actor: Actor, suite: TaskSuite, task: int, path: Path, *, seed: int, sampled: bool) -> None:
     """Films one episode of one task.
 
     Raises:
         SuiteError: the task's environment cannot be drawn.
     """
-    import imageio.v2 as imageio  # slow, and only films need it
+    import imageio.v2 as imageio  # slow, and only videos need it
 
     inference = Inference(actor, torch.Generator().manual_seed(seed), torch.device("cpu"), sampled=sampled)
     env = _drawable(suite.for_evaluation().tasks[task])
     try:
-        weights = actor.trunk.gate.table()[task].tolist()  # type: ignore[operator]
+        weights = actor.trunk.gate.task_weights()[task].tolist()  # type: ignore[operator]
         rate = float(env.metadata.get("render_fps", 30))
         stride = max(1, round(rate / MOST_FRAMES_PER_SECOND))  # drawing a robot arm takes longer than all else
-        # Under a temporary name, so that nobody plays half a film.
+        # Under a temporary name, so that nobody plays half a video.
         temporary = path.with_name(f".{path.name}")
         writer: Any = None
         for moment in _episode(env, inference, suite, task, seed):
@@ -106,7 +106,7 @@ def film(actor: Actor, suite: TaskSuite, task: int, path: Path, *, seed: int, sa
 
 def _episode(env: gymnasium.Env[Any, Any], inference: Inference, suite: TaskSuite, task: int, seed: int) -> Iterator[Moment]:
     """Plays one episode, and stops at its beginning and after each step for a picture to be taken."""
-    observation, _ = env.reset(seed=seed + EVALUATION_RUNNER // 2, options={"number": FILM_NUMBER})
+    observation, _ = env.reset(seed=seed + EVALUATION_RUNNER // 2, options={"number": VIDEO_NUMBER})
     inference.start(np.array([task]))
     total, succeeded, last = 0.0, False, False
     yield Moment(0, 0.0, total, succeeded, last)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtrl.learning.losses import step_weights
 from mtrl.models.memory import recurrence_of
-from mtrl.models.rows import Sequences, arrange, make_rows, padded
+from mtrl.models.rows import IndexedObservations, arrange, make_rows, padded
 from mtrl.parallel import Total, alone
 from mtrl.rollouts.rollout import Rollout
 
@@ -19,10 +19,10 @@ from mtrl.rollouts.rollout import Rollout
 class Batch(NamedTuple):
     """T steps of B slots. A minibatch of single steps is one row of them: T = 1, and each step is a slot."""
 
-    seen: Sequences  # T + 1 observations of each slot; T where nothing is bootstrapped
+    observations: IndexedObservations  # T + 1 observations of each slot; T where nothing is bootstrapped
     actions: Tensor  # [T, B, ...]
     behaviour_log_probs: Float[Tensor, "T B"]  # of the weights that acted
-    anchor_log_probs: Float[Tensor, "T B"]  # of the weights that the clipped surrogate's ratio starts from: 1 before the first step
+    proximal_log_probs: Float[Tensor, "T B"]  # of the weights that the clipped surrogate's ratio starts from: 1 before the first step
     rewards: Float[Tensor, "T B"]
     discounts: Float[Tensor, "T B"]  # γ (1 - terminated)
     continues: Float[Tensor, "T B"]  # whether the next row is the same episode
@@ -55,7 +55,7 @@ def make_batch(
     actions, rewards = move(rollout.actions), move(rollout.rewards)
     memory = rollout.initial_memory
     return Batch(
-        seen=Sequences(
+        observations=IndexedObservations(
             rows=padded(make_rows(obs, row_tasks, num_tasks, device)),
             inverse=move(np.ascontiguousarray(inverse)),
             task_ids=task_ids,
@@ -63,7 +63,7 @@ def make_batch(
         ),
         actions=actions,
         behaviour_log_probs=move(rollout.behaviour_log_probs),
-        anchor_log_probs=move(rollout.behaviour_log_probs),
+        proximal_log_probs=move(rollout.behaviour_log_probs),
         rewards=rewards if clip_rewards is None else rewards.clamp(-clip_rewards, clip_rewards),
         discounts=discount * (~terminated).float(),
         continues=(valid & ~terminated & ~move(rollout.truncated)).float(),

@@ -91,7 +91,7 @@ class Learner:
         self.objectives.begin(self.version, progress)
         looked = self.objectives.look_at(batch) if self._wants_look else None
         if looked is not None:
-            batch = batch._replace(anchor_log_probs=looked.log_probs)
+            batch = batch._replace(proximal_log_probs=looked.log_probs)
             self.objectives.rescale_values(batch, looked)
         waiting: dict[str, Part] = {}  # optimisers that have not made a step yet
         made: set[str] = set()
@@ -102,8 +102,8 @@ class Learner:
             else:
                 waiting |= dict.fromkeys(due, part)
         self._check_steps([part for name, part in waiting.items() if name not in made])
-        self.policy.observe(batch.seen, batch.weights, self._total)
-        rows = self._total(batch.seen.inverse.max() + 1)
+        self.policy.observe(batch.observations, batch.weights, self._total)
+        rows = self._total(batch.observations.inverse.max() + 1)
         self.version += 1
         self.similarity = self.objectives.similarity
         return (
@@ -117,10 +117,10 @@ class Learner:
     @torch.no_grad()
     def _expert_health(self, batch: Batch) -> dict[str, float]:
         """Of the actor's experts, on a few of the batch's rows, and what each task takes of each."""
-        trunk, rows = self.policy.actor.trunk, batch.seen.rows
+        trunk, rows = self.policy.actor.trunk, batch.observations.rows
         chosen = torch.linspace(0, len(rows.task_ids) - 1, HEALTH_ROWS, device=self.device).long()
         found = health(trunk.encoder({name: array[chosen] for name, array in rows.obs.items()}, rows.task_ids[chosen]))
-        weights = trunk.gate.table().tolist()  # type: ignore[operator]
+        weights = trunk.gate.task_weights().tolist()  # type: ignore[operator]
         return {f"experts/{name}": float(value) for name, value in found._asdict().items()} | {
             f"experts/{name}/weight_{k}": weight
             for name, row in zip(self._suite.names, weights, strict=True)
@@ -288,7 +288,7 @@ class Learner:
         parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         batch = part.batch
         for task, name in enumerate(self._suite.names):
-            own = batch.seen.task_ids == task
+            own = batch.observations.task_ids == task
             # The others' rewards and probabilities are left out, too: 0 · NaN would be NaN.
             of_task = batch._replace(
                 weights=torch.where(own, batch.weights, 0.0),
@@ -343,7 +343,7 @@ class LearnerLostError(RuntimeError):
     """A learner in another process died, and what it has learned since the newest checkpoint with it. The message says how."""
 
 
-class LearnerLike(Protocol):
+class LearnerProtocol(Protocol):
     """What the loop needs of a learner; `mtrl.learning.learner.Learner` is one."""
 
     version: int

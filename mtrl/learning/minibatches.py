@@ -7,19 +7,21 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mtrl.learning.batch import Batch
-from mtrl.models.rows import Rows, Sequences, padded
+from mtrl.models.rows import IndexedObservations, Rows, padded
 from mtrl.parallel import Total, add_up, alone
 
 
 def select_slots(batch: Batch, slots: Int[Tensor, " S"], total: Total = alone) -> Batch:
     """Whole traces: all steps of the given ascending slots, looking only at the observations that occur there."""
-    seen = batch.seen
-    recurrence = seen.recurrence.select(slots) if seen.recurrence is not None else None
+    observations = batch.observations
+    recurrence = observations.recurrence.select(slots) if observations.recurrence is not None else None
     return Batch(
-        seen=Sequences(*_rows_of(seen.rows, seen.inverse[:, slots]), seen.task_ids[slots], recurrence),
+        observations=IndexedObservations(
+            *_rows_of(observations.rows, observations.inverse[:, slots]), observations.task_ids[slots], recurrence
+        ),
         actions=batch.actions[:, slots],
         behaviour_log_probs=batch.behaviour_log_probs[:, slots],
-        anchor_log_probs=batch.anchor_log_probs[:, slots],
+        proximal_log_probs=batch.proximal_log_probs[:, slots],
         rewards=batch.rewards[:, slots],
         discounts=batch.discounts[:, slots],
         continues=batch.continues[:, slots],
@@ -35,12 +37,12 @@ def select_steps(batch: Batch, steps: Int[Tensor, " S"], total: Total = alone) -
     def pick(x: Tensor) -> Tensor:
         return x.reshape(num_steps, *x.shape[2:])[steps].unsqueeze(0)
 
-    task_ids = batch.seen.task_ids[steps % batch.rewards.shape[1]]
+    task_ids = batch.observations.task_ids[steps % batch.rewards.shape[1]]
     return Batch(
-        seen=Sequences(*_rows_of(batch.seen.rows, pick(batch.seen.inverse[:-1])), task_ids, None),
+        observations=IndexedObservations(*_rows_of(batch.observations.rows, pick(batch.observations.inverse[:-1])), task_ids, None),
         actions=pick(batch.actions),
         behaviour_log_probs=pick(batch.behaviour_log_probs),
-        anchor_log_probs=pick(batch.anchor_log_probs),
+        proximal_log_probs=pick(batch.proximal_log_probs),
         rewards=pick(batch.rewards),
         discounts=pick(batch.discounts),
         continues=pick(batch.continues),
@@ -51,7 +53,7 @@ def select_steps(batch: Batch, steps: Int[Tensor, " S"], total: Total = alone) -
 
 def split_slots(batch: Batch, parts: int, generator: torch.Generator) -> list[Tensor]:
     """The slots in `parts` random groups of nearly equal size, some of them perhaps empty, each ascending as task ids must be."""
-    order = torch.randperm(len(batch.seen.task_ids), generator=generator)
+    order = torch.randperm(len(batch.observations.task_ids), generator=generator)
     return [part.sort().values.to(batch.valid.device) for part in order.tensor_split(parts)]
 
 
@@ -64,8 +66,8 @@ def split_steps(batch: Batch, parts: int, generator: torch.Generator) -> list[Te
 
 def split_observations(batch: Batch, parts: int, generator: torch.Generator) -> list[Tensor]:
     """Like `split_steps`, but steps with the same observation stay together, so that each is evaluated once in a pass."""
-    group_of_row = torch.randperm(len(batch.seen.rows.task_ids), generator=generator).to(batch.valid.device) % parts
-    groups = torch.where(batch.valid, group_of_row[batch.seen.inverse[:-1]], parts).flatten()
+    group_of_row = torch.randperm(len(batch.observations.rows.task_ids), generator=generator).to(batch.valid.device) % parts
+    groups = torch.where(batch.valid, group_of_row[batch.observations.inverse[:-1]], parts).flatten()
     return [(groups == part).nonzero().squeeze(-1) for part in range(parts)]
 
 

@@ -95,7 +95,7 @@ class Objectives:
     def look_at(self, batch: Batch) -> Look:
         """A whole batch by the current weights."""
         with self._autocast():
-            acted, valued = self._policy(batch.seen)
+            acted, valued = self._policy(batch.observations)
         return Look(self._policy.actor.distribution.log_prob(acted.parameters[:-1], batch.actions), valued.values)
 
     def rescale_values(self, batch: Batch, looked: Look) -> None:
@@ -107,7 +107,7 @@ class Objectives:
         if popart is not None:
             head: Any = self._policy.critic.head
             vs = self._correct(batch, looked.log_probs - batch.behaviour_log_probs, looked.values).vs
-            popart.update(vs, batch.valid, batch.seen.task_ids, head, self._config.popart_rate, self._total)
+            popart.update(vs, batch.valid, batch.observations.task_ids, head, self._config.popart_rate, self._total)
 
     def targets(self, batch: Batch, log_rhos: Tensor, values: Tensor, moments: Moments | None) -> Targets:
         """By V-trace from importance weights and `values` [T + 1, B].
@@ -123,29 +123,29 @@ class Objectives:
         advantages = corrected.advantages
         if config.surrogate == "clipped":
             # Its ratio leads from the anchor to the current weights; what leads from the weights that acted to the anchor is V-trace's.
-            anchor_rhos = (batch.anchor_log_probs - batch.behaviour_log_probs).exp().clamp(max=config.rho_bar)
-            advantages = anchor_rhos * td_errors(corrected.vs, *_known(batch, values))
+            proximal_rhos = (batch.proximal_log_probs - batch.behaviour_log_probs).exp().clamp(max=config.rho_bar)
+            advantages = proximal_rhos * td_errors(corrected.vs, *_known(batch, values))
         popart = self._policy.critic.popart
         if popart is not None:
-            advantages = advantages / popart.scale[batch.seen.task_ids]
+            advantages = advantages / popart.scale[batch.observations.task_ids]
         if not self.task_values:
             self.task_values = self._look_at_values(batch, advantages, values)
         if config.normalize_advantages and moments is None:
-            moments = task_moments(advantages, batch.valid, batch.seen.task_ids, self._suite.num_tasks, self._total)
+            moments = task_moments(advantages, batch.valid, batch.observations.task_ids, self._suite.num_tasks, self._total)
             moments = moments._replace(deviation=moments.deviation.clamp(min=config.advantage_floor))
         return Targets(corrected.vs, advantages, moments)
 
     def losses(self, part: Part) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The objectives of those who step, and what to report of them."""
-        batch, seen = part.batch, part.batch.seen
+        batch, observations = part.batch, part.batch.observations
         distribution = self._policy.actor.distribution
         with self._autocast():
             with torch.set_grad_enabled(part.actor or self._shared):
-                acted = self._policy.act(seen)
+                acted = self._policy.act(observations)
             valued: Any = None
             if part.critic or (part.targets is None and part.values is None):
                 with torch.set_grad_enabled(part.critic):
-                    valued = self._policy.value(seen, acted)
+                    valued = self._policy.value(observations, acted)
         steps = len(batch.actions)
         log_probs = distribution.log_prob(acted.parameters[:steps], batch.actions)
         targets = part.targets
@@ -158,7 +158,7 @@ class Objectives:
         if part.actor:
             losses["actor"], numbers = self._actor_loss(batch, targets, log_probs, distribution.entropy(acted.parameters[:steps]))
             if self._compares_tasks and self.similarity is None:
-                self.similarity = self._compare_tasks(losses["actor"], acted.features, seen.rows.task_ids)
+                self.similarity = self._compare_tasks(losses["actor"], acted.features, observations.rows.task_ids)
         if part.critic:
             losses["critic"], numbers["learner/value_loss"] = self._critic_loss(batch, targets, valued.normalized[:steps], valued.features)
         if self._combiner is not None:
@@ -166,7 +166,7 @@ class Objectives:
             of_trunks = {id(features): features for features in (acted.features, valued.features if part.critic else acted.features)}
             for features in of_trunks.values():
                 if features.requires_grad:
-                    features.register_hook(self._combine(self._combiner, seen.rows.task_ids))
+                    features.register_hook(self._combine(self._combiner, observations.rows.task_ids))
         read = self._total(torch.stack([number.detach() for number in numbers.values()])).tolist()
         return losses, dict(zip(numbers, read, strict=True))
 
@@ -174,9 +174,9 @@ class Objectives:
         config, weights = self._config, batch.weights
         advantages = targets.advantages
         if targets.moments is not None:
-            advantages = normalize_per_task(advantages, batch.seen.task_ids, targets.moments)
+            advantages = normalize_per_task(advantages, batch.observations.task_ids, targets.moments)
         if config.surrogate == "clipped":
-            policy_loss = clipped_surrogate_loss(log_probs - batch.anchor_log_probs, advantages, weights, config.clip)
+            policy_loss = clipped_surrogate_loss(log_probs - batch.proximal_log_probs, advantages, weights, config.clip)
         else:
             policy_loss = policy_gradient_loss(log_probs, advantages, weights)
         negative_entropy = entropy_loss(entropies, weights)
@@ -188,12 +188,12 @@ class Objectives:
             "vtrace/rho_clipped_fraction": (weights * (rhos > config.rho_bar)).sum() / total,
         }
         if config.surrogate == "clipped":
-            kl, beyond = distance_moved(log_probs.detach() - batch.anchor_log_probs, weights, config.clip)
+            kl, beyond = distance_moved(log_probs.detach() - batch.proximal_log_probs, weights, config.clip)
             numbers |= {"learner/kl": kl / total, "learner/clip_fraction": beyond / total}
         return policy_loss + self._entropy_cost * negative_entropy, numbers
 
     def _critic_loss(self, batch: Batch, targets: Targets, outputs: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        popart, task_ids = self._policy.critic.popart, batch.seen.task_ids
+        popart, task_ids = self._policy.critic.popart, batch.observations.task_ids
         wanted = targets.vs if popart is None else popart.normalize(targets.vs, task_ids.expand_as(targets.vs))
         loss = value_loss(outputs, wanted, batch.weights)
         if self.balancer is None:
@@ -204,11 +204,11 @@ class Objectives:
     def _balance(self, balancer: Balancer, batch: Batch, outputs: Tensor, wanted: Tensor, loss: Tensor, features: Tensor) -> Tensor:
         """The weight of each task's value loss in this step."""
         tasks = self._suite.num_tasks
-        losses, present = task_losses(outputs.detach(), wanted, batch.weights, batch.seen.task_ids, tasks, self._total)
+        losses, present = task_losses(outputs.detach(), wanted, batch.weights, batch.observations.task_ids, tasks, self._total)
         norms = None
         if balancer.needs_gradients:
             (gradients,) = torch.autograd.grad(loss, features, retain_graph=True)
-            norms = task_gradients(gradients, batch.seen.rows.task_ids, tasks, self._total).norm(dim=1)
+            norms = task_gradients(gradients, batch.observations.rows.task_ids, tasks, self._total).norm(dim=1)
         return balancer.weigh(losses, present, norms)
 
     def _combine(self, combiner: Combiner, row_tasks: Tensor) -> Callable[[Tensor], Tensor]:
@@ -230,7 +230,7 @@ class Objectives:
 
     def _look_at_values(self, batch: Batch, advantages: Tensor, values: Tensor) -> dict[str, float]:
         """By task, the mean size of the advantages, and the value of the observations that episodes have begun with."""
-        tasks, n = batch.seen.task_ids, self._suite.num_tasks
+        tasks, n = batch.observations.task_ids, self._suite.num_tasks
         sizes = task_moments(advantages.abs(), batch.valid, tasks, n, self._total).mean.tolist()
         first = ~batch.valid  # a step that was a reset shows a first observation after it
         added = (torch.ones_like(tasks), first.sum(0), (values[1:] * first).sum(0))

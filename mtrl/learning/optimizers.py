@@ -13,7 +13,7 @@ from mtrl.models.policy import Policy
 
 def make_optimizers(policy: Policy, config: ExperimentConfig) -> dict[str, torch.optim.Optimizer]:
     """One for each trunk: of the actor and of the critic, or of both together where they share it."""
-    rate = config.learner.memory_rate
+    rate = config.learner.memory_learning_rate_factor
     if config.model.trunks == "shared":
         return {"actor": _make_optimizer(policy, config.learner.actor, rate)}
     return {name: _make_optimizer(getattr(policy, name), getattr(config.learner, name), rate) for name in ("actor", "critic")}
@@ -32,12 +32,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate * group.get("rate", 1.0)
 
 
-def _make_optimizer(module: nn.Module, settings: OptimizerConfig, memory_rate: float) -> torch.optim.Optimizer:
+def _make_optimizer(module: nn.Module, settings: OptimizerConfig, memory_learning_rate_factor: float) -> torch.optim.Optimizer:
     learned = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     memory = {name for name in learned if "memory." in name or name.endswith("recall_weight")}
     groups: list[dict[str, Any]] = [{"params": [parameter for name, parameter in learned.items() if name not in memory]}]
     if memory:
-        groups.append({"params": [learned[name] for name in learned if name in memory], "rate": memory_rate})
+        groups.append({"params": [learned[name] for name in learned if name in memory], "rate": memory_learning_rate_factor})
     # One fused call for all parameters instead of several small operations for each.
     if settings.name == "adam":
         return torch.optim.Adam(groups, lr=settings.learning_rate, eps=settings.epsilon, fused=True)

@@ -23,9 +23,9 @@ class LinearGate(nn.Module):
 
     def forward(self, task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K"]:
         """Weights of the experts for rows of the given tasks."""
-        return self.table()[task_ids]
+        return self.task_weights()[task_ids]
 
-    def table(self) -> Float[Tensor, "tasks K"]:
+    def task_weights(self) -> Float[Tensor, "tasks K"]:
         """The weights of every task."""
         return self.weight
 
@@ -33,7 +33,7 @@ class LinearGate(nn.Module):
 class SoftmaxGate(LinearGate):
     """Positive weights that sum to 1."""
 
-    def table(self) -> Float[Tensor, "tasks K"]:
+    def task_weights(self) -> Float[Tensor, "tasks K"]:
         """The weights of every task."""
         return self.weight.softmax(-1)
 
@@ -47,7 +47,7 @@ class TopKGate(LinearGate):
             raise ConfigError(f"model.gate_experts is {k}, but there are {num_experts} experts to choose from")
         self._k = k
 
-    def table(self) -> Float[Tensor, "tasks K"]:
+    def task_weights(self) -> Float[Tensor, "tasks K"]:
         """The weights of every task."""
         largest = self.weight.topk(self._k, dim=-1)
         return torch.zeros_like(self.weight).scatter(-1, largest.indices, largest.values.softmax(-1))
@@ -72,9 +72,9 @@ class DSelectKGate(nn.Module):
 
     def forward(self, task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K"]:
         """Weights of the experts for rows of the given tasks."""
-        return self.table()[task_ids]
+        return self.task_weights()[task_ids]
 
-    def table(self) -> Float[Tensor, "tasks K"]:
+    def task_weights(self) -> Float[Tensor, "tasks K"]:
         """The weights of every task."""
         steps = smooth_step(self.digits, self.WIDTH).unsqueeze(-2)  # [tasks, k, 1, digits]
         selectors = torch.where(self.codes, steps, 1 - steps).prod(-1)  # [tasks, k, K]
@@ -97,7 +97,7 @@ class SkillsGate(LinearGate):
 
     TEMPERATURE = 1.0
 
-    def table(self) -> Float[Tensor, "tasks K"]:
+    def task_weights(self) -> Float[Tensor, "tasks K"]:
         """The weights of every task."""
         logits: Tensor = self.weight
         if self.training and torch.is_grad_enabled():
@@ -108,13 +108,13 @@ class SkillsGate(LinearGate):
         return members / members.sum(-1, keepdim=True).clamp(min=1e-6)
 
 
-class OwnGate(nn.Module):
+class OnePerTaskGate(nn.Module):
     """One expert for each task, and nothing shared."""
 
     def __init__(self, num_tasks: int, num_experts: int):
         super().__init__()
         if num_experts != num_tasks:
-            raise ConfigError(f"model.gate 'own' gives each task an expert: set model.experts to {num_tasks}, not {num_experts}")
+            raise ConfigError(f"model.gate 'one_per_task' gives each task an expert: set model.experts to {num_tasks}, not {num_experts}")
         self.num_tasks = num_tasks
         self.one: Tensor
         self.register_buffer("one", torch.eye(num_tasks), persistent=False)
@@ -123,12 +123,12 @@ class OwnGate(nn.Module):
         """Weights of the experts for rows of the given tasks."""
         return functional.one_hot(task_ids, self.num_tasks).to(self.one.dtype)
 
-    def table(self) -> Float[Tensor, "tasks K"]:
+    def task_weights(self) -> Float[Tensor, "tasks K"]:
         """The weights of every task."""
         return self.one
 
 
-class EqualGate(nn.Module):
+class UniformGate(nn.Module):
     """Every task takes the same of every expert; with one expert, a shared trunk."""
 
     def __init__(self, num_tasks: int, num_experts: int):
@@ -140,7 +140,7 @@ class EqualGate(nn.Module):
         """Weights of the experts for rows of the given tasks."""
         return self.weights[task_ids]
 
-    def table(self) -> Float[Tensor, "tasks K"]:
+    def task_weights(self) -> Float[Tensor, "tasks K"]:
         """The weights of every task."""
         return self.weights
 
@@ -151,8 +151,8 @@ GATES: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
     "topk": lambda num_tasks, model: TopKGate(num_tasks, model.experts, model.gate_experts),
     "dselect_k": lambda num_tasks, model: DSelectKGate(num_tasks, model.experts, model.gate_experts),
     "skills": lambda num_tasks, model: SkillsGate(num_tasks, model.experts),
-    "own": lambda num_tasks, model: OwnGate(num_tasks, model.experts),
-    "equal": lambda num_tasks, model: EqualGate(num_tasks, model.experts),
+    "one_per_task": lambda num_tasks, model: OnePerTaskGate(num_tasks, model.experts),
+    "uniform": lambda num_tasks, model: UniformGate(num_tasks, model.experts),
 }
 
 

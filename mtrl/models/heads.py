@@ -16,25 +16,25 @@ from mtrl.models.activations import tanh
 class Head(nn.Module, ABC):
     """Linear, tanh, linear. Rows come sorted by task: `counts[task]` consecutive ones belong to each.
 
-    The first layer is a sum of two parts, so that what an observation says is computed once however often it was seen: `read` of features,
-    and `recall` of what a memory of `memory` units held at each step. Its units are large from the beginning and mean nothing yet, so
-    that their weights begin at 0.
+    The first layer is a sum of two parts: `project_features` of the features, computed once for each distinct observation, and
+    `project_memory` of the memory's outputs at each step. The memory's outputs are not small at initialisation and carry no information
+    yet, so `recall_weight` starts at zero.
     """
 
     def forward(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
         """Of features alone."""
-        return self.answer(self.read(features, counts), counts)
+        return self.outputs(self.project_features(features, counts), counts)
 
     @abstractmethod
-    def read(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
+    def project_features(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
         """What features put into the hidden units."""
 
     @abstractmethod
-    def recall(self, held: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
+    def project_memory(self, held: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
         """What the memory's units put into the hidden units, to be added."""
 
     @abstractmethod
-    def answer(self, sums: Float[Tensor, "N W"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
+    def outputs(self, sums: Float[Tensor, "N W"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
         """The outputs, from what was put into the hidden units."""
 
 
@@ -61,16 +61,16 @@ class MultiHead(Head):
             nn.init.xavier_uniform_(self.hidden_weight.data[task], nn.init.calculate_gain("tanh"))
             nn.init.xavier_uniform_(self.output_weight.data[task], output_gain)
 
-    def read(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
+    def project_features(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
         """See `Head`."""
         return _by_task(features, self.hidden_weight, self.hidden_bias, counts)
 
-    def recall(self, held: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
+    def project_memory(self, held: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
         """See `Head`."""
         assert self.recall_weight is not None
         return _by_task(held, self.recall_weight, None, counts)
 
-    def answer(self, sums: Float[Tensor, "N W"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
+    def outputs(self, sums: Float[Tensor, "N W"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
         """See `Head`."""
         return _by_task(tanh(sums), self.output_weight, self.output_bias, counts)
 
@@ -89,17 +89,17 @@ class SingleHead(Head):
         nn.init.xavier_uniform_(self.task_bias.data, nn.init.calculate_gain("tanh"))
         nn.init.xavier_uniform_(self.output.weight, output_gain)
 
-    def read(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
+    def project_features(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
         """See `Head`."""
         repeats = torch.tensor(counts, device=features.device)
         return self.hidden(features) + self.task_bias.repeat_interleave(repeats, dim=0)
 
-    def recall(self, held: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
+    def project_memory(self, held: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
         """See `Head`."""
         assert self.recall_weight is not None
         return functional.linear(held, self.recall_weight)
 
-    def answer(self, sums: Float[Tensor, "N W"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
+    def outputs(self, sums: Float[Tensor, "N W"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
         """See `Head`."""
         return self.output(tanh(sums))
 
@@ -113,17 +113,17 @@ class KindHead(Head):
         self.kinds: Tensor
         self.register_buffer("kinds", torch.tensor(kinds, dtype=torch.float32), persistent=False)
 
-    def read(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
+    def project_features(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
         """See `Head`."""
-        return self.head.read(features, counts)
+        return self.head.project_features(features, counts)
 
-    def recall(self, held: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
+    def project_memory(self, held: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
         """See `Head`."""
-        return self.head.recall(held, counts)
+        return self.head.project_memory(held, counts)
 
-    def answer(self, sums: Float[Tensor, "N W"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
+    def outputs(self, sums: Float[Tensor, "N W"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
         """See `Head`."""
-        outputs = self.head.answer(sums, counts)
+        outputs = self.head.outputs(sums, counts)
         repeats = torch.tensor(counts, device=sums.device)
         kinds = self.kinds[: len(counts)].repeat_interleave(repeats).to(outputs.dtype)
         return torch.cat([kinds.unsqueeze(1), outputs[:, 1:]], dim=1)

@@ -21,7 +21,7 @@ from mtrl.models.heads import Head, KindHead, MultiHead, SingleHead
 from mtrl.models.memory import Memory
 from mtrl.models.normalization import ObservationScale
 from mtrl.models.popart import PopArt
-from mtrl.models.rows import Rows, Sequences
+from mtrl.models.rows import IndexedObservations, Rows
 from mtrl.models.view import View, make_view
 from mtrl.parallel import Total, alone
 
@@ -41,7 +41,7 @@ class Trunk(nn.Module):
         return tanh(self._mix(self.encoder(rows.obs, rows.task_ids), self.gate(rows.task_ids)))
 
 
-class Recalled(NamedTuple):
+class MemoryStep(NamedTuple):
     """One step of an actor with a memory."""
 
     parameters: Float[Tensor, "B P"]
@@ -61,7 +61,7 @@ class Actor(nn.Module):
         self.memory = None
         if model.memory:
             view = make_view(suite.observation_space, suite.num_tasks)
-            self.memory = Memory(self.trunk.feature_size, model.memory_size, self.distribution, model.memory_span, view)
+            self.memory = Memory(self.trunk.feature_size, model.memory_size, self.distribution, model.memory_t_max, view)
         # Near-uniform actions at the start.
         self.head = _make_head(model, suite, self.trunk.feature_size, self.distribution.num_parameters, output_gain=0.01)
         if isinstance(suite, MixedSuite) and isinstance(self.distribution, Either):
@@ -72,14 +72,16 @@ class Actor(nn.Module):
         features = self.trunk(rows)
         if self.memory is None:
             return self.head(features, rows.counts)
-        return torch.cat([self.memory.project(features, rows.obs, rows.task_ids), self.head.read(features, rows.counts)], dim=-1)
+        return torch.cat(
+            [self.memory.project(features, rows.obs, rows.task_ids), self.head.project_features(features, rows.counts)], dim=-1
+        )
 
-    def remember(self, evaluated: Float[Tensor, "B E"], memory: dict[str, Tensor], counts: tuple[int, ...]) -> Recalled:
+    def remember(self, evaluated: Float[Tensor, "B E"], memory: dict[str, Tensor], counts: tuple[int, ...]) -> MemoryStep:
         """With a memory: one step of slots whose memory is `memory`, `counts[task]` slots of each task."""
         assert self.memory is not None
         projected, read = evaluated.tensor_split([4 * self.memory.hidden_size], dim=-1)
         hidden, cell = self.memory.step(projected, memory)
-        return Recalled(self.head.answer(read + self.head.recall(hidden, counts), counts), hidden, cell)
+        return MemoryStep(self.head.outputs(read + self.head.project_memory(hidden, counts), counts), hidden, cell)
 
 
 class Critic(nn.Module):
@@ -100,7 +102,7 @@ class Critic(nn.Module):
         self.popart = PopArt(suite.num_tasks) if model.popart else None
 
 
-class Acted(NamedTuple):
+class ActorOutput(NamedTuple):
     """The actor's side of a batch of observations."""
 
     parameters: Float[Tensor, "T1 B P"]  # of the action distribution
@@ -108,7 +110,7 @@ class Acted(NamedTuple):
     hidden: Float[Tensor, "T1 B H"] | None  # of the memory
 
 
-class Valued(NamedTuple):
+class CriticOutput(NamedTuple):
     """The critic's side."""
 
     values: Float[Tensor, "T1 B"]
@@ -124,42 +126,42 @@ class Policy(nn.Module):
         self.actor = Actor(model, suite)
         self.critic = Critic(model, suite, self.actor)
 
-    def forward(self, seen: Sequences) -> tuple[Acted, Valued]:
+    def forward(self, observations: IndexedObservations) -> tuple[ActorOutput, CriticOutput]:
         """Both sides; a shared trunk is traversed once."""
-        acted = self.act(seen)
-        return acted, self.value(seen, acted)
+        acted = self.act(observations)
+        return acted, self.value(observations, acted)
 
-    def act(self, seen: Sequences) -> Acted:
+    def act(self, observations: IndexedObservations) -> ActorOutput:
         """The actor's side."""
         actor = self.actor
-        features = actor.trunk(seen.rows)
+        features = actor.trunk(observations.rows)
         hidden = None
         if actor.memory is not None:
-            assert seen.recurrence is not None
-            projected = actor.memory.project(features, seen.rows.obs, seen.rows.task_ids)
-            hidden = actor.memory.unroll(projected[seen.inverse], seen.recurrence)
-        return Acted(_answer(actor.head, features, hidden, seen).float(), features, hidden)
+            assert observations.recurrence is not None
+            projected = actor.memory.project(features, observations.rows.obs, observations.rows.task_ids)
+            hidden = actor.memory.unroll(projected[observations.inverse], observations.recurrence)
+        return ActorOutput(_head_outputs(actor.head, features, hidden, observations).float(), features, hidden)
 
-    def observe(self, seen: Sequences, weights: Float[Tensor, "T B"], total: Total = alone) -> None:
+    def observe(self, observations: IndexedObservations, weights: Float[Tensor, "T B"], total: Total = alone) -> None:
         """Takes what all learners have seen into the statistics of observations; `weights` are 0 where a step does not count."""
         steps = len(weights)
-        counts = torch.zeros(len(seen.rows.task_ids), device=weights.device)
-        counts.index_add_(0, seen.inverse[:steps].flatten(), (weights > 0).float().flatten())
+        counts = torch.zeros(len(observations.rows.task_ids), device=weights.device)
+        counts.index_add_(0, observations.inverse[:steps].flatten(), (weights > 0).float().flatten())
         for module in self.modules():
             if isinstance(module, ObservationScale | View):
-                module.observe(seen.rows.obs, seen.rows.task_ids, counts, total)
+                module.observe(observations.rows.obs, observations.rows.task_ids, counts, total)
 
-    def value(self, seen: Sequences, acted: Acted) -> Valued:
+    def value(self, observations: IndexedObservations, acted: ActorOutput) -> CriticOutput:
         """The critic's side, which with a shared trunk or a memory builds on the actor's."""
         critic = self.critic
-        features = acted.features if critic.trunk is None else critic.trunk(seen.rows)
+        features = acted.features if critic.trunk is None else critic.trunk(observations.rows)
         # A shared trunk is taught by both sides, a memory too; of another's the critic only makes use.
         hidden = acted.hidden if critic.trunk is None or acted.hidden is None else acted.hidden.detach()
-        outputs = _answer(critic.head, features, hidden, seen)
+        outputs = _head_outputs(critic.head, features, hidden, observations)
         normalized = outputs.squeeze(-1).float()
         if critic.popart is None:
-            return Valued(normalized, normalized, features)
-        return Valued(critic.popart.denormalize(normalized, seen.task_ids.expand_as(normalized)), normalized, features)
+            return CriticOutput(normalized, normalized, features)
+        return CriticOutput(critic.popart.denormalize(normalized, observations.task_ids.expand_as(normalized)), normalized, features)
 
 
 def build_policy(model: ModelConfig, suite: TaskSuite, seed: int) -> Policy:
@@ -197,14 +199,16 @@ def _make_head(model: ModelConfig, suite: TaskSuite, inputs: int, outputs: int, 
     return kind(suite.num_tasks, inputs, model.head_width, outputs, output_gain=output_gain, memory=memory)
 
 
-def _answer(head: Head, features: Float[Tensor, "N D"], hidden: Float[Tensor, "T1 B H"] | None, seen: Sequences) -> Float[Tensor, "T1 B O"]:
+def _head_outputs(
+    head: Head, features: Float[Tensor, "N D"], hidden: Float[Tensor, "T1 B H"] | None, observations: IndexedObservations
+) -> Float[Tensor, "T1 B O"]:
     """A head's outputs for slots over time, from the rows' features and what a memory held at each step."""
     if hidden is None:
-        return head(features, seen.rows.counts)[seen.inverse]
-    steps, slots = seen.inverse.shape
+        return head(features, observations.rows.counts)[observations.inverse]
+    steps, slots = observations.inverse.shape
     # Heads want their rows sorted by task, which slots are. A minibatch may lack tasks, the last one too: the rows' counts know how many
     # there are.
-    counts = tuple(steps * n for n in seen.task_ids.bincount(minlength=len(seen.rows.counts)).tolist())
-    read = head.read(features, seen.rows.counts)[seen.inverse.T.flatten()]
-    recalled = head.recall(hidden.transpose(0, 1).flatten(0, 1), counts)
-    return head.answer(read + recalled, counts).unflatten(0, (slots, steps)).transpose(0, 1)
+    counts = tuple(steps * n for n in observations.task_ids.bincount(minlength=len(observations.rows.counts)).tolist())
+    read = head.project_features(features, observations.rows.counts)[observations.inverse.T.flatten()]
+    recalled = head.project_memory(hidden.transpose(0, 1).flatten(0, 1), counts)
+    return head.outputs(read + recalled, counts).unflatten(0, (slots, steps)).transpose(0, 1)

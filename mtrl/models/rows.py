@@ -29,7 +29,7 @@ class Rows(NamedTuple):
     counts: tuple[int, ...]  # rows of each task
 
 
-class Sequences(NamedTuple):
+class IndexedObservations(NamedTuple):
     """Observations of B slots over time, as places among rows. T1 is T + 1 where the last one is bootstrapped from."""
 
     rows: Rows
@@ -38,9 +38,9 @@ class Sequences(NamedTuple):
     recurrence: Recurrence | None  # what a memory reads besides
 
 
-def each_alone(rows: Rows) -> Sequences:
+def single_steps(rows: Rows) -> IndexedObservations:
     """Every row as one step of a slot of its own, [1, N]; for networks without a memory."""
-    return Sequences(rows, torch.arange(len(rows.task_ids), device=rows.task_ids.device).unsqueeze(0), rows.task_ids, None)
+    return IndexedObservations(rows, torch.arange(len(rows.task_ids), device=rows.task_ids.device).unsqueeze(0), rows.task_ids, None)
 
 
 def make_rows(obs: Arrays, task_ids: np.ndarray, num_tasks: int, device: torch.device) -> Rows:

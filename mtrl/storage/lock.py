@@ -21,7 +21,7 @@ _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  
 
 
 @contextmanager
-def claimed(run: Path, *, patience: float = 0.0, tell: Callable[[str], None] = lambda message: None) -> Iterator[None]:
+def run_lock(run: Path, *, patience: float = 0.0, tell: Callable[[str], None] = lambda message: None) -> Iterator[None]:
     """Holds the run's directory until the block ends or this process dies, however it dies.
 
     A lock may outlive its holder where the directory is a file server's and the holder's machine was lost. So with patience a directory

@@ -91,7 +91,7 @@ class RunDirectory:
         with (self.path / "curriculum.jsonl").open("a") as file:
             file.writelines(to_line(decision) + "\n" for decision in decisions)
 
-    def begin_decisions(self, frames: int) -> None:
+    def archive_decisions(self, frames: int) -> None:
         """Puts the log of decisions aside, since those that follow are about other tasks or made by other rules."""
         path = self.path / "curriculum.jsonl"
         if path.exists():
@@ -120,7 +120,7 @@ class RunDirectory:
                 continue
         return rows
 
-    def forget_after(self, frames: int) -> None:
+    def truncate_after(self, frames: int) -> None:
         """Drops metrics and decisions of frames that a resumed run will train on again, so that curves do not run back."""
         self.close()
         rows = (row for row in self.read_metrics() if row["summary/frames"] <= frames)
@@ -154,8 +154,8 @@ def _rewrite(path: Path, lines: Iterable[str]) -> None:
     temporary.replace(path)
 
 
-def film_file(task: str) -> str:
-    """The file name of a task's film: no character of the task's name can lead to another folder."""
+def video_file(task: str) -> str:
+    """The file name of a task's video: no character of the task's name can lead to another folder."""
     return re.sub(r"[^\w.-]", "_", task) + ".mp4"
 
 

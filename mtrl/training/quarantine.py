@@ -83,7 +83,7 @@ class VersionWatch:
         self._last: dict[int, int] = {}  # the version of each runner's newest rollout
         self._stalled: set[int] = set()
 
-    def look(self, runner: int, version: int, newest: int) -> list[str]:
+    def check(self, runner: int, version: int, newest: int) -> list[str]:
         """Takes in a runner's rollout and says once if the version that it acts with stands still while the learner's goes on."""
         stalls = self._last.get(runner) == version and newest - version > STALLED_UPDATES
         self._last[runner] = version

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from mtrl.evaluation.background import EvaluationAside, evaluated_score, evaluation_metrics
+from mtrl.evaluation.background import BackgroundEvaluation, evaluated_score, evaluation_metrics
 from mtrl.learning.learner import LearnerLostError, NonFiniteError
 from mtrl.storage.checkpoint import CheckpointError, mark_best, newest_valid
 from mtrl.storage.mirror import Mirror
@@ -50,7 +50,7 @@ class _Run:
     """What lies between the trainer's steps."""
 
     def __init__(self, trainer: Trainer, directory: RunDirectory, console: Console):
-        self.aside = EvaluationAside(directory, trainer.config.evaluation)
+        self.background = BackgroundEvaluation(directory, trainer.config.evaluation)
         self._trainer, self._directory, self._console = trainer, directory, console
         self._config = trainer.config
         self._reported = self._saved = time.monotonic()
@@ -77,7 +77,7 @@ class _Run:
             except LearnerLostError as lost:
                 self._recover(lost)
         if self._config.evaluation.every_frames is not None and finished:
-            self._evaluated |= _evaluate_last(self.aside, self._trainer, self._directory, self._console, received)
+            self._evaluated |= _evaluate_last(self.background, self._trainer, self._directory, self._console, received)
         if self._evaluated:
             self._report()
         self._hear_of_copy(wait=True)
@@ -85,7 +85,7 @@ class _Run:
 
     def close(self) -> None:
         """Ends what goes on beside the training."""
-        self.aside.close()
+        self.background.close()
         if self._mirror is not None:
             self._mirror.close()
 
@@ -94,19 +94,19 @@ class _Run:
         self._hear_of_copy()
         for message in trainer.messages():
             self._console.message(f"warning: {message}")
-        self._evaluated |= _take_in(self.aside.poll(), trainer, self._directory, self._console)
+        self._evaluated |= _take_in(self.background.poll(), trainer, self._directory, self._console)
         if now - self._reported >= self._config.report_seconds:
             self._reported = now
             self._report()
-        if self.aside.due(trainer.frames) or now - self._saved >= self._config.checkpoints.every_seconds:
+        if self.background.due(trainer.frames) or now - self._saved >= self._config.checkpoints.every_seconds:
             self._saved = now
             saved_whole = self._save()
             return_free_memory()
-            if saved_whole and self.aside.due(trainer.frames):
-                self.aside.start(trainer.frames)
+            if saved_whole and self.background.due(trainer.frames):
+                self.background.start(trainer.frames)
 
     def _save(self) -> bool:
-        saved = save(self._trainer, self._directory, self._console, self.aside.running)
+        saved = save(self._trainer, self._directory, self._console, self.background.running)
         if saved:
             self._losses = 0
             if self._mirror is not None:
@@ -141,7 +141,7 @@ class _Run:
         if state is None:
             raise lost
         self._trainer.recover(state)
-        self._directory.forget_after(self._trainer.frames)
+        self._directory.truncate_after(self._trainer.frames)
         self._reported_frames = min(self._reported_frames, self._trainer.frames)
         where = f"checkpoint {loaded.path.name}" if loaded is not None else "the beginning"
         self._console.message(f"went back to {where}: {reached - self._trainer.frames:,} frames are trained on again")
@@ -174,19 +174,19 @@ def _take_in(found: dict[str, Any] | str | None, trainer: Trainer, directory: Ru
 
 
 def _evaluate_last(
-    aside: EvaluationAside, trainer: Trainer, directory: RunDirectory, console: Console, received: list[int]
+    background: BackgroundEvaluation, trainer: Trainer, directory: RunDirectory, console: Console, received: list[int]
 ) -> dict[str, float]:
     """Waits for the evaluation that is going on, and for one of the last policy; a signal ends the waiting."""
     console.message("evaluating the last policy")
     figures: dict[str, float] = {}
     frames = trainer.frames
-    if aside.running is None:
-        aside.start(frames)
-    while (step := aside.running) is not None and not received:
+    if background.running is None:
+        background.start(frames)
+    while (step := background.running) is not None and not received:
         time.sleep(POLL_SECONDS)
-        figures |= _take_in(aside.poll(), trainer, directory, console)
-        if aside.running is None and step != frames:
-            aside.start(frames)
+        figures |= _take_in(background.poll(), trainer, directory, console)
+        if background.running is None and step != frames:
+            background.start(frames)
     return figures
 
 

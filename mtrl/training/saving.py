@@ -81,12 +81,12 @@ def resume(trainer: Trainer, directory: RunDirectory, console: Console, which: s
     before, now = loaded.manifest.tasks, trainer.suite.names
     if before == now:
         trainer.load_state_dict(loaded.components)
-        directory.forget_after(trainer.frames)
+        directory.truncate_after(trainer.frames)
     elif allow_task_change:
         trainer.load_state_dict(carry_over(loaded.components, before, trainer.config, trainer.suite))
         trainer.tasks_changed()
-        directory.forget_after(trainer.frames)
-        directory.begin_decisions(trainer.frames)
+        directory.truncate_after(trainer.frames)
+        directory.archive_decisions(trainer.frames)
         new, gone = [name for name in now if name not in before], [name for name in before if name not in now]
         console.message(f"tasks have changed: new {', '.join(new) or 'none'}; gone {', '.join(gone) or 'none'}; the others go on")
     else:

@@ -17,7 +17,7 @@ from mtrl.config import ExperimentConfig
 from mtrl.curriculum import Scheduler, make_scheduler
 from mtrl.curriculum.decisions import Decider, Decision
 from mtrl.evaluation.statistics import interquartile_mean
-from mtrl.learning.learner import Learner, LearnerLike
+from mtrl.learning.learner import Learner, LearnerProtocol
 from mtrl.rollouts.collector import Collected
 from mtrl.rollouts.rollout import Rollout, concatenate
 from mtrl.rollouts.source import Fault, InProcessSource, RolloutSource
@@ -45,7 +45,7 @@ def _learner_threads(config: ExperimentConfig, source: RolloutSource) -> int:
     Its threads wait for each other after every operation, so a runner that takes the core of one holds up all of them (measured with two
     cores and two runners: 16 000 frames/s with one thread, 12 000 with two).
     """
-    return THREADS if config.learner.queue == 0 else max(1, THREADS - math.ceil(source.local_cores))
+    return THREADS if config.learner.max_queued_batches == 0 else max(1, THREADS - math.ceil(source.local_cores))
 
 
 class Trainer:
@@ -55,10 +55,10 @@ class Trainer:
     the learner nothing (its tensor operations do not hold the interpreter's lock).
     """
 
-    def __init__(self, config: ExperimentConfig, suite: TaskSuite, source: RolloutSource, learner: LearnerLike | None = None):
+    def __init__(self, config: ExperimentConfig, suite: TaskSuite, source: RolloutSource, learner: LearnerProtocol | None = None):
         self.config = config
         self.suite = suite
-        self.learner: LearnerLike = learner if learner is not None else Learner(config, suite)
+        self.learner: LearnerProtocol = learner if learner is not None else Learner(config, suite)
         self.statistics = TaskStatistics(suite)
         self._decider = Decider(config.curriculum, make_scheduler(config.curriculum, suite.names), suite.names)
         self._decisions: deque[Decision] = deque(maxlen=MOST_DECISIONS)
@@ -215,10 +215,10 @@ class Trainer:
         self._publish()
 
     def _receive_during(self, update: Future[dict[str, float]]) -> dict[str, float]:
-        if self.config.learner.queue == 0:
+        if self.config.learner.max_queued_batches == 0:
             return update.result()
         while not update.done():
-            if len(self._arrived) < self.config.learner.queue * self.config.learner.rollouts_per_update:
+            if len(self._arrived) < self.config.learner.max_queued_batches * self.config.learner.rollouts_per_update:
                 self._receive(POLL_SECONDS)
             else:
                 # Back-pressure: what has arrived is enough, and runners with two rollouts on their way stop by themselves.
@@ -246,7 +246,7 @@ class Trainer:
         for fault in collected.faults:
             self._messages += self.quarantine.report(Fault(collected.runner, *fault), now)
         self.quarantine.finished(np.array([episode.task_id for episode in collected.episodes], np.int64))
-        self._messages += self._versions.look(collected.runner, int(collected.rollout.version.min()), self.learner.version)
+        self._messages += self._versions.check(collected.runner, int(collected.rollout.version.min()), self.learner.version)
 
     def _publish(self) -> None:
         evidence = self.statistics.evidence(evaluated=self.config.curriculum.evidence == "evaluation")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import sys
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ class EvaluateOptions:
     """Episodes of each task."""
     backend: Annotated[str | None, arg(metavar="envpool|gymnasium", help_behavior_hint="(default: the suite's protocol)")] = None
     """What steps the environments."""
-    actions: Annotated[str | None, arg(metavar="sampled|likely", help_behavior_hint="(default: the suite's protocol)")] = None
+    actions: Annotated[str | None, arg(metavar="sampled|greedy", help_behavior_hint="(default: the suite's protocol)")] = None
     """Drawn from the policy, or always the most likely one."""
     tasks: Annotated[str, arg(metavar="A,B,C", help_behavior_hint="(default: all)")] = ""
     """Which of the run's tasks."""
@@ -49,6 +50,9 @@ class EvaluateOptions:
 def evaluate(arguments: list[str], program: str) -> int:
     """Score a run's policy by the suite's protocol."""
     options = parse(EvaluateOptions(), arguments, program, "Score a run's policy by the suite's protocol.")
+    if options.actions == "likely":
+        print("note: --actions likely is now called greedy", file=sys.stderr)
+        options = dataclasses.replace(options, actions="greedy")
     if options.run is None:
         raise UserError(f"evaluate needs the directory of a run: {program} RUN")
     if options.episodes is not None:
@@ -56,7 +60,7 @@ def evaluate(arguments: list[str], program: str) -> int:
     if options.backend is not None:
         check_choice("--backend", options.backend, ("envpool", "gymnasium"))
     if options.actions is not None:
-        check_choice("--actions", options.actions, ("sampled", "likely"))
+        check_choice("--actions", options.actions, ("sampled", "greedy"))
     seed, workers = whole_number("--seed", options.seed, 0), whole_number("--workers", options.workers or str(usable_cores()), 1)
     check_packages()
     from mtrl.evaluation.video import choose_renderer
@@ -106,7 +110,7 @@ def _film(directory: RunDirectory, results: dict[str, Any]) -> None:
         report=lambda problem: print(f"warning: {problem}", file=sys.stderr),
     )
     if files:
-        print(f"films: {folder} ({len(files)} of {len(results['tasks'])} tasks)")
+        print(f"videos: {folder} ({len(files)} of {len(results['tasks'])} tasks)")
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def _start(
     config: ExperimentConfig, path: Path | None, console: PlainConsole | TerminalConsole, experts: Path | None, *, profiled: bool
 ) -> int:
     from mtrl.storage.checkpoint import load_policy, resolve
-    from mtrl.storage.lock import claimed
+    from mtrl.storage.lock import run_lock
     from mtrl.storage.run_directory import RunDirectory
     from mtrl.training.run import run_training
 
@@ -116,7 +116,7 @@ def _start(
         if weights is not None:
             trainer.load_experts(weights)
         directory = RunDirectory.create(path, config)
-        with claimed(directory.path):
+        with run_lock(directory.path):
             if profiled:
                 from mtrl.training.profiling import profile_training
 
@@ -128,7 +128,7 @@ def _go_on(
     path: Path, config: ExperimentConfig, console: PlainConsole | TerminalConsole, *, repeated: bool, allow_task_change: bool
 ) -> int:
     """Goes on with the run in `path`. With `repeated`, nothing to go on from and nothing left to do are as good."""
-    from mtrl.storage.lock import PATIENCE_SECONDS, claimed
+    from mtrl.storage.lock import PATIENCE_SECONDS, run_lock
     from mtrl.storage.run_directory import RunDirectory
     from mtrl.training.run import run_training
     from mtrl.training.saving import resume
@@ -137,7 +137,7 @@ def _go_on(
     _check_changes(path, before, config)
     # A job that is started again may meet the lock of a machine that was lost; a person who resumes can be asked at once.
     patience = max(PATIENCE_SECONDS, 3 * before.report_seconds) if repeated else 0.0
-    with claimed(path, patience=patience, tell=console.message), _trainer(config) as trainer:
+    with run_lock(path, patience=patience, tell=console.message), _trainer(config) as trainer:
         directory = RunDirectory(path, config)
         if not resume(trainer, directory, console, allow_task_change=allow_task_change) and not repeated:
             raise UserError(f"{path} has no checkpoint to go on from")
@@ -148,7 +148,7 @@ def _go_on(
             console.message(f"{finished}: nothing to do")
             return 0
         if before.curriculum != config.curriculum and trainer.frames > 0:
-            directory.begin_decisions(trainer.frames)
+            directory.archive_decisions(trainer.frames)
             console.message(_changed_curriculum(before, config))
         (path / "config.yaml").write_text(dump_yaml(config))
         return run_training(trainer, directory, console)

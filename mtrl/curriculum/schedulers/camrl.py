@@ -52,7 +52,7 @@ class CAMRL(RatedScheduler):
     """Shares of one task at a time, in the order of the composite loss, or of all alike, as the switch decides for each round."""
 
     Options: ClassVar[type[Section]] = CAMRLOptions
-    STATE = ("transfer", "history", "terms_seen", "round_number", "one_by_one", "current", "visited", "drawn", "looks_at_start")
+    STATE = ("transfer", "history", "terms_seen", "round_number", "one_by_one", "current", "visited", "drawn", "observations_at_start")
 
     def __init__(self, names: Sequence[str], options: Any):
         super().__init__(names, options)
@@ -65,24 +65,24 @@ class CAMRL(RatedScheduler):
         self.current = np.int64(-1)  # the task whose turn it is
         self.visited = np.full(n, -1)  # the tasks of this round in order, -1 where nobody was yet
         self.drawn = np.int64(0)  # random numbers used, so that a resumed run draws the next ones
-        self.looks_at_start = np.zeros(n, np.int64)  # of the round, or of the current turn
+        self.observations_at_start = np.zeros(n, np.int64)  # of the round, or of the current turn
 
-    def look(self, due: np.ndarray, stats: Evidence) -> None:
+    def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Ends turns and rounds that are over and begins the next."""
-        if (self.looks == 0).any():
+        if (self.num_observations == 0).any():
             return
-        new = self.looks - self.looks_at_start
+        new = self.num_observations - self.observations_at_start
         if self.one_by_one:
             if new[self.current] == 0:
                 return
             if (self.visited >= 0).all():
-                self._begin_round(stats)
+                self._begin_round(evidence)
             else:
-                self._begin_turn(stats)
+                self._begin_turn(evidence)
         elif (new > 0).all():
-            self._begin_round(stats)
+            self._begin_round(evidence)
 
-    def weigh(self, stats: Evidence) -> np.ndarray:
+    def weights(self, evidence: Evidence) -> np.ndarray:
         """All alike, or the one whose turn it is."""
         n = len(self.names)
         return np.eye(n)[self.current] if self.one_by_one else np.ones(n)
@@ -92,7 +92,7 @@ class CAMRL(RatedScheduler):
         self.visited = np.full(len(self.names), -1)
         self.current = np.int64(-1)
         self.one_by_one = np.bool_(False)
-        self.looks_at_start = self.looks.copy()
+        self.observations_at_start = self.num_observations.copy()
 
     def switch_probability(self, losses: np.ndarray) -> float:
         """How likely the next round goes one by one: many outliers among the tasks, little time elapsed, bad performance."""
@@ -103,9 +103,9 @@ class CAMRL(RatedScheduler):
         performance = np.exp(-self.options.pace * (1.0 - mean))
         return float((outliers + elapsed + performance) / 3)
 
-    def _begin_round(self, stats: Evidence) -> None:
+    def _begin_round(self, evidence: Evidence) -> None:
         self.round_number += 1
-        self.looks_at_start = self.looks.copy()
+        self.observations_at_start = self.num_observations.copy()
         self.visited[:] = -1
         self.current = np.int64(-1)
         rng = np.random.default_rng([int(self.drawn)])
@@ -114,18 +114,18 @@ class CAMRL(RatedScheduler):
         chance = self.switch_probability(1.0 - self.latest) if self.options.switch else 1.0
         self.one_by_one = np.bool_(not warm and rng.random() < chance)
         if self.one_by_one:
-            self._begin_turn(stats)
+            self._begin_turn(evidence)
 
-    def _begin_turn(self, stats: Evidence) -> None:
+    def _begin_turn(self, evidence: Evidence) -> None:
         waiting = [task for task in range(len(self.names)) if task not in self.visited]
-        problem = _Problem(1.0 - self.latest, _similarity(stats, len(self.names)), self.options)
+        problem = _Problem(1.0 - self.latest, _similarity(evidence, len(self.names)), self.options)
         before = self.visited[self.visited >= 0]
         terms = {task: problem.terms(task, self.transfer, before, waiting) for task in waiting}
         scales = self._scales(np.array(list(terms.values())))
         self.current = np.int64(min(waiting, key=lambda task: float((terms[task] / scales**2).sum())))
         self.transfer = problem.improved(int(self.current), self.transfer, before, waiting, scales)
         self.visited[(self.visited >= 0).sum()] = self.current
-        self.looks_at_start = self.looks.copy()
+        self.observations_at_start = self.num_observations.copy()
 
     def _scales(self, terms: np.ndarray) -> np.ndarray:
         """The deviation of each term over its history, to which the candidates' mean is added; 1 where it has none yet."""
@@ -210,8 +210,8 @@ def _ranks(values: np.ndarray, task: int) -> np.ndarray:
     return 1.0 + (others[None, :] > others[:, None]).sum(1)
 
 
-def _similarity(stats: Evidence, n: int) -> np.ndarray:
+def _similarity(evidence: Evidence, n: int) -> np.ndarray:
     """The cosines; tasks without any are strangers to all others."""
-    if stats.similarity is None:
+    if evidence.similarity is None:
         return np.eye(n)
-    return np.where(np.isnan(stats.similarity), np.eye(n), stats.similarity)
+    return np.where(np.isnan(evidence.similarity), np.eye(n), evidence.similarity)

@@ -36,14 +36,14 @@ class DUCB(RatedScheduler):
         self.counts = np.zeros(len(names))
         self.best = np.zeros(len(names))
 
-    def look(self, due: np.ndarray, stats: Evidence) -> None:
+    def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Discounts what was, and adds what is new."""
-        gain = np.where(due & (self.looks > 1), np.maximum(0.0, self.latest - self.best), 0.0)
+        gain = np.where(due & (self.num_observations > 1), np.maximum(0.0, self.latest - self.best), 0.0)
         self.rewards = self.options.discount * self.rewards + gain
         self.counts = self.options.discount * self.counts + due
         self.best = np.where(due, np.maximum(self.best, self.latest), self.best)
 
-    def weigh(self, stats: Evidence) -> np.ndarray:
+    def weights(self, evidence: Evidence) -> np.ndarray:
         """The bounds, through a softmax."""
         counts = np.maximum(self.counts, 1e-3)
         total = max(np.e, float(counts.sum()))

@@ -31,30 +31,30 @@ class Exp3S(RatedScheduler):
     """
 
     Options: ClassVar[type[Section]] = Exp3SOptions
-    STATE = ("weights", "rewards", "steps")
+    STATE = ("log_weights", "rewards", "steps")
 
     def __init__(self, names: Sequence[str], options: Any):
         super().__init__(names, options)
-        self.weights = np.zeros(len(names))
+        self.log_weights = np.zeros(len(names))
         self.rewards = np.zeros(0)
         self.steps = np.int64(0)
 
-    def look(self, due: np.ndarray, stats: Evidence) -> None:
+    def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Adds the scaled rewards and lets 1/t of all weight be shared."""
         rewards = np.abs(self.latest - self.previous)
-        self.rewards = np.concatenate([self.rewards, rewards[due & (self.looks > 1)]])[-HISTORY:]
+        self.rewards = np.concatenate([self.rewards, rewards[due & (self.num_observations > 1)]])[-HISTORY:]
         self.steps += 1
         if len(self.rewards) < 2:
             return
         low, high = np.quantile(self.rewards, [0.2, 0.8])
         scaled = np.clip(2 * (rewards - low) / (high - low) - 1, -1, 1) if high > low else np.zeros_like(rewards)
-        grown = np.where(due & (self.looks > 1), self.weights + self.options.rate * scaled, self.weights)
+        grown = np.where(due & (self.num_observations > 1), self.log_weights + self.options.rate * scaled, self.log_weights)
         # log((1 - α) e^w_i + α / (n - 1) Σ_{j≠i} e^w_j) with α = 1/t
         n, alpha = len(self.names), 1.0 / (self.steps + 1)
         shifted = np.exp(grown - grown.max())
         others = (shifted.sum() - shifted) / max(1, n - 1)
-        self.weights = np.log((1 - alpha) * shifted + alpha * others + 1e-12)
+        self.log_weights = np.log((1 - alpha) * shifted + alpha * others + 1e-12)
 
-    def weigh(self, stats: Evidence) -> np.ndarray:
+    def weights(self, evidence: Evidence) -> np.ndarray:
         """(1 - ε) softmax(w) + ε / n"""
-        return (1.0 - self.options.epsilon) * softmax(self.weights) + self.options.epsilon / len(self.names)
+        return (1.0 - self.options.epsilon) * softmax(self.log_weights) + self.options.epsilon / len(self.names)

@@ -34,6 +34,6 @@ class Fixed(RatedScheduler):
             raise ConfigError(f"curriculum.options.weights: must be 0 or more and not all 0, got {options.weights}")
         self._weights = weights / weights.sum()
 
-    def probabilities(self, stats: Evidence) -> np.ndarray:
+    def probabilities(self, evidence: Evidence) -> np.ndarray:
         """The written shares, whatever the tasks show."""
         return self._weights

@@ -16,7 +16,7 @@ class Learnability(RatedScheduler):
 
     Options: ClassVar[type[Section]] = NoOptions
 
-    def weigh(self, stats: Evidence) -> np.ndarray:
+    def weights(self, evidence: Evidence) -> np.ndarray:
         """P (1 - p)"""
-        rates = np.nan_to_num(stats.success_rates)
+        rates = np.nan_to_num(evidence.success_rates)
         return rates * (1.0 - rates)

@@ -33,9 +33,9 @@ class LearningProgress(RatedScheduler):
         self.fast = np.zeros(len(names))
         self.slow = np.zeros(len(names))
 
-    def look(self, due: np.ndarray, stats: Evidence) -> None:
+    def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Moves both averages; the first look sets them."""
-        first = due & (self.looks == 1)
+        first = due & (self.num_observations == 1)
         rate = self.options.rate
         self.fast = np.where(due, self.fast + min(1.0, 2 * rate) * (self.latest - self.fast), self.fast)
         self.fast = np.where(first, self.latest, self.fast)
@@ -43,12 +43,12 @@ class LearningProgress(RatedScheduler):
         self.slow = np.where(due, self.slow + rate * (self.fast - self.slow), self.slow)
         self.slow = np.where(first, self.latest, self.slow)
 
-    def weigh(self, stats: Evidence) -> np.ndarray:
+    def weights(self, evidence: Evidence) -> np.ndarray:
         """The sigmoid of the standardised progress; a task that neither moves nor ever succeeds gets nothing."""
         progress = np.abs(self.reweigh(self.fast) - self.reweigh(self.slow))
         if progress.max() <= 0:
             return np.zeros(len(self.names))
-        known = self.looks > 0
+        known = self.num_observations > 0
         deviation = progress[known].std()
         standard = (progress - progress[known].mean()) / (deviation if deviation > 0 else 1.0)
         return np.where((progress <= 0) & (self.latest <= 0), 0.0, 1.0 / (1.0 + np.exp(-standard)))

@@ -50,12 +50,12 @@ class MasteringRate(RatedScheduler):
             raise ConfigError(f"curriculum.options.graph: {names[int(self.ancestors.diagonal().argmax())]} needs itself, through others")
         self.curves = np.full((len(names), LOOKS), np.nan)
 
-    def look(self, due: np.ndarray, stats: Evidence) -> None:
+    def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Adds a point to the learning curves."""
         self.curves[due] = np.roll(self.curves[due], -1, axis=1)
         self.curves[due, -1] = self.latest[due]
 
-    def weigh(self, stats: Evidence) -> np.ndarray:
+    def weights(self, evidence: Evidence) -> np.ndarray:
         """Attention after it has been handed on."""
         rates, options = self.latest, self.options
         slopes = np.array([_slope(curve) for curve in self.curves])

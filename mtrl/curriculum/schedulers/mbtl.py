@@ -44,24 +44,24 @@ class MBTL(RatedScheduler):
         self.performance = np.full(n, np.nan)  # score of a source when its frames were over
         self.frames_at_start = np.float64(0)  # of the newest source, when it was chosen
 
-    def look(self, due: np.ndarray, stats: Evidence) -> None:
+    def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Chooses the next source when the newest has had its frames."""
-        if (self.looks == 0).any():
+        if (self.num_observations == 0).any():
             return
         chosen = np.flatnonzero(self.order >= 0)
         if len(chosen):
             newest = int(self.order.argmax())
-            if stats.frames[newest] - self.frames_at_start < self.options.frames:
+            if evidence.frames[newest] - self.frames_at_start < self.options.frames:
                 return
-            self.performance[newest] = stats.scores[newest]
+            self.performance[newest] = evidence.scores[newest]
             if len(chosen) >= min(self.options.sources, len(self.names)):
                 return
-        contexts = np.arange(len(self.names), dtype=float) if stats.contexts is None else np.asarray(stats.contexts, float)
+        contexts = np.arange(len(self.names), dtype=float) if evidence.contexts is None else np.asarray(evidence.contexts, float)
         taken = TransferModel(contexts, self.options.slope, self.options.noise).next(chosen, self.performance[chosen])
         self.order[taken] = len(chosen)
-        self.frames_at_start = np.float64(stats.frames[taken])
+        self.frames_at_start = np.float64(evidence.frames[taken])
 
-    def weigh(self, stats: Evidence) -> np.ndarray:
+    def weights(self, evidence: Evidence) -> np.ndarray:
         """All sources alike."""
         return (self.order >= 0).astype(float)
 

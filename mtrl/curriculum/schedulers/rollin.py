@@ -35,15 +35,15 @@ class ROLLIN(RatedScheduler):
         super().__init__(names, options)
         self.current = np.int64(0)  # how many contexts come before the one that is trained
 
-    def look(self, due: np.ndarray, stats: Evidence) -> None:
+    def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Goes on to the next context if this one is mastered."""
         last = len(self.names) - 1
-        while self.current < last and self._mastered(int(self._order(stats)[self.current])):
+        while self.current < last and self._mastered(int(self._order(evidence)[self.current])):
             self.current += 1
 
-    def weigh(self, stats: Evidence) -> np.ndarray:
+    def weights(self, evidence: Evidence) -> np.ndarray:
         """One context and those before it; all alike once the last is mastered."""
-        n, order = len(self.names), self._order(stats)
+        n, order = len(self.names), self._order(evidence)
         if self.current == n - 1 and self._mastered(int(order[-1])):
             return np.ones(n)
         weights = np.zeros(n)
@@ -57,7 +57,7 @@ class ROLLIN(RatedScheduler):
         self.current = np.int64(0)
 
     def _mastered(self, task: int) -> bool:
-        return bool(self.looks[task] > 0 and self.latest[task] >= self.options.mastered)
+        return bool(self.num_observations[task] > 0 and self.latest[task] >= self.options.mastered)
 
-    def _order(self, stats: Evidence) -> np.ndarray:
-        return np.arange(len(self.names)) if stats.contexts is None else np.argsort(stats.contexts, kind="stable")
+    def _order(self, evidence: Evidence) -> np.ndarray:
+        return np.arange(len(self.names)) if evidence.contexts is None else np.argsort(evidence.contexts, kind="stable")

@@ -45,29 +45,29 @@ class SMT(RatedScheduler):
         self.started = np.zeros(n)  # its frames when it came into training
         self.curves = np.full((n, LOOKS), np.nan)
 
-    def look(self, due: np.ndarray, stats: Evidence) -> None:
+    def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Moves tasks between the pools."""
         self.curves[due] = np.roll(self.curves[due], -1, axis=1)
         self.curves[due, -1] = self.latest[due]
         rates = np.where(np.isnan(self.curves), 0.0, self.curves).sum(1) / np.maximum(1, (~np.isnan(self.curves)).sum(1))
         enough = ~np.isnan(self.curves).any(axis=1)
         self.pools[(self.pools == TRAIN) & enough & (rates >= self.options.solved)] = SOLVED
-        spent = (self.pools == TRAIN) & (stats.frames - self.started >= self.budgets)
+        spent = (self.pools == TRAIN) & (evidence.frames - self.started >= self.budgets)
         self.pools[spent] = np.where(rates[spent] <= self.options.hopeless, UNSOLVABLE, MAIN)
-        self._refill(stats, rates)
+        self._refill(evidence, rates)
 
-    def weigh(self, stats: Evidence) -> np.ndarray:
+    def weights(self, evidence: Evidence) -> np.ndarray:
         """All tasks in training the same; in the second stage, those that could not be solved."""
-        if stats.frames.sum() >= self.options.frames and (self.pools == UNSOLVABLE).any():
+        if evidence.frames.sum() >= self.options.frames and (self.pools == UNSOLVABLE).any():
             return (self.pools == UNSOLVABLE).astype(float)
         return (self.pools == TRAIN).astype(float)
 
-    def _refill(self, stats: Evidence, rates: np.ndarray) -> None:
+    def _refill(self, evidence: Evidence, rates: np.ndarray) -> None:
         """The worst of those that wait come into training."""
-        left = max(0.0, self.options.frames - float(stats.frames.sum()))
-        waiting = np.flatnonzero((self.pools == MAIN) & (self.looks > 0))
+        left = max(0.0, self.options.frames - float(evidence.frames.sum()))
+        waiting = np.flatnonzero((self.pools == MAIN) & (self.num_observations > 0))
         places = self.options.group - int((self.pools == TRAIN).sum())
         for task in waiting[np.argsort(rates[waiting], kind="stable")][: max(0, places)]:
             self.pools[task] = TRAIN
-            self.started[task] = stats.frames[task]
+            self.started[task] = evidence.frames[task]
             self.budgets[task] = self.options.share * left / max(1, len(waiting))

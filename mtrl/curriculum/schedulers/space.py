@@ -31,7 +31,7 @@ class SPaCE(RatedScheduler):
     """
 
     Options: ClassVar[type[Section]] = SPaCEOptions
-    STATE = ("size", "chosen", "values", "mean_value", "looks_at_start")
+    STATE = ("size", "chosen", "values", "mean_value", "observations_at_start")
 
     def __init__(self, names: Sequence[str], options: Any):
         super().__init__(names, options)
@@ -40,16 +40,16 @@ class SPaCE(RatedScheduler):
         self.chosen = np.zeros(n, bool)  # nobody, before every task was looked at
         self.values = np.full(n, np.nan)  # at the end of the last round
         self.mean_value = np.float64(np.nan)  # of the set, then
-        self.looks_at_start = np.zeros(n, np.int64)  # of the round
+        self.observations_at_start = np.zeros(n, np.int64)  # of the round
 
-    def look(self, due: np.ndarray, stats: Evidence) -> None:
+    def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Ends a round that is over."""
-        if (self.looks == 0).any():
+        if (self.num_observations == 0).any():
             return
-        if not self.chosen.any() or (self.looks > self.looks_at_start)[self.chosen].all():
-            self._begin_round(np.asarray(stats.initial_values, float))
+        if not self.chosen.any() or (self.num_observations > self.observations_at_start)[self.chosen].all():
+            self._begin_round(np.asarray(evidence.initial_values, float))
 
-    def weigh(self, stats: Evidence) -> np.ndarray:
+    def weights(self, evidence: Evidence) -> np.ndarray:
         """The tasks of the set."""
         return self.chosen.astype(float)
 
@@ -67,7 +67,7 @@ class SPaCE(RatedScheduler):
         self.chosen = np.isin(np.arange(len(values)), order[: self.size])
         self.mean_value = np.float64(_mean(values[self.chosen]))
         self.values = values.copy()
-        self.looks_at_start = self.looks.copy()
+        self.observations_at_start = self.num_observations.copy()
 
 
 def _mean(values: np.ndarray) -> float:

@@ -16,6 +16,6 @@ class SuccessGap(RatedScheduler):
 
     Options: ClassVar[type[Section]] = NoOptions
 
-    def weigh(self, stats: Evidence) -> np.ndarray:
+    def weights(self, evidence: Evidence) -> np.ndarray:
         """1 - success rate."""
-        return 1.0 - np.nan_to_num(stats.success_rates)
+        return 1.0 - np.nan_to_num(evidence.success_rates)

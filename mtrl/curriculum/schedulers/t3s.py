@@ -26,9 +26,9 @@ class T3S(RatedScheduler):
 
     Options: ClassVar[type[Section]] = T3SOptions
 
-    def weigh(self, stats: Evidence) -> np.ndarray:
+    def weights(self, evidence: Evidence) -> np.ndarray:
         """The mixture of both softmaxes over the tasks known so far."""
-        known = self.looks > 0
+        known = self.num_observations > 0
         weights = np.zeros(len(self.names))
         tau, share = self.options.temperature, self.options.progress_weight
         gap, speed = 1.0 - self.latest[known], (self.latest - self.previous)[known]

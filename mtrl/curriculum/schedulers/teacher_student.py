@@ -36,12 +36,12 @@ class TeacherStudent(RatedScheduler):
         super().__init__(names, options)
         self.values = np.zeros(len(names))
 
-    def look(self, due: np.ndarray, stats: Evidence) -> None:
+    def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Q ← Q + α (Δp - Q)"""
         reward = self.latest - self.previous
         self.values = np.where(due, self.values + self.options.rate * (reward - self.values), self.values)
 
-    def weigh(self, stats: Evidence) -> np.ndarray:
+    def weights(self, evidence: Evidence) -> np.ndarray:
         """The greedy choice with ε of the rest."""
         size = np.abs(self.values)
         best = size == size.max()

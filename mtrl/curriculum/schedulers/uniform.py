@@ -16,6 +16,6 @@ class Uniform(RatedScheduler):
 
     Options: ClassVar[type[Section]] = NoOptions
 
-    def weigh(self, stats: Evidence) -> np.ndarray:
+    def weights(self, evidence: Evidence) -> np.ndarray:
         """All the same."""
         return np.ones(len(self.names))

@@ -1,4 +1,4 @@
-"""`replay`: why tasks got their shares."""
+"""`explain`: why tasks got their shares."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mtrl.errors import UserError
 
 
 @dataclass(frozen=True)
-class ReplayOptions:
-    """What `replay` reads."""
+class ExplainOptions:
+    """What `explain` reads."""
 
     run: Annotated[Path | None, Positional, arg(metavar="RUN", help_behavior_hint="")] = None
     """The directory of a run."""
@@ -25,21 +25,21 @@ class ReplayOptions:
     """Up to which frame."""
 
 
-def replay(arguments: list[str], program: str) -> int:
+def explain(arguments: list[str], program: str) -> int:
     """Show why each task got its share of frames."""
-    options = parse(ReplayOptions(), arguments, program, "Make a run's decisions about shares again, and show what they came from.")
+    options = parse(ExplainOptions(), arguments, program, "Make a run's decisions about shares again, and show what they came from.")
     if options.run is None:
-        raise UserError(f"replay needs the directory of a run: {program} RUN")
+        raise UserError(f"explain needs the directory of a run: {program} RUN")
     frames = None if options.at is None else whole_number("--at", options.at.replace("_", ""), 0)
     check_packages()
     from envs import make_suite
-    from mtrl.cli.tables import print_replay
+    from mtrl.cli.tables import print_explanation
     from mtrl.storage.run_directory import RunDirectory
-    from mtrl.training.replay import replay_run
+    from mtrl.training.explain import explain_run
 
     directory = RunDirectory.open(options.run)
     if options.task is not None:
         make_suite(directory.config.suite.name).index(options.task)  # says so if there is none of that name
-    replayed = replay_run(directory, frames=frames, spread=options.task is not None)
-    print_replay(replayed, options.task)
+    replayed = explain_run(directory, frames=frames, spread=options.task is not None)
+    print_explanation(replayed, options.task)
     return 0 if replayed.differing is None else 1

@@ -10,7 +10,7 @@ from helpers import toy_config
 from test_run import Silent
 
 from mtrl.config import EvaluationConfig
-from mtrl.evaluation.background import EvaluationAside
+from mtrl.evaluation.background import BackgroundEvaluation
 from mtrl.storage.checkpoint import save_checkpoint, steps
 from mtrl.storage.run_directory import RunDirectory
 from mtrl.training.run import run_training
@@ -55,14 +55,14 @@ def test_what_is_being_evaluated_is_kept(tmp_path: Path) -> None:
 
 def test_a_failure_is_a_sentence(tmp_path: Path) -> None:
     config = toy_config()
-    aside = EvaluationAside(RunDirectory.create(tmp_path / "run", config), EvaluationConfig(every_frames=100))
-    assert not aside.due(99) and aside.due(100)
-    aside.start(100)
-    assert aside.running == 100 and not aside.due(1000)
-    while (found := aside.poll()) is None:
+    background = BackgroundEvaluation(RunDirectory.create(tmp_path / "run", config), EvaluationConfig(every_frames=100))
+    assert not background.due(99) and background.due(100)
+    background.start(100)
+    assert background.running == 100 and not background.due(1000)
+    while (found := background.poll()) is None:
         time.sleep(0.1)
     assert isinstance(found, str) and found.startswith("the evaluation of step 100 failed (") and "has no checkpoint '100'" in found
-    assert not aside.due(150) and aside.due(200)
+    assert not background.due(150) and background.due(200)
 
 
 def test_it_ends_with_the_run(tmp_path: Path) -> None:
@@ -72,9 +72,9 @@ def test_it_ends_with_the_run(tmp_path: Path) -> None:
 
     trainer.step()
     assert save(trainer, directory, Silent())
-    aside = EvaluationAside(directory, config.evaluation)
-    aside.start(trainer.frames)
-    process = aside._process
+    background = BackgroundEvaluation(directory, config.evaluation)
+    background.start(trainer.frames)
+    process = background._process
     assert process is not None and process.poll() is None
-    aside.close()
-    assert process.poll() is not None and aside.running is None
+    background.close()
+    assert process.poll() is not None and background.running is None

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from mtrl.storage.lock import FILE, claimed
+from mtrl.storage.lock import FILE, run_lock
 from mtrl.storage.run_directory import RunDirectoryError
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from mtrl.claim import claimed
-with claimed(Path(sys.argv[1])):
+from mtrl.storage.lock import run_lock
+with run_lock(Path(sys.argv[1])):
     print(flush=True)
     time.sleep(600)
 """
@@ -26,11 +26,11 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
         assert holder.stdout is not None
         holder.stdout.readline()
         try:
-            with pytest.raises(RunDirectoryError, match=f"is being trained by process {holder.pid} of"), claimed(tmp_path):
+            with pytest.raises(RunDirectoryError, match=f"is being trained by process {holder.pid} of"), run_lock(tmp_path):
                 pass
         finally:
             holder.send_signal(signal.SIGKILL)
-    with claimed(tmp_path):
+    with run_lock(tmp_path):
         pass
 
 
@@ -42,26 +42,26 @@ def test_patience_ends_when_the_holder_shows_a_sign_of_life(tmp_path: Path) -> N
         (tmp_path / "metrics.jsonl").write_text("{}")
 
     began = time.monotonic()
-    with claimed(tmp_path), pytest.raises(RunDirectoryError, match="is being trained"), claimed(tmp_path, patience=60, tell=report):
+    with run_lock(tmp_path), pytest.raises(RunDirectoryError, match="is being trained"), run_lock(tmp_path, patience=60, tell=report):
         pass
     assert time.monotonic() - began < 30 and len(said) == 1
 
 
 def test_a_lock_without_signs_of_life_is_a_lost_machines(tmp_path: Path) -> None:
     said: list[str] = []
-    with claimed(tmp_path), claimed(tmp_path, patience=0.2, tell=said.append):
+    with run_lock(tmp_path), run_lock(tmp_path, patience=0.2, tell=said.append):
         pass
     assert "waiting up to" in said[0] and "taken for lost" in said[1]
 
 
 def test_patience_ends_when_the_holder_does(tmp_path: Path) -> None:
-    first = claimed(tmp_path)
+    first = run_lock(tmp_path)
     first.__enter__()
-    with claimed(tmp_path, patience=60, tell=lambda message: first.__exit__(None, None, None) and None):
+    with run_lock(tmp_path, patience=60, tell=lambda message: first.__exit__(None, None, None) and None):
         pass
 
 
 def test_a_directory_that_cannot_be_written_to_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / FILE).mkdir()
-    with pytest.raises(RunDirectoryError, match="cannot write to"), claimed(tmp_path):
+    with pytest.raises(RunDirectoryError, match="cannot write to"), run_lock(tmp_path):
         pass

@@ -17,7 +17,7 @@ from mtrl.curriculum.decisions import Decision, from_line, to_line
 from mtrl.curriculum.evidence import Evidence
 from mtrl.errors import UserError
 from mtrl.storage.run_directory import RunDirectory
-from mtrl.training.replay import replay_run
+from mtrl.training.explain import explain_run
 from mtrl.training.run import run_training
 from mtrl.training.saving import resume
 from mtrl.training.trainer import build_trainer
@@ -37,7 +37,7 @@ def trained(path: Path, scheduler: str, frames: int = 4000) -> RunDirectory:
 @pytest.mark.parametrize("scheduler", sorted(SCHEDULERS))
 def test_every_decision_comes_out_again(tmp_path: Path, scheduler: str) -> None:
     directory = trained(tmp_path / "run", scheduler)
-    replayed = replay_run(directory)
+    replayed = explain_run(directory)
     assert replayed.differing is None
     rows = directory.read_metrics()
     assert replayed.decisions >= 40 and replayed.shown[-1].decision.frames == rows[-1]["summary/frames"]
@@ -58,7 +58,7 @@ def test_a_resumed_runs_log_has_no_gap_and_no_repetition(tmp_path: Path) -> None
     assert frames == sorted(frames) and frames[-1] == trainer.frames > 6000 - 1
     versions = [decision.version for decision in directory.read_decisions()]
     assert sorted(set(versions)) == list(range(trainer.updates + 1))
-    assert replay_run(directory).differing is None
+    assert explain_run(directory).differing is None
 
 
 def test_a_line_gives_back_the_very_numbers() -> None:
@@ -81,27 +81,27 @@ def test_a_changed_share_is_found(tmp_path: Path) -> None:
     forged["shares"] = [0.2, 0.3, 0.5]
     lines[20] = json.dumps(forged)
     (directory.path / "curriculum.jsonl").write_text("\n".join(lines) + "\n")
-    differing = replay_run(directory).differing
+    differing = explain_run(directory).differing
     assert differing is not None and differing.decision.shares.tolist() == [0.2, 0.3, 0.5]
 
 
 def test_the_command_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     directory = trained(tmp_path / "run", "success_gap")
-    assert main(["replay", str(directory.path)]) == 0
+    assert main(["explain", str(directory.path)]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in ("corridor", "constant", "cue")) and "all as they were logged" in out
-    assert main(["replay", str(directory.path), "--task", "cue", "--at", "2_000"]) == 0
+    assert main(["explain", str(directory.path), "--task", "cue", "--at", "2_000"]) == 0
     out = capsys.readouterr().out
     assert len([line for line in out.splitlines() if line.startswith(("0 ", *"123456789"))]) >= 15
     for arguments, said in (
-        ([], "replay needs the directory of a run"),
+        ([], "explain needs the directory of a run"),
         ([str(directory.path), "--task", "cues"], "did you mean cue?"),
         ([str(directory.path), "--at", "soon"], "--at: must be a whole number"),
     ):
-        assert main(["replay", *arguments]) == 2
+        assert main(["explain", *arguments]) == 2
         assert said in capsys.readouterr().err
     shutil.rmtree(directory.path / "checkpoints")
     (directory.path / "curriculum.jsonl").unlink()
     with pytest.raises(UserError, match="has no decisions"):
-        replay_run(directory)
+        explain_run(directory)

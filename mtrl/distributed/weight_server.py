@@ -19,7 +19,7 @@ class Published(NamedTuple):
     starts: int  # processes that have run this experiment before
 
 
-class StateServer:
+class WeightServer:
     """An actor that keeps the newest version only; a reference that is replaced frees its arrays.
 
     One that died and was started again knows nothing until the next publication; runners go on with what they have.

@@ -8,25 +8,25 @@ import numpy as np
 
 from envs import make_suite
 from mtrl.curriculum import make_scheduler
-from mtrl.curriculum.decisions import Decider, Step, agrees, replay
+from mtrl.curriculum.decisions import Decider, RepeatedDecision, agrees, repeat_decisions
 from mtrl.errors import UserError
 from mtrl.storage.run_directory import RunDirectory
 
 HISTORY = 20  # decisions shown of one task
 
 
-class Replayed(NamedTuple):
+class Explanation(NamedTuple):
     """What came of a run's log."""
 
     names: tuple[str, ...]
-    shown: list[Step]  # the decision asked for, or decisions evenly spread over the run
+    shown: list[RepeatedDecision]  # the decision asked for, or decisions evenly spread over the run
     decisions: int
     from_start: bool  # whether the log has the run's first decision: after a change of tasks or rules it has not, and nothing is checked
-    differing: Step | None  # the first that came out otherwise than it was logged
+    differing: RepeatedDecision | None  # the first that came out otherwise than it was logged
     floor: float
 
 
-def replay_run(directory: RunDirectory, *, frames: int | None = None, spread: bool = False) -> Replayed:
+def explain_run(directory: RunDirectory, *, frames: int | None = None, spread: bool = False) -> Explanation:
     """Makes all of a run's decisions again.
 
     Args:
@@ -46,9 +46,9 @@ def replay_run(directory: RunDirectory, *, frames: int | None = None, spread: bo
     places = set(np.linspace(0, len(wanted) - 1, HISTORY).astype(int).tolist()) if spread else {len(wanted) - 1}
     shown, differing = [], None
     from_start = wanted[0].version == 0
-    for place, step in enumerate(replay(decider, wanted)):
+    for place, step in enumerate(repeat_decisions(decider, wanted)):
         if from_start and differing is None and not agrees(step):
             differing = step
         if place in places:
             shown.append(step)
-    return Replayed(names, shown, len(wanted), from_start, differing, config.curriculum.floor)
+    return Explanation(names, shown, len(wanted), from_start, differing, config.curriculum.floor)
