@@ -6,16 +6,22 @@ import contextlib
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 from helpers import fingerprint, toy_config
 from ray import tune
 
+from envs import make_suite
 from mtrl.benchmark.processes import session_of
 from mtrl.config import ConfigError
 from mtrl.distributed import MultiTaskIMPALA, MultiTaskIMPALAConfig, ResourceError, build_ray_trainer
 from mtrl.distributed.cluster import check_resources, start_ray
+from mtrl.distributed.source import RaySource
+from mtrl.rollouts.source import InProcessSource
+from mtrl.storage.checkpoint import load_checkpoint, save_checkpoint
+from mtrl.training.trainer import build_trainer
 
 ROOT = Path(__file__).parent.parent
 RAY_TOY = {"env_runners__num_env_runners": 1, "env_runners__slots": 12, "total_frames": 10_000_000}
@@ -55,6 +61,51 @@ def test_trains_and_speaks_rllibs_language(algorithm, tmp_path):
         assert restored.train()["timesteps_total"] > saved["statistics"]["frames"].sum()
     finally:
         restored.stop()
+
+
+def test_a_run_goes_on_with_and_without_ray(algorithm, tmp_path):
+    """A checkpoint of either source loads into the other, and none acts with random numbers that were used before."""
+    algorithm.train()
+    of_ray = through_disk(algorithm.trainer.state_dict(), tmp_path / "ray")
+    alone = build_trainer(toy_config())
+    alone.load_state_dict(of_ray)
+    assert alone.step() and alone.frames > of_ray["statistics"]["frames"].sum()
+
+    of_process = through_disk(alone.state_dict(), tmp_path / "process")
+    alone.close()
+    algorithm.trainer.load_state_dict(of_process)
+    assert algorithm.train()["timesteps_total"] > of_process["statistics"]["frames"].sum()
+    again = algorithm.trainer.state_dict()
+    assert [state["source"]["restarts"] for state in (of_ray, of_process, again)] == [0, 1, 2]
+    assert {frozenset(state["source"]) for state in (of_ray, of_process, again)} == {frozenset({"collector", "restarts"})}
+
+
+@pytest.mark.parametrize(
+    ("state", "restarts"),
+    [
+        ({"collector": None, "restarts": 3}, 4),
+        ({"starts": 3}, 4),  # as Ray's source once wrote it
+        ({"restarts": 3}, 4),
+        ({"collector": None, "starts": 3}, 4),
+        ({}, 1),
+    ],
+)
+def test_a_source_goes_on_from_every_format_there_has_been(state, restarts):
+    config = toy_config()
+    suite = make_suite(config.suite.name)
+    alone = InProcessSource(config, suite)
+    alone.load_state_dict(state)
+    assert alone.state_dict()["restarts"] == restarts
+    assert alone._collector.state_dict()["owed"].shape == (suite.num_tasks,), "it can collect"
+    alone.close()
+    of_ray = RaySource(None, None, rollouts_in_flight=1)  # runners are not needed to read a state
+    of_ray.load_state_dict(state)
+    assert of_ray.state_dict() == {"collector": None, "restarts": restarts}
+
+
+def through_disk(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The state as the command that goes on with a run reads it."""
+    return load_checkpoint(save_checkpoint(folder, 1, state, tasks=("a",), keep=1)).components
 
 
 def test_a_killed_runner_comes_back(algorithm):

@@ -14,7 +14,7 @@ from envs.vector import Arrays
 from mtrl.distributed.env_runner import Failure
 from mtrl.distributed.weight_server import Published
 from mtrl.rollouts.collector import Collected
-from mtrl.rollouts.source import Fault
+from mtrl.rollouts.source import Fault, restarts_after, source_state
 
 POLL_SECONDS = 0.003
 TAG = "sample"
@@ -38,7 +38,7 @@ class RaySource:
         self._weights: list[Any] = []  # the reference to that version's
         self._faults: list[Fault] = []
         self._dead: set[int] = set()  # runners from which nothing has come since they died
-        self._starts = 0  # processes that have run this experiment before
+        self._restarts = 0  # processes that have run this experiment before
         self._probed = time.monotonic()
 
     def publish(self, version: int, weights: Arrays, shares: np.ndarray) -> None:
@@ -46,7 +46,7 @@ class RaySource:
         self._serial += 1
         if version != self._version:
             self._version, self._weights = version, [ray.put(weights)]
-        self._server.publish.remote(Published(self._serial, version, self._weights, shares, self._starts))
+        self._server.publish.remote(Published(self._serial, version, self._weights, shares, self._restarts))
 
     def collect(self, timeout: float) -> list[Collected]:
         """Rollouts that have arrived; asks every runner for more."""
@@ -67,11 +67,11 @@ class RaySource:
 
     def state_dict(self) -> dict[str, Any]:
         """How many processes have run this experiment; what is in flight is lost."""
-        return {"starts": self._starts}
+        return source_state(self._restarts)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Runners that have not begun yet take streams of random numbers that no earlier process has used."""
-        self._starts = int(state.get("starts", state.get("restarts", 0))) + 1
+        self._restarts = restarts_after(state)
 
     def close(self) -> None:
         """The algorithm stops its runners."""

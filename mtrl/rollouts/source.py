@@ -29,13 +29,28 @@ class RolloutSource(Protocol):
         """What has failed since the last call, besides the faults that came with rollouts."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next rollouts depend on besides weights and shares, as far as it can be known."""
+        """What the next rollouts depend on besides weights and shares, as `source_state` has it, so that every source can load it."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a `state_dict`; environments start new episodes, with seeds that no earlier start has used."""
 
     def close(self) -> None:
         """Stops the runners."""
+
+
+def source_state(restarts: int, collector: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The state of every source.
+
+    Args:
+        restarts: how many processes have run this experiment before; it selects streams of random numbers that none of them has used.
+        collector: the random state of the one collector of a run without Ray; None where it is not known.
+    """
+    return {"collector": collector, "restarts": restarts}
+
+
+def restarts_after(state: dict[str, Any]) -> int:
+    """The number of restarts of a process that goes on from a `source_state`. Ray's source once called it `starts`."""
+    return int(state.get("restarts", state.get("starts", 0))) + 1
 
 
 class InProcessSource:
@@ -66,15 +81,16 @@ class InProcessSource:
 
     def state_dict(self) -> dict[str, Any]:
         """The collector's random state, and how often environments were started."""
-        return {"collector": self._collector.state_dict(), "restarts": self._restarts}
+        return source_state(self._restarts, self._collector.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on with the saved random state in new episodes, which differ from those the earlier run began with."""
         self._collector.close()
-        self._restarts = state["restarts"] + 1
+        self._restarts = restarts_after(state)
         self._collector = build_collector(self._config, self._suite, runner=0, restart_count=self._restarts)
-        if state["collector"] is not None:  # None: with other tasks than before, whose slots are not these
-            self._collector.load_state_dict(state["collector"])
+        collector = state.get("collector")
+        if collector is not None:  # None: the earlier run had other tasks or ran on Ray
+            self._collector.load_state_dict(collector)
 
     def close(self) -> None:
         """Closes the environments."""
