@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,13 @@ from helpers import fingerprint, toy_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from envs import make_suite
 from mtrl.config import ConfigError, override
 from mtrl.curriculum import with_floor
 from mtrl.rollouts.allocation import Allocator
-from mtrl.training.trainer import build_trainer
+from mtrl.rollouts.collector import Collected
+from mtrl.rollouts.source import InProcessSource
+from mtrl.training.trainer import Trainer, build_trainer
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,6 +51,38 @@ def test_a_restored_trainer_is_where_the_other_was():
     assert (other.frames, other.updates) == (trainer.frames, trainer.updates)
     other.step()
     assert other.frames > trainer.frames
+
+
+class Stalled(InProcessSource):
+    """Nothing arrives until it is let go."""
+
+    asynchronous = True
+    stalled = True
+
+    def collect(self, timeout: float) -> list[Collected]:
+        if not self.stalled:
+            return super().collect(timeout)
+        time.sleep(timeout)
+        return []
+
+
+def test_all_waiting_is_counted_and_reported():
+    """Whether the wait ends with rollouts or with the time-out, and also in an interval without an update."""
+    config = toy_config()
+    suite = make_suite(config.suite.name)
+    source = Stalled(config, suite)
+    trainer = Trainer(config, suite, source)
+    before = time.perf_counter()
+    while time.perf_counter() - before < 0.3:
+        assert not trainer.step(0.05)
+    waited = time.perf_counter() - before
+    assert trainer.metrics()["throughput/queue_wait_seconds"] == pytest.approx(waited, rel=0.1), "without an update"
+    before = time.perf_counter()
+    assert not trainer.step(0.2)
+    source.stalled = False
+    assert trainer.step(0.2)
+    assert 0.2 < trainer.metrics()["throughput/queue_wait_seconds"] < time.perf_counter() - before, "with one"
+    trainer.close()
 
 
 def test_metrics_have_the_documented_names_and_add_up():

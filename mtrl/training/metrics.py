@@ -53,9 +53,9 @@ class Interval:
             self._counts[name] += 1
 
     def metrics(self) -> dict[str, float]:
-        """Means per update, rates per second, and each task's share and lag."""
+        """Means per update, rates per second, and each task's share and lag; the time waited alone if there was no update."""
         if self._updates == 0:
-            return {}
+            return {"throughput/queue_wait_seconds": self.queue_wait_seconds}
         seconds = time.perf_counter() - self._start
         means = {name: value / self._counts[name] for name, value in self._sums.items() if name != "rows"}
         distinct = self._sums["rows"] / self._observations

@@ -114,11 +114,13 @@ class Trainer:
         """
         needed = self.config.learner.rollouts_per_update
         before = time.perf_counter()
-        while len(self._arrived) < needed:
-            if self._source.asynchronous and time.perf_counter() - before > timeout:
-                return False
-            self._receive(timeout)
-        self._interval.queue_wait_seconds += time.perf_counter() - before
+        try:
+            while len(self._arrived) < needed:
+                if self._source.asynchronous and time.perf_counter() - before > timeout:
+                    return False
+                self._receive(timeout)
+        finally:
+            self._interval.queue_wait_seconds += time.perf_counter() - before
         batch, self._arrived = self._arrived[:needed], self._arrived[needed:]
         self._train(concatenate([collected.rollout for collected in batch]))
         return True
