@@ -17,6 +17,7 @@ import yaml
 from pydantic import Field
 
 from mtrl.errors import UserError
+from mtrl.storage.sealed import DamagedFileError, check_seal
 
 
 class ConfigError(UserError):
@@ -342,11 +343,15 @@ def load_config(path: str | Path) -> ExperimentConfig:
     """Reads an experiment from a YAML file.
 
     Raises:
-        ConfigError: the file is missing, is no YAML mapping, or a field is unknown or out of range.
+        ConfigError: the file is missing, is sealed but not what was written, is no YAML mapping, or a field is unknown or out of range.
     """
     path = Path(path)
     try:
-        values = yaml.load(path.read_text(), _Loader)
+        text = path.read_text()
+        check_seal(text, path)
+        values = yaml.load(text, _Loader)
+    except DamagedFileError as error:
+        raise ConfigError(str(error)) from None
     except OSError as error:
         raise ConfigError(f"cannot read the experiment {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

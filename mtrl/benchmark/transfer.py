@@ -17,6 +17,7 @@ from mtrl.config import ConfigError, ExperimentConfig, override
 from mtrl.curriculum.schedulers.mbtl_model import TransferModel
 from mtrl.evaluation.statistics import mean_interval
 from mtrl.rollouts.inference import Inference
+from mtrl.storage.sealed import replace_text
 from mtrl.training.trainer import build_trainer
 
 EPISODES = 10  # of each policy on each context
@@ -117,7 +118,7 @@ def _transfer(config: ExperimentConfig, suite: TaskSuite, file: Path) -> np.ndar
         if task in rows:
             continue
         rows[task] = _row(config, suite, place).tolist()
-        file.write_text(json.dumps(rows))
+        replace_text(file, json.dumps(rows))
         print(f"seed {config.seed}, trained on {task}: {rows[task][place]:.3f} there, {np.mean(rows[task]):.3f} over all", flush=True)
     return np.array([rows[task] for task in suite.names])
 

@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 
 from mtrl.storage.run_directory import video_file
+from mtrl.storage.sealed import DamagedFileError, check_seal
 
 MAX_POINTS = 600  # of one curve in a page
 TAIL_BYTES = 2**17  # of metrics, in which the newest line is looked for
@@ -92,6 +93,11 @@ def read_run(path: Path) -> Run:
     """Everything of a run that can be read. Never raises for what is in the folder."""
     run = Run(path)
     run.config = _mapping(run, "config.yaml", yaml.safe_load)
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        try:
+            check_seal(_text(path, "config.yaml"), path)
+        except DamagedFileError:
+            run.problems.append("config.yaml is damaged or was changed since it was written")
     run.versions = _mapping(run, "versions.json", json.loads)
     run.columns = _metrics(run)
     for task in run.tasks:

@@ -24,6 +24,7 @@ from mtrl.evaluation.protocols import Protocol, protocol_of
 from mtrl.evaluation.statistics import mean_interval, stratified_mean, success_interval
 from mtrl.storage.checkpoint import load_policy, resolve
 from mtrl.storage.run_directory import RunDirectory, versions
+from mtrl.storage.sealed import replace_text
 
 JOB_EPISODES = 10  # what an interruption loses at most, in each process
 RESULTS = "results.json"
@@ -203,6 +204,4 @@ def _read_results(path: Path) -> dict[str, Any]:
 def _replace(path: Path, text: str) -> None:
     """Writes a file that is whole whenever it can be seen."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    replace_text(path, text)

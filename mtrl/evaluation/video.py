@@ -19,6 +19,7 @@ from mtrl.evaluation.policy import load_actor
 from mtrl.models.policy import Actor
 from mtrl.rollouts.inference import Inference
 from mtrl.storage.run_directory import video_file
+from mtrl.storage.sealed import publish
 
 HEIGHT = 384  # of a frame, in pixels
 PANEL = 288  # width of what stands beside it
@@ -99,7 +100,7 @@ def record(actor: Actor, suite: TaskSuite, task: int, path: Path, *, seed: int, 
             for _ in range(round(rate / stride * LAST_FRAME_SECONDS) if moment.last else 1):
                 writer.append_data(frame)
         writer.close()
-        temporary.replace(path)
+        publish(temporary, path)
     finally:
         env.close()
 

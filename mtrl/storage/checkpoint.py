@@ -10,7 +10,6 @@ import base64
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Sequence
@@ -24,10 +23,10 @@ import torch
 
 from envs.vector import Arrays
 from mtrl.errors import UserError
+from mtrl.storage.sealed import TEMPORARY, sync, write_synced
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-_TEMPORARY = ".incomplete-"
 
 
 class CheckpointError(UserError):
@@ -85,10 +84,10 @@ def save_checkpoint(
             tensors: dict[str, torch.Tensor] = {}
             structure = json.dumps(_encode(tree, tensors)).encode()
             for file, content in ((f"{name}.json", structure), (f"{name}.safetensors", safetensors.torch.save(tensors))):
-                _write(folder / file, content)
+                write_synced(folder / file, content)
                 files[file] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         manifest = {"format": FORMAT, "step": step, "tasks": list(tasks), "score": score, "files": files}
-        _write(folder / MANIFEST, _sealed(manifest))
+        write_synced(folder / MANIFEST, _sealed(manifest))
 
     path = _publish(root, str(step), write)
     try:
@@ -184,8 +183,10 @@ def save_policy(root: Path, step: int, weights: Arrays, description: dict[str, A
 
     def write(folder: Path) -> None:
         content = safetensors.torch.save({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in weights.items()})
-        _write(folder / "weights.safetensors", content)
-        _write(folder / "policy.json", _sealed(description | {"format": FORMAT, "weights_sha256": hashlib.sha256(content).hexdigest()}))
+        write_synced(folder / "weights.safetensors", content)
+        write_synced(
+            folder / "policy.json", _sealed(description | {"format": FORMAT, "weights_sha256": hashlib.sha256(content).hexdigest()})
+        )
 
     path = _publish(root, str(step), write)
     for old in steps(root):
@@ -215,18 +216,18 @@ def _publish(root: Path, name: str, write: Callable[[Path], None]) -> Path:
     temporary = None
     try:
         root.mkdir(parents=True, exist_ok=True)
-        for stale in root.glob(f"{_TEMPORARY}*"):
+        for stale in root.glob(f"{TEMPORARY}*"):
             shutil.rmtree(stale, ignore_errors=True)  # of a process that was killed while it wrote
-        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=root))
+        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=root))
         write(temporary)
-        _sync_folder(temporary)
+        sync(temporary)
         final = root / name
         if final.exists():
             # Saved at this step before: moved away first, since a rename cannot replace a folder that is not empty.
-            final.rename(root / f"{_TEMPORARY}old-{name}")
+            final.rename(root / f"{TEMPORARY}old-{name}")
         temporary.rename(final)
-        _sync_folder(root)
-        shutil.rmtree(root / f"{_TEMPORARY}old-{name}", ignore_errors=True)
+        sync(root)
+        shutil.rmtree(root / f"{TEMPORARY}old-{name}", ignore_errors=True)
         return final
     except OSError as error:
         if temporary is not None:
@@ -236,29 +237,14 @@ def _publish(root: Path, name: str, write: Callable[[Path], None]) -> Path:
 
 def _remove(folder: Path) -> None:
     """Renamed first: a process that is killed meanwhile leaves no half of it under its name."""
-    temporary = folder.with_name(f"{_TEMPORARY}old-{folder.name}")
+    temporary = folder.with_name(f"{TEMPORARY}old-{folder.name}")
     with contextlib.suppress(OSError):
         folder.rename(temporary)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _link(link: Path, target: str) -> None:
-    temporary = link.with_name(f"{_TEMPORARY}{link.name}")
+    temporary = link.with_name(f"{TEMPORARY}{link.name}")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     temporary.replace(link)

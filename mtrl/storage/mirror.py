@@ -5,7 +5,6 @@ A copy is written file by file, its manifest last: without one it does not count
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ import fsspec
 
 from mtrl.config import ConfigError
 from mtrl.storage.checkpoint import MANIFEST, DamagedCheckpointError, load_checkpoint, steps
+from mtrl.storage.sealed import publish
 
 SMALL_FILES = ("config.yaml", "versions.json", "metrics.jsonl")
 CHECKPOINTS = "checkpoints"
@@ -91,11 +91,13 @@ def fetch(url: str, run: Path) -> bool:
                     load_checkpoint(folder)
                 except DamagedCheckpointError:
                     continue
+                small = [name for name in SMALL_FILES if files.exists(f"{root}/{name}")]
+                for name in small:
+                    files.get_file(f"{root}/{name}", str(Path(temporary) / name))
                 (run / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
                 folder.rename(run / CHECKPOINTS / str(step))
-            for name in SMALL_FILES:
-                with contextlib.suppress(FileNotFoundError):
-                    files.get_file(f"{root}/{name}", str(run / name))
+                for name in reversed(small):  # the experiment last: with it the folder is a run
+                    publish(Path(temporary) / name, run / name)
             return True
     except Exception as error:  # every file system has errors of its own
         raise ConfigError(f"checkpoints.copy_to: cannot read {url}: {' '.join(str(error).split()) or type(error).__name__}") from None

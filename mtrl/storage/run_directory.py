@@ -16,6 +16,7 @@ from envs import TaskSuite
 from mtrl.config import ExperimentConfig, dump_yaml, load_config
 from mtrl.curriculum.decisions import Decision, from_line, to_line
 from mtrl.errors import UserError
+from mtrl.storage.sealed import TEMPORARY, replace_text, replacing, sealed
 
 PACKAGES = ("torch", "numpy", "ray", "gymnasium", "envpool", "minigrid", "metaworld", "mujoco")
 
@@ -43,16 +44,17 @@ class RunDirectory:
         """
         path = path or Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         try:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if path.exists() and (not path.is_dir() or any(not entry.name.startswith(TEMPORARY) for entry in path.iterdir())):
                 raise RunDirectoryError(
                     f"{path} exists and is not an empty folder; go on with --resume {path}, or choose another --run-dir"
                 )
             path.mkdir(parents=True, exist_ok=True)
-            (path / "config.yaml").write_text(dump_yaml(config))
-            (path / "versions.json").write_text(json.dumps(versions(), indent=1))
+            directory = cls(path, config)
+            directory.write_config()
+            replace_text(path / "versions.json", json.dumps(versions(), indent=1))
         except OSError as error:
             raise RunDirectoryError(f"cannot write to {path}: {error.strerror}") from None
-        return cls(path, config)
+        return directory
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -60,12 +62,17 @@ class RunDirectory:
 
         Raises:
             RunDirectoryError: there is no such folder, or it is no run.
+            ConfigError: its experiment cannot be read or is not what was written.
         """
-        if not path.is_dir():
-            raise RunDirectoryError(f"there is no run directory {path}")
-        if not (path / "config.yaml").is_file():
-            raise RunDirectoryError(f"{path} is not a run directory: it has no config.yaml")
-        return cls(path, load_config(path / "config.yaml"))
+        return cls(path, read_config(path))
+
+    def write_config(self) -> None:
+        """Replaces `config.yaml` by the experiment, sealed.
+
+        Raises:
+            OSError: the disk is full or read-only.
+        """
+        replace_text(self.path / "config.yaml", sealed(dump_yaml(self.config)))
 
     def write_metrics(self, metrics: dict[str, float], suite: TaskSuite) -> None:
         """Appends a line to `metrics.jsonl` and a point to every TensorBoard curve.
@@ -146,12 +153,29 @@ class RunDirectory:
         return writer
 
 
+def read_config(run: Path) -> ExperimentConfig:
+    """The experiment of the run in this folder.
+
+    Raises:
+        RunDirectoryError: there is no such folder, it is no run, or its experiment is empty.
+        ConfigError: its experiment cannot be read or is not what was written.
+    """
+    if not run.is_dir():
+        raise RunDirectoryError(f"there is no run directory {run}")
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise RunDirectoryError(f"{run} is not a run directory: it has no config.yaml")
+    config = load_config(path)
+    if not path.read_bytes().strip():
+        # For any other experiment this would mean that all values are the defaults; a run's names all of its values.
+        raise RunDirectoryError(f"{path} is empty; restore it from a copy")
+    return config
+
+
 def _rewrite(path: Path, lines: Iterable[str]) -> None:
     """Replaces a file by lines that may be read from it."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
-        file.writelines(lines)
-    temporary.replace(path)
+    with replacing(path) as file:
+        file.writelines(line.encode() for line in lines)
 
 
 def video_file(task: str) -> str:

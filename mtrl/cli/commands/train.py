@@ -12,7 +12,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mtrl.cli.arguments import parse_with_experiment
 from mtrl.cli.shared import DEFAULT_CONFIG, check_packages, find_config
-from mtrl.config import ExperimentConfig, dump_yaml, load_config
+from mtrl.config import ExperimentConfig, load_config
 from mtrl.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,7 +75,11 @@ def _starting_experiment(options: TrainOptions) -> ExperimentConfig:
     if options.auto_resume and options.run_dir is None and options.resume is None:
         raise UserError("--auto-resume needs --run-dir, so that the same command finds its run again")
     directory = _existing_run(options)
-    return load_config(directory / "config.yaml") if directory is not None else load_config(find_config(options.config or DEFAULT_CONFIG))
+    if directory is None:
+        return load_config(find_config(options.config or DEFAULT_CONFIG))
+    from mtrl.storage.run_directory import read_config
+
+    return read_config(directory)
 
 
 def _existing_run(options: TrainOptions) -> Path | None:
@@ -129,11 +133,11 @@ def _go_on(
 ) -> int:
     """Goes on with the run in `path`. With `repeated`, nothing to go on from and nothing left to do are as good."""
     from mtrl.storage.lock import PATIENCE_SECONDS, run_lock
-    from mtrl.storage.run_directory import RunDirectory
+    from mtrl.storage.run_directory import RunDirectory, RunDirectoryError, read_config
     from mtrl.training.run import run_training
     from mtrl.training.saving import resume
 
-    before = load_config(path / "config.yaml")
+    before = read_config(path)
     _check_changes(path, before, config)
     # A job that is started again may meet the lock of a machine that was lost; a person who resumes can be asked at once.
     patience = max(PATIENCE_SECONDS, 3 * before.report_seconds) if repeated else 0.0
@@ -150,7 +154,10 @@ def _go_on(
         if before.curriculum != config.curriculum and trainer.frames > 0:
             directory.archive_decisions(trainer.frames)
             console.message(_changed_curriculum(before, config))
-        (path / "config.yaml").write_text(dump_yaml(config))
+        try:
+            directory.write_config()
+        except OSError as error:
+            raise RunDirectoryError(f"cannot write to {path}: {error.strerror}") from None
         return run_training(trainer, directory, console)
 
 
