@@ -78,16 +78,6 @@ def test_cores_that_runners_reserve_and_do_not_have_are_a_problem(monkeypatch: p
         assert levels(list(doctor.check_cores(config))) == [level]
 
 
-def test_a_control_group_limits_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {"/sys/fs/cgroup/cpu.max": (50_000.0, 100_000.0), "/sys/fs/cgroup/memory.max": (3e9,), "/sys/fs/cgroup/memory.current": (2e9,)}
-    monkeypatch.setattr(doctor, "_first_numbers", files.get)
-    assert doctor.usable_cores() == 0.5
-    assert doctor.usable_memory() == 1e9
-    older = {"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": (-1.0,), "/sys/fs/cgroup/cpu/cpu.cfs_period_us": (100_000.0,)}
-    monkeypatch.setattr(doctor, "_first_numbers", older.get)
-    assert doctor.usable_cores() == len(os.sched_getaffinity(0)), "-1 is no limit"
-
-
 def test_a_small_shared_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.OBJECT_STORE_BYTES == OBJECT_STORE_BYTES
     usage = type("Usage", (), {"free": 64 * 2**20})

@@ -23,6 +23,7 @@ from mtrl.learning.balancers import BALANCERS
 from mtrl.learning.combiners import COMBINERS
 from mtrl.learning.devices import has_bfloat16
 from mtrl.learning.learner import Learner
+from mtrl.machine import usable_cores, whole_cores
 from mtrl.rollouts.collector import Collector, build_collector
 from mtrl.rollouts.rollout import Rollout
 from mtrl.storage.run_directory import versions
@@ -134,7 +135,9 @@ def describe(config: ExperimentConfig) -> None:
     found = versions()
     packages = ", ".join(f"{name} {found[name]}" for name in ("torch", "ray", "envpool", "minigrid"))
     bfloat16 = "with" if has_bfloat16(torch.device("cpu")) else "without"
-    print(f"{config.name} at {found['commit']}; {platform.machine()}, {_cores()} cores, {bfloat16} bfloat16; {packages}", flush=True)
+    print(
+        f"{config.name} at {found['commit']}; {platform.machine()}, {usable_cores():g} cores, {bfloat16} bfloat16; {packages}", flush=True
+    )
 
 
 def _parts(config: ExperimentConfig, suite: TaskSuite) -> dict[str, float]:
@@ -149,7 +152,7 @@ def _parts(config: ExperimentConfig, suite: TaskSuite) -> dict[str, float]:
     torch.set_num_threads(threads)
     frames = sum(item.rollout.num_frames for item in collected)
     inference_spent = sum(item.inference_seconds for item in collected)
-    cores = _cores()
+    cores = usable_cores()
     environments, inference = cores * frames / (spent - inference_spent), cores * frames / inference_spent
     collector.close()
     subject = Learner(config, suite)
@@ -160,7 +163,7 @@ def _parts(config: ExperimentConfig, suite: TaskSuite) -> dict[str, float]:
 
 def _bare_stepping(suite: TaskSuite, config: ExperimentConfig, backend: BackendName) -> float:
     """Random steps per second of one process, whose pools may use all cores."""
-    tasks = make_vector(suite, config.env_runners.slots, backend=backend, num_threads=_cores())
+    tasks = make_vector(suite, config.env_runners.slots, backend=backend, num_threads=whole_cores())
     suite.action_space.seed(0)
     actions = [np.stack([suite.action_space.sample() for _ in range(tasks.num_slots)]) for _ in range(16)]
     tasks.reset()
@@ -219,10 +222,6 @@ def _in_fresh_process(kind: str, config: ExperimentConfig) -> float:
 
 def _row(name: str, values: list[float], unit: str) -> None:
     print(f"{name:45} {statistics.median(values):12,.2f} {unit}  ({min(values):,.2f} to {max(values):,.2f}, n={len(values)})", flush=True)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _main(kind: str, path: str) -> None:

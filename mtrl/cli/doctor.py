@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mtrl.config import ExperimentConfig
+from mtrl.machine import available_memory, usable_cores
 
 PACKAGES = ("torch", "numpy", "ray", "gymnasium", "envpool", "minigrid", "metaworld", "mujoco", "pydantic", "safetensors", "tensorboardX")
 GIB = 2**30
@@ -193,7 +194,7 @@ def check_cores(config: ExperimentConfig) -> Iterator[Finding]:
 
 def check_memory(config: ExperimentConfig) -> Iterator[Finding]:
     """Free memory, and whether Ray's object store fits into /dev/shm."""
-    memory = usable_memory()
+    memory = available_memory()
     needed = (1 + config.env_runners.num_env_runners) * GIB  # torch and a simulator take most of 1 GiB in each process
     short = memory < needed
     yield Finding(
@@ -262,38 +263,6 @@ def check_backends(stepped: dict[tuple[str, str], Child], config: ExperimentConf
             yield Finding("problem", subject, f"{child.fault}{hint}")
         else:
             yield Finding("note", subject, f"will not work: {child.fault}")
-
-
-def usable_cores() -> float:
-    """Cores that affinity and control groups leave to this process."""
-    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    quota, period = _first_numbers("/sys/fs/cgroup/cpu.max") or (None, None)
-    if quota is None:
-        (quota,) = _first_numbers("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") or (None,)
-        (period,) = _first_numbers("/sys/fs/cgroup/cpu/cpu.cfs_period_us") or (None,)
-    return min(cores, quota / period) if quota and period and quota > 0 else cores
-
-
-def usable_memory() -> float:
-    """Bytes that are free, or that the control group still leaves."""
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = 1024.0 * int(lines["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        free = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for limit_file, used_file in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
-        limit, used = _first_numbers(f"/sys/fs/cgroup/{limit_file}"), _first_numbers(f"/sys/fs/cgroup/{used_file}")
-        if limit and used:
-            free = min(free, limit[0] - used[0])
-    return free
-
-
-def _first_numbers(path: str) -> tuple[float, ...] | None:
-    """The numbers of a one-line file; None if it is missing or says `max`."""
-    try:
-        return tuple(float(word) for word in Path(path).read_text().split())
-    except (OSError, ValueError):
-        return None
 
 
 def _run_ours(function: str, *arguments: str) -> Child:

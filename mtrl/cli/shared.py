@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,11 +76,6 @@ def fraction(option: str, text: str) -> float:
     if not 0 <= value <= 1:
         raise UserError(f"{option}: must be a number from 0 to 1, got {text!r}")
     return value
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_choice(what: str, word: str, known: Sequence[str]) -> None:

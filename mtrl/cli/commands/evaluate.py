@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mtrl.cli.arguments import parse
-from mtrl.cli.shared import check_choice, check_packages, usable_cores, whole_number
+from mtrl.cli.shared import check_choice, check_packages, whole_number
 from mtrl.errors import UserError
+from mtrl.machine import whole_cores
 
 if TYPE_CHECKING:
     from mtrl.storage.run_directory import RunDirectory
@@ -61,7 +62,7 @@ def evaluate(arguments: list[str], program: str) -> int:
         check_choice("--backend", options.backend, ("envpool", "gymnasium"))
     if options.actions is not None:
         check_choice("--actions", options.actions, ("sampled", "greedy"))
-    seed, workers = whole_number("--seed", options.seed, 0), whole_number("--workers", options.workers or str(usable_cores()), 1)
+    seed, workers = whole_number("--seed", options.seed, 0), whole_number("--workers", options.workers or str(whole_cores()), 1)
     check_packages()
     from mtrl.evaluation.video import choose_renderer
 

@@ -9,8 +9,9 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from mtrl.cli.arguments import parse_with_experiment
-from mtrl.cli.shared import DEFAULT_CONFIG, check_packages, find_config, usable_cores, whole_number
+from mtrl.cli.shared import DEFAULT_CONFIG, check_packages, find_config, whole_number
 from mtrl.config import load_config
+from mtrl.machine import whole_cores
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def sweep(arguments: list[str], program: str) -> int:
     results = []
     for path in paths:
         with counting(f"evaluating {path.name}: episodes") as progress:
-            players = in_processes(usable_cores())
+            players = in_processes(whole_cores())
             results.append(evaluate_run(RunDirectory.open(path), episodes=episodes, players=players, progress=progress))
     print_sweep([path.name for path in paths], results)
     return 0

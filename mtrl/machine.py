@@ -1,0 +1,76 @@
+"""The cores and the memory that this process may use: what affinity and control groups (versions 1 and 2) leave of the machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
+
+
+def usable_cores(control_groups: Path = CONTROL_GROUPS, own_groups: Path = OWN_GROUPS) -> float:
+    """Cores that this process may keep busy: those of its affinity, or fewer where a control group has a quota, such as 0.5.
+
+    Args:
+        control_groups: where the file system of control groups is mounted.
+        own_groups: the file that names the groups of this process.
+    """
+    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    for group in _groups("cpu", control_groups, own_groups):
+        for limit in (_numbers(group / "cpu.max"), _numbers(group / "cpu.cfs_quota_us") + _numbers(group / "cpu.cfs_period_us")):
+            if len(limit) == 2 and min(limit) > 0:  # quota and period; a quota of -1 is no limit
+                cores = min(cores, limit[0] / limit[1])
+    return cores
+
+
+def whole_cores(control_groups: Path = CONTROL_GROUPS, own_groups: Path = OWN_GROUPS) -> int:
+    """How many processes or threads that compute all the time have a core each: `usable_cores` rounded down, at least 1."""
+    return max(1, int(usable_cores(control_groups, own_groups)))
+
+
+def available_memory(control_groups: Path = CONTROL_GROUPS, own_groups: Path = OWN_GROUPS) -> float:
+    """Bytes that are free, or that a control group still leaves.
+
+    Args:
+        control_groups: where the file system of control groups is mounted.
+        own_groups: the file that names the groups of this process.
+    """
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = 1024.0 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        free = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for group in _groups("memory", control_groups, own_groups):
+        for limit_file, used_file in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            limit, used = _numbers(group / limit_file), _numbers(group / used_file)
+            if limit and used:
+                free = min(free, limit[0] - used[0])
+    return max(0.0, free)
+
+
+def _groups(controller: str, control_groups: Path, own_groups: Path) -> Iterator[Path]:
+    """The folders of this process's groups, of each version the nearest first, and of all groups above: every one of them limits.
+
+    Inside a container the file may name groups that only the host sees; the root, which always comes last, is the container's own then.
+    """
+    try:
+        lines = [line.split(":", 2) for line in own_groups.read_text().splitlines()]
+    except OSError:
+        lines = []
+    places = {control_groups: Path(), control_groups / controller: Path()}
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if not controllers or controller in controllers.split(","):
+            own = Path(path.lstrip("/"))
+            places[control_groups / controller if controllers else control_groups] = Path() if ".." in own.parts else own
+    for root, own in places.items():
+        yield from (root / group for group in (own, *own.parents))
+
+
+def _numbers(path: Path) -> tuple[float, ...]:
+    """The numbers of a one-line file; none if it is missing or says `max`."""
+    try:
+        return tuple(float(word) for word in path.read_text().split())
+    except (OSError, ValueError):
+        return ()
