@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 from helpers import fingerprint, toy_config
@@ -106,6 +107,29 @@ def test_a_source_goes_on_from_every_format_there_has_been(state, restarts):
 def through_disk(state: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The state as the command that goes on with a run reads it."""
     return load_checkpoint(save_checkpoint(folder, 1, state, tasks=("a",), keep=1)).components
+
+
+def test_an_interval_whose_steps_were_all_skipped_has_a_result(monkeypatch):
+    """Losses that were not computed are left out, like every figure that nobody knows; they are back with the next step."""
+    config = MultiTaskIMPALAConfig.from_experiment(toy_config(**RAY_TOY)).reporting(min_time_s_per_iteration=0)
+    algorithm = config.build_algo()
+    try:
+        objectives = algorithm.trainer.learner.objectives
+        losses = objectives.losses
+
+        def poisoned(part):
+            values, numbers = losses(part)
+            return {name: value * float("nan") for name, value in values.items()}, numbers
+
+        monkeypatch.setattr(objectives, "losses", poisoned)
+        result = algorithm.train()
+        assert algorithm.trainer.learner.skipped >= 1 and result["timesteps_total"] > 0
+        assert result["learners"]["default_policy"] == {}
+        monkeypatch.undo()
+        again = algorithm.train()["learners"]["default_policy"]
+        assert set(again) == {"policy_loss", "vf_loss", "entropy"} and np.isfinite(list(again.values())).all()
+    finally:
+        algorithm.stop()
 
 
 def test_a_killed_runner_comes_back(algorithm):

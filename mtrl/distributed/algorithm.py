@@ -27,6 +27,8 @@ from mtrl.distributed.watchdog import forget
 from mtrl.distributed.weight_server import WeightServer
 from mtrl.training.trainer import Trainer, leave_threads_to_learner
 
+LOSSES = {"policy_loss": "learner/policy_loss", "vf_loss": "learner/value_loss", "entropy": "learner/entropy"}  # RLlib's names and ours
+
 
 class MultiTaskIMPALAConfig(AlgorithmConfig):
     """RLlib's way to write down an experiment. What RLlib has a method for is set there; everything else is the experiment's."""
@@ -203,13 +205,8 @@ class MultiTaskIMPALA(Algorithm):
                 "num_env_steps_sampled_lifetime": self.trainer.frames,
                 "num_episodes_lifetime": int(self.trainer.statistics.episodes.sum()),
             },
-            "learners": {
-                "default_policy": {
-                    "policy_loss": metrics["learner/policy_loss"],
-                    "vf_loss": metrics["learner/value_loss"],
-                    "entropy": metrics["learner/entropy"],
-                }
-            },
+            # Without the losses if none is known, since all steps were skipped.
+            "learners": {"default_policy": {name: metrics[ours] for name, ours in LOSSES.items() if ours in metrics}},
         }
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
