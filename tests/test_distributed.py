@@ -184,6 +184,7 @@ def test_tune_searches_over_it():
     rates = {result.config["lr"] for result in results}
     assert rates == {1e-3, 1e-4}
     assert all(result.metrics["timesteps_total"] > 0 for result in results)
+    assert all(result.metrics["messages"] == [] for result in results)
 
 
 def test_rllibs_words_reach_the_experiment():

@@ -86,6 +86,24 @@ def test_a_hanging_environment_is_ended_with_its_stack_and_left_out():
         algorithm.stop()
 
 
+def test_rllibs_users_hear_of_failing_tasks(caplog):
+    """Those who call `train()`, by themselves or through Tune, and never the trainer's own methods."""
+    algorithm = built("chaos/toy/three?raise=1&only=cue", faults__budget=1, faults__retry_seconds=1000.0)
+    said: list[str] = []
+    try:
+        end = time.monotonic() + 90
+        while not any("cue is left out for 1000 s" in message for message in said):
+            assert time.monotonic() < end, said
+            result = algorithm.train()
+            assert isinstance(result["messages"], list)
+            said += result["messages"]
+            assert algorithm.trainer.messages() == [], "nothing is kept besides"
+    finally:
+        algorithm.stop()
+    logged = [record.getMessage() for record in caplog.records if record.name == "mtrl" and record.levelname == "WARNING"]
+    assert logged == said
+
+
 def test_environments_that_cannot_be_replaced_are_built_anew():
     """What EnvPool's tasks do when one returns what is no number: the whole runner's environments begin again."""
 

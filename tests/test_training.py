@@ -85,6 +85,17 @@ def test_all_waiting_is_counted_and_reported():
     trainer.close()
 
 
+def test_messages_that_nobody_asks_for_do_not_add_up(monkeypatch):
+    monkeypatch.setattr("mtrl.training.trainer.MOST_MESSAGES", 5)
+    trainer = build_trainer(toy_config())
+    monkeypatch.setattr(trainer.quarantine, "retry", lambda now: [f"at {now}"])
+    for _ in range(8):
+        trainer.step()
+    said = trainer.messages()
+    assert len(said) == 5 and said == sorted(said, key=lambda text: float(text.split()[1])), "the newest, in order"
+    assert trainer.messages() == []
+
+
 def test_metrics_have_the_documented_names_and_add_up():
     trainer = build_trainer(toy_config())
     for _ in range(12):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from pathlib import Path
@@ -28,6 +29,8 @@ from mtrl.distributed.weight_server import WeightServer
 from mtrl.training.trainer import Trainer, leave_threads_to_learner
 
 LOSSES = {"policy_loss": "learner/policy_loss", "vf_loss": "learner/value_loss", "entropy": "learner/entropy"}  # RLlib's names and ours
+
+logger = logging.getLogger("mtrl")
 
 
 class MultiTaskIMPALAConfig(AlgorithmConfig):
@@ -193,13 +196,18 @@ class MultiTaskIMPALA(Algorithm):
         """Updates for `min_time_s_per_iteration` seconds, at least one; figures by our names and by those that RLlib's users know."""
         end = time.monotonic() + (self.config.min_time_s_per_iteration or 0)
         updated = False
+        said: list[str] = []
         while not updated or time.monotonic() < end:
             updated = self.trainer.step() or updated
+            for message in self.trainer.messages():
+                logger.warning(message)
+                said.append(message)
         metrics = self.trainer.metrics()
         returns = self.trainer.statistics.returns
         return {
             **metrics,
             "timesteps_total": self.trainer.frames,
+            "messages": said,
             "env_runners": {
                 "episode_return_mean": float(np.nanmean(returns)) if not np.isnan(returns).all() else float("nan"),
                 "num_env_steps_sampled_lifetime": self.trainer.frames,

@@ -27,6 +27,7 @@ from mtrl.training.task_statistics import TaskStatistics
 
 THREADS = torch.get_num_threads()  # what torch chose for this process
 MOST_DECISIONS = 10_000  # kept for those who ask seldom
+MOST_MESSAGES = 1_000  # likewise
 POLL_SECONDS = 0.005  # how long one look at the source may block while the learner works
 
 
@@ -62,7 +63,7 @@ class Trainer:
         self.statistics = TaskStatistics(suite)
         self._decider = Decider(config.curriculum, make_scheduler(config.curriculum, suite.names), suite.names)
         self._decisions: deque[Decision] = deque(maxlen=MOST_DECISIONS)
-        self._messages: list[str] = []
+        self._messages: deque[str] = deque(maxlen=MOST_MESSAGES)
         self.quarantine = Quarantine(suite.names, config.faults)
         self._versions = VersionWatch()
         self._source = source
@@ -132,8 +133,12 @@ class Trainer:
         return {name: float(value) for name, value in numbers.items() if not np.isnan(value)}
 
     def messages(self) -> list[str]:
-        """What a person should hear of since the last call: tasks that are being forgotten, and those that are back."""
-        messages, self._messages = self._messages, []
+        """Sentences for a person since the last call, the newest `MOST_MESSAGES` of them.
+
+        They are about tasks that fail, are left out or are being forgotten, and about runners that died or do not get new weights.
+        """
+        messages = list(self._messages)
+        self._messages.clear()
         return messages
 
     def decisions(self) -> list[Decision]:
