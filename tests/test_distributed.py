@@ -132,6 +132,34 @@ def test_an_interval_whose_steps_were_all_skipped_has_a_result(monkeypatch):
         algorithm.stop()
 
 
+def test_rllibs_callbacks_and_evaluation_interval_run():
+    """`step` is RLlib's own, so that what is configured around it happens."""
+    seen: list[str] = []
+
+    def evaluation(algorithm, runners):
+        seen.append(f"evaluation {algorithm.trainer.updates > 0}")
+        return {"score": 0.5}, 0, 0
+
+    config = MultiTaskIMPALAConfig.from_experiment(toy_config(**RAY_TOY)).reporting(min_time_s_per_iteration=0)
+    config.evaluation(evaluation_interval=2, custom_evaluation_function=evaluation)
+    config.callbacks(on_train_result=lambda **_: seen.append("result"), on_evaluate_start=lambda **_: seen.append("start"))
+    algorithm = config.build_algo()
+    try:
+        results = [algorithm.train() for _ in range(4)]
+    finally:
+        algorithm.stop()
+    assert seen == ["result", "start", "evaluation True", "result"] * 2
+    assert ["evaluation" in result for result in results] == [False, True, False, True]
+    assert results[0]["fault_tolerance"]["num_healthy_workers"] == 1
+    assert results[0]["timesteps_total"] > 0 and results[0]["messages"] == []
+
+
+def test_an_evaluation_that_runners_cannot_do_is_refused():
+    config = MultiTaskIMPALAConfig.from_experiment(toy_config(**RAY_TOY)).evaluation(evaluation_interval=1)
+    with pytest.raises(ConfigError, match="custom_evaluation_function"):
+        config.build_algo()
+
+
 def test_a_killed_runner_comes_back(algorithm):
     algorithm.train()
     manager = algorithm.env_runner_group._worker_manager

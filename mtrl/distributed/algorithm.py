@@ -142,6 +142,11 @@ class MultiTaskIMPALAConfig(AlgorithmConfig):
         experiment = self.experiment()
         if experiment.env_runners.num_env_runners < 1 and not self.in_evaluation:
             raise ConfigError("MultiTaskIMPALA needs num_env_runners >= 1; without Ray, use mtrl.training.trainer.build_trainer")
+        if self.evaluation_interval and self.custom_evaluation_function is None:
+            raise ConfigError(
+                "MultiTaskIMPALA's runners do not evaluate: set custom_evaluation_function beside evaluation_interval, "
+                "or leave both out and use `launch.py evaluate`"
+            )
         suite = make_suite(experiment.suite.name)
         self.observation_space, self.action_space = suite.observation_space, suite.action_space
 
@@ -182,6 +187,7 @@ class MultiTaskIMPALA(Algorithm):
         cores = runners.num_env_runners * runners.num_cpus_per_env_runner
         source = RaySource(self.env_runner_group, self._server, runners.rollouts_in_flight, cores)
         learner = RemoteLearners(self.learner_group, self._new_learners) if self.config.num_learners else self.learner_group._learner.core
+        self._updated, self._said = False, list[str]()  # in this iteration
         self.trainer = Trainer(experiment, make_suite(experiment.suite.name), source, learner)
 
     def _new_learners(self) -> LearnerGroup:
@@ -189,25 +195,32 @@ class MultiTaskIMPALA(Algorithm):
         return self.learner_group
 
     def training_step(self) -> None:
-        """One update, or a second's wait for one."""
-        self.trainer.step()
+        """One update, or a second's wait for one. What the trainer has to say goes to the log at once."""
+        self._updated = self.trainer.step() or self._updated
+        for message in self.trainer.messages():
+            logger.warning(message)
+            self._said.append(message)
 
-    def step(self) -> dict[str, Any]:
-        """Updates for `min_time_s_per_iteration` seconds, at least one; figures by our names and by those that RLlib's users know."""
+    def _run_one_training_iteration(self) -> tuple[dict[str, Any], None]:
+        """Training steps for `min_time_s_per_iteration` seconds, until there was at least one update.
+
+        RLlib's `step` calls this, then evaluates if it is time to, and takes the second value for the older API alone. RLlib's own loop
+        would bring back runners that died, which `RaySource` does, and could end without an update.
+        """
         end = time.monotonic() + (self.config.min_time_s_per_iteration or 0)
-        updated = False
-        said: list[str] = []
-        while not updated or time.monotonic() < end:
-            updated = self.trainer.step() or updated
-            for message in self.trainer.messages():
-                logger.warning(message)
-                said.append(message)
+        self._updated, self._said = False, []
+        while not self._updated or time.monotonic() < end:
+            self.training_step()
+        return self._results(), None
+
+    def _results(self) -> dict[str, Any]:
+        """Figures by our names and by those that RLlib's users know; `messages` is what `training_step` has written to the log."""
         metrics = self.trainer.metrics()
         returns = self.trainer.statistics.returns
         return {
             **metrics,
             "timesteps_total": self.trainer.frames,
-            "messages": said,
+            "messages": self._said,
             "env_runners": {
                 "episode_return_mean": float(np.nanmean(returns)) if not np.isnan(returns).all() else float("nan"),
                 "num_env_steps_sampled_lifetime": self.trainer.frames,
