@@ -1,4 +1,4 @@
-"""Experiments small enough for tests, and fingerprints of states."""
+"""Experiments small enough for tests, rollouts of them, a console without output, and fingerprints of states."""
 
 from __future__ import annotations
 
@@ -8,7 +8,32 @@ from typing import Any
 import numpy as np
 import torch
 
+from envs import TaskSuite, make_suite
 from mtrl.config import ExperimentConfig, override
+from mtrl.learning.learner import Learner
+from mtrl.rollouts.collector import build_collector
+from mtrl.rollouts.rollout import Rollout
+from mtrl.storage.run_directory import RunDirectory
+
+
+class Silent:
+    """A console that prints nothing and keeps the messages."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def start(self, config: ExperimentConfig, suite: TaskSuite, directory: RunDirectory) -> None:
+        """Prints nothing."""
+
+    def update(self, metrics: dict[str, float]) -> None:
+        """Prints nothing."""
+
+    def message(self, text: str) -> None:
+        """Keeps the message."""
+        self.messages.append(text)
+
+    def close(self) -> None:
+        """Has nothing to close."""
 
 
 def toy_config(suite: str = "toy/three", **changes: Any) -> ExperimentConfig:
@@ -23,6 +48,16 @@ def toy_config(suite: str = "toy/three", **changes: Any) -> ExperimentConfig:
         "total_frames": 5000,
     }
     return override(ExperimentConfig(), base | {name.replace("__", "."): value for name, value in changes.items()})
+
+
+def collect(config: ExperimentConfig, unrolls: int = 1, version: int = 0) -> list[Rollout]:
+    """Rollouts of the experiment's initial policy, marked with the learner's `version`."""
+    suite = make_suite(config.suite.name)
+    collector = build_collector(config, suite, runner=0)
+    collector.set_weights(version, Learner(config, suite).actor_weights())
+    rollouts = [collector.collect().rollout for _ in range(unrolls)]
+    collector.close()
+    return rollouts
 
 
 def fingerprint(tree: Any) -> str:

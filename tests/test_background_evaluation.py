@@ -6,8 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from helpers import toy_config
-from test_run import Silent
+from helpers import Silent, toy_config
 
 from mtrl.config import EvaluationConfig
 from mtrl.evaluation.background import BackgroundEvaluation

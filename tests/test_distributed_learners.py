@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import pytest
 import ray
-from helpers import fingerprint, toy_config
-from test_parallel import STEADY, UPDATES, assert_equal_states, rollouts
+from helpers import collect, fingerprint, toy_config
+from test_parallel import STEADY, UPDATES, assert_equal_states
 
 from envs import make_suite
 from mtrl.config import override
@@ -61,7 +61,7 @@ def test_two_actors_are_one_learner_and_their_checkpoint_is_its(tmp_path):
     try:
         learners, alone = algorithm.trainer.learner, Learner(config, suite)
         assert isinstance(learners, RemoteLearners)
-        collected = rollouts(toy_config(), UPDATES + 1)
+        collected = collect(toy_config(), UPDATES + 1)
         for rollout in collected[:UPDATES]:
             expected, said = alone.update(rollout, 0.0), learners.update(rollout, 0.0)
             for name in ("learner/value_loss", "learner/entropy", "tasks/cue/value_error"):
@@ -81,7 +81,7 @@ def test_two_actors_are_one_learner_and_their_checkpoint_is_its(tmp_path):
         algorithm.restore_from_path(path)
         assert fingerprint(learners.state_dict()) == fingerprint(saved)
         with pytest.raises(ValueError, match="1 slots cannot be divided among 2 learners"):
-            learners.update(rollouts(toy_config("toy/cue", env_runners__slots=1), 1)[0], 0.0)
+            learners.update(collect(toy_config("toy/cue", env_runners__slots=1), 1)[0], 0.0)
     finally:
         algorithm.stop()
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import toy_config
-from test_run import Silent
+from helpers import Silent, toy_config
 
 from mtrl.cli.dispatch import main
 from mtrl.curriculum import SCHEDULERS

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from helpers import fingerprint, toy_config
+from helpers import collect, fingerprint, toy_config
 
 from envs import make_suite
 from mtrl.config import OptimizerConfig
@@ -19,13 +19,6 @@ from mtrl.rollouts.collector import build_collector
 from mtrl.rollouts.rollout import Rollout, concatenate
 
 CPU = torch.device("cpu")
-
-
-def collect(config, unrolls=1, version=0):
-    suite = make_suite(config.suite.name)
-    collector = build_collector(config, suite, runner=0)
-    collector.set_weights(version, Learner(config, suite).actor_weights())
-    return [collector.collect().rollout for _ in range(unrolls)]
 
 
 @pytest.mark.parametrize("unroll_length", [4, 10, 11])

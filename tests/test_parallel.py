@@ -9,14 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from helpers import toy_config
+from helpers import collect, toy_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs import make_suite
 from mtrl.config import ConfigError, ExperimentConfig
 from mtrl.learning.learner import Learner, NonFiniteError
-from mtrl.rollouts.collector import build_collector
 from mtrl.rollouts.rollout import Rollout, concatenate, take_slots
 
 # Where a gradient is nothing but rounding, Adam makes a whole step of it. An epsilon above the rounding keeps that out of the comparison.
@@ -70,15 +69,6 @@ class Together:
         return [future.result() for future in futures]
 
 
-def rollouts(config: ExperimentConfig, count: int) -> list[Rollout]:
-    suite = make_suite(config.suite.name)
-    collector = build_collector(config, suite, runner=0)
-    collector.set_weights(0, Learner(config, suite).actor_weights())
-    found = [collector.collect().rollout for _ in range(count)]
-    collector.close()
-    return found
-
-
 def assert_equal_states(one: dict, other: dict) -> None:
     for name, tensor in one["policy"].items():
         torch.testing.assert_close(other["policy"][name], tensor, rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
@@ -88,7 +78,7 @@ def assert_equal_states(one: dict, other: dict) -> None:
 def test_two_learners_with_half_a_batch_each_are_one_with_all_of_it(name):
     config = EXPERIMENTS[name]
     alone, together = Learner(config, make_suite(config.suite.name)), Together(config, 2)
-    for step, rollout in enumerate(rollouts(config, UPDATES)):
+    for step, rollout in enumerate(collect(config, UPDATES)):
         expected = alone.update(rollout, step / UPDATES)
         for statistics in together.update(rollout, step / UPDATES):
             # The same row may be looked at by both; what the experts' features look like is said of one's own rows.
@@ -108,7 +98,7 @@ def test_two_learners_with_half_a_batch_each_are_one_with_all_of_it(name):
 def test_learners_with_minibatches_of_their_own_stay_equal(of):
     config = toy_config(learner__surrogate="clipped", learner__epochs=2, learner__minibatches=4, learner__minibatch_of=of)
     together = Together(config, 3)
-    for rollout in rollouts(config, 5):
+    for rollout in collect(config, 5):
         together.update(rollout, 0.0)
     first, *others = (learner.state_dict()["policy"] for learner in together.learners)
     assert all(torch.equal(first[name], other[name]) for other in others for name in first)
@@ -118,7 +108,7 @@ def test_a_step_that_one_of_them_cannot_make_is_made_by_none():
     config = toy_config()
     together = Together(config, 2)
     before = copy.deepcopy(together.learners[0].state_dict()["policy"])
-    (rollout,) = rollouts(config, 1)
+    (rollout,) = collect(config, 1)
     rewards = rollout.rewards.copy()
     rewards[:, 0] = np.nan  # the first task's first slot, which goes to the first learner
     broken = rollout._replace(rewards=rewards)
@@ -133,7 +123,7 @@ def test_a_step_that_one_of_them_cannot_make_is_made_by_none():
 @settings(max_examples=25, deadline=None)
 @given(size=st.integers(1, 4), seed=st.integers(0, 99))
 def test_parts_are_whole_slots_and_lose_none(size, seed):
-    (rollout,) = rollouts(toy_config(seed=seed), 1)
+    (rollout,) = collect(toy_config(seed=seed), 1)
     parts = [take_slots(rollout, np.arange(rank, rollout.num_slots, size)) for rank in range(size)]
     again = concatenate(parts)
     assert again.num_frames == rollout.num_frames

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from helpers import toy_config
+from helpers import collect, toy_config
 
 from envs import make_suite
 from mtrl.config import ConfigError
@@ -20,15 +20,8 @@ from mtrl.rollouts.collector import build_collector
 CPU = torch.device("cpu")
 
 
-def collect(config, unrolls=1):
-    suite = make_suite(config.suite.name)
-    collector = build_collector(config, suite, runner=0)
-    collector.set_weights(0, Learner(config, suite).actor_weights())
-    return [collector.collect().rollout for _ in range(unrolls)][-1]
-
-
 def batch_of(config):
-    rollout = collect(config)
+    rollout = collect(config)[0]
     return make_batch(
         rollout, int(rollout.task_ids.max()) + 1, discount=0.99, equal_tasks=True, share_repeats=config.model.share_repeats, device=CPU
     )
@@ -108,7 +101,7 @@ def test_the_clipped_surrogate_by_hand():
 def test_both_surrogates_have_the_same_first_gradient():
     """At the anchor the ratio is 1 and its gradient that of the log-probability, however far behind the weights were that acted."""
     config = toy_config("minigrid/mt3", env_runners__slots=6, env_runners__unroll_length=16)
-    rollout = collect(config)
+    rollout = collect(config)[0]
     shift = np.random.default_rng(0).normal(0, 0.5, rollout.behaviour_log_probs.shape).astype(np.float32)
     rollout = rollout._replace(behaviour_log_probs=rollout.behaviour_log_probs + shift)
     gradients = []
@@ -132,7 +125,7 @@ def test_each_optimiser_makes_its_number_of_steps(kind, trunks):
         model__trunks=trunks,
     )
     learner = Learner(config, make_suite(config.suite.name))
-    statistics = learner.update(collect(config), 0.0)
+    statistics = learner.update(collect(config)[0], 0.0)
     steps = {name: {int(s["step"]) for s in o.state.values()} for name, o in learner._optimizers.items()}
     assert steps == ({"actor": {6}, "critic": {2}} if trunks == "separate" else {"actor": {6}})
     assert {"learner/policy_loss", "learner/value_loss"} <= set(statistics)
@@ -150,7 +143,7 @@ def test_targets_of_traces_are_computed_once_or_for_each_minibatch(surrogate, as
     learner = Learner(config, make_suite(config.suite.name))
     correct, calls = learner.objectives._correct, []
     monkeypatch.setattr(learner.objectives, "_correct", lambda *given: calls.append(correct(*given)) or calls[-1])
-    learner.update(collect(config), 0.0)
+    learner.update(collect(config)[0], 0.0)
     assert len(calls) == (1 + 3 * 2 if recomputed else 1)
     if recomputed:  # the policy has moved since, so that weights are no longer 1
         assert not torch.allclose(calls[1].vs, calls[-2].vs)
@@ -162,7 +155,7 @@ def test_targets_computed_once_are_those_of_the_minibatchs_own_traces():
     """Until the policy moves, a trace's targets are the same alone as among the others: they depend on no other slot."""
     config = toy_config(learner__surrogate="clipped", learner__minibatches=3, learner__minibatch_of="traces", model__trunks="shared")
     learner = Learner(config, make_suite(config.suite.name))
-    batch = learner._batch(collect(config))
+    batch = learner._batch(collect(config)[0])
     looked = learner.objectives.look_at(batch)
     batch = batch._replace(proximal_log_probs=looked.log_probs)
     for part in learner._parts(batch, looked):
@@ -175,7 +168,7 @@ def test_how_far_the_policy_moved_is_reported():
     def report(**changes):
         config = toy_config(learner__surrogate="clipped", **changes)
         learner = Learner(config, make_suite(config.suite.name))
-        return learner.update(collect(config), 0.0)
+        return learner.update(collect(config)[0], 0.0)
 
     still, moved = report(), report(learner__epochs=4, learner__actor={"learning_rate": 0.01})
     assert still["learner/kl"] == pytest.approx(0, abs=1e-6) and still["learner/clip_fraction"] == 0  # what is reported is before the step
@@ -185,7 +178,7 @@ def test_how_far_the_policy_moved_is_reported():
 def test_fewer_actor_steps_than_a_pass_has():
     config = toy_config(learner__actor_updates=3, learner__minibatches=2)
     learner = Learner(config, make_suite(config.suite.name))
-    learner.update(collect(config), 0.0)
+    learner.update(collect(config)[0], 0.0)
     assert {int(s["step"]) for s in learner._optimizers["actor"].state.values()} == {3}
 
 
@@ -209,7 +202,7 @@ def test_reuse_learns_more_from_the_same_frames(kind):
 
 def test_a_restored_learner_draws_the_same_minibatches():
     config = toy_config(learner__surrogate="clipped", learner__epochs=2, learner__minibatches=3)
-    suite, rollout = make_suite(config.suite.name), collect(config)
+    suite, rollout = make_suite(config.suite.name), collect(config)[0]
     first, second = Learner(config, suite), Learner(config, suite)
     first.update(rollout, 0.0)
     second.load_state_dict(copy.deepcopy(first.state_dict()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from helpers import fingerprint, toy_config
+from helpers import Silent, fingerprint, toy_config
 
 from mtrl.evaluation.runner import evaluate_run
 from mtrl.storage.checkpoint import CheckpointError, steps
@@ -13,25 +13,6 @@ from mtrl.storage.run_directory import RunDirectory, RunDirectoryError
 from mtrl.training.run import run_training
 from mtrl.training.saving import resume, save
 from mtrl.training.trainer import build_trainer
-
-
-class Silent:
-    """A console that remembers what it was told."""
-
-    def __init__(self):
-        self.messages = []
-
-    def start(self, config, suite, directory):
-        pass
-
-    def update(self, metrics):
-        pass
-
-    def message(self, text):
-        self.messages.append(text)
-
-    def close(self):
-        pass
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import toy_config
-from test_run import Silent
+from helpers import Silent, toy_config
 
 from mtrl.config import override
 from mtrl.curriculum.schedulers.success_gap import SuccessGap
