@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from typing import NamedTuple, get_type_hints
 
 import numpy as np
 import pytest
 import torch
+from beartype.door import is_bearable
 from helpers import collect, toy_config
+from jaxtyping import jaxtyped
 
 from envs import make_suite
-from mtrl.config import ConfigError
+from mtrl.config import ConfigError, override
 from mtrl.learning.batch import make_batch
 from mtrl.learning.learner import Learner
 from mtrl.learning.losses import clipped_surrogate_loss
@@ -27,7 +30,27 @@ def batch_of(config):
     )
 
 
+def assert_as_annotated(value: NamedTuple) -> None:
+    """Each field has the annotated shape and type; one letter is one size, in nested tuples as well. To be called within `jaxtyped`."""
+    for name, hint in get_type_hints(type(value)).items():
+        field = getattr(value, name)
+        assert is_bearable(field, hint), f"{name} is {field}, not {hint}"
+        if hasattr(field, "_fields"):
+            assert_as_annotated(field)
+
+
 CONFIG = toy_config("minigrid/mt3", env_runners__slots=12, env_runners__unroll_length=20)
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_batches_and_their_parts_have_the_annotated_shapes(memory):
+    batch = batch_of(override(CONFIG, {"model.memory": memory}))
+    parts = [batch, select_slots(batch, torch.tensor([0, 3, 8]))]
+    if not memory:
+        parts.append(select_steps(batch, torch.tensor([5, 17, 100, 239])))
+    for part in parts:
+        with jaxtyped("context"):
+            assert_as_annotated(part)
 
 
 @pytest.mark.parametrize("split", [split_steps, split_observations])

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mtrl.config import ConfigError
@@ -26,13 +26,13 @@ class Balancer(Protocol):
     """Whether `weigh` is to be told the sizes of the gradients."""
 
     def weigh(
-        self, losses: Float[Tensor, " tasks"], present: Tensor, gradient_norms: Float[Tensor, " tasks"] | None
+        self, losses: Float[Tensor, " tasks"], present: Bool[Tensor, " tasks"], gradient_norms: Float[Tensor, " tasks"] | None
     ) -> Float[Tensor, " tasks"]:
         """The weights for this step, and a step of what they are learned by.
 
         Args:
             losses: each task's mean value loss, positive.
-            present: whether the batch has steps of the task, [tasks] bool.
+            present: whether the batch has steps of the task.
             gradient_norms: lengths of the tasks' unweighted gradients at the mixed feature, where `needs_gradients`.
         """
 
@@ -70,7 +70,9 @@ class Uncertainty(_Kept):
         self._log_variances = torch.zeros(num_tasks, device=device)
         super().__init__(log_variances=self._log_variances)
 
-    def weigh(self, losses: Tensor, present: Tensor, gradient_norms: Tensor | None) -> Tensor:
+    def weigh(
+        self, losses: Float[Tensor, " tasks"], present: Bool[Tensor, " tasks"], gradient_norms: Float[Tensor, " tasks"] | None
+    ) -> Float[Tensor, " tasks"]:
         """e^(-s_i), and a step along s."""
         weights = (-self._log_variances).exp()
         # The slope grows with L_i without bound; what is far off comes nearer at the rate, no faster.
@@ -95,7 +97,9 @@ class GradNorm(_Kept):
         self._first = torch.zeros(num_tasks, device=device)  # losses; 0 before a task was seen
         super().__init__(weights=self._weights, first=self._first)
 
-    def weigh(self, losses: Tensor, present: Tensor, gradient_norms: Tensor | None) -> Tensor:
+    def weigh(
+        self, losses: Float[Tensor, " tasks"], present: Bool[Tensor, " tasks"], gradient_norms: Float[Tensor, " tasks"] | None
+    ) -> Float[Tensor, " tasks"]:
         """The weights, after a step of their own."""
         assert gradient_norms is not None
         self._first.copy_(torch.where(present & (self._first == 0), losses, self._first))
@@ -126,7 +130,9 @@ class ImprovableGap(_Kept):
         self._steps = torch.zeros(num_tasks, device=device)
         super().__init__(base=self._base, steps=self._steps)
 
-    def weigh(self, losses: Tensor, present: Tensor, gradient_norms: Tensor | None) -> Tensor:
+    def weigh(
+        self, losses: Float[Tensor, " tasks"], present: Bool[Tensor, " tasks"], gradient_norms: Float[Tensor, " tasks"] | None
+    ) -> Float[Tensor, " tasks"]:
         """w_i / L_i, the slope of w_i ln L_i, in units of their mean over the tasks."""
         collecting = present & (self._steps < self.BASE_STEPS)
         self._steps += collecting
@@ -161,7 +167,7 @@ def task_losses(
     task_ids: Int[Tensor, " B"],
     num_tasks: int,
     total: Total = alone,
-) -> tuple[Float[Tensor, " tasks"], Tensor]:
+) -> tuple[Float[Tensor, " tasks"], Bool[Tensor, " tasks"]]:
     """Each task's mean value loss ½ (target - output)² over the steps that count, 0 without any; and which tasks have some."""
     zeros = torch.zeros(num_tasks, device=outputs.device)
     counts = (weights > 0).float()

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from mtrl.learning.losses import step_weights
@@ -20,7 +20,7 @@ class Batch(NamedTuple):
     """T steps of B slots. A minibatch of single steps is one row of them: T = 1, and each step is a slot."""
 
     observations: IndexedObservations  # T + 1 observations of each slot; T where nothing is bootstrapped
-    actions: Tensor  # [T, B, ...]
+    actions: Shaped[Tensor, "T B ..."]
     behaviour_log_probs: Float[Tensor, "T B"]  # of the weights that acted
     proximal_log_probs: Float[Tensor, "T B"]  # of the weights that the clipped surrogate's ratio starts from: 1 before the first step
     rewards: Float[Tensor, "T B"]

@@ -55,8 +55,10 @@ class Combiner:
             weights[wishes] = found if self._adds_up_to_tasks else found * len(own)
         return weights
 
-    def scale(self, gradients: Tensor, row_tasks: Tensor, num_tasks: int, seed: int, total: Total = alone) -> Tensor:
-        """The gradient at the mixed feature [N, D] with each row times its task's weight."""
+    def scale(
+        self, gradients: Float[Tensor, "N D"], row_tasks: Int[Tensor, " N"], num_tasks: int, seed: int, total: Total = alone
+    ) -> Float[Tensor, "N D"]:
+        """The gradient at the mixed feature with each row times its task's weight."""
         weights = self.weights(task_gradients(gradients, row_tasks, num_tasks, total), seed)
         return gradients * weights[row_tasks].unsqueeze(1).to(gradients.dtype)
 

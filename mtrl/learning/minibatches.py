@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mtrl.learning.batch import Batch
@@ -51,27 +51,27 @@ def select_steps(batch: Batch, steps: Int[Tensor, " S"], total: Total = alone) -
     )
 
 
-def split_slots(batch: Batch, parts: int, generator: torch.Generator) -> list[Tensor]:
+def split_slots(batch: Batch, parts: int, generator: torch.Generator) -> list[Int[Tensor, " _"]]:
     """The slots in `parts` random groups of nearly equal size, some of them perhaps empty, each ascending as task ids must be."""
     order = torch.randperm(len(batch.observations.task_ids), generator=generator)
     return [part.sort().values.to(batch.valid.device) for part in order.tensor_split(parts)]
 
 
-def split_steps(batch: Batch, parts: int, generator: torch.Generator) -> list[Tensor]:
+def split_steps(batch: Batch, parts: int, generator: torch.Generator) -> list[Int[Tensor, " _"]]:
     """The valid steps in `parts` random groups of nearly equal size, as positions in the flattened [T, B]."""
     valid = batch.valid.flatten().nonzero().squeeze(-1)
     order = torch.randperm(len(valid), generator=generator).to(valid.device)
     return [valid[part] for part in order.tensor_split(parts)]
 
 
-def split_observations(batch: Batch, parts: int, generator: torch.Generator) -> list[Tensor]:
+def split_observations(batch: Batch, parts: int, generator: torch.Generator) -> list[Int[Tensor, " _"]]:
     """Like `split_steps`, but steps with the same observation stay together, so that each is evaluated once in a pass."""
     group_of_row = torch.randperm(len(batch.observations.rows.task_ids), generator=generator).to(batch.valid.device) % parts
     groups = torch.where(batch.valid, group_of_row[batch.observations.inverse[:-1]], parts).flatten()
     return [(groups == part).nonzero().squeeze(-1) for part in range(parts)]
 
 
-def _rows_of(rows: Rows, inverse: Tensor) -> tuple[Rows, Tensor]:
+def _rows_of(rows: Rows, inverse: Int[Tensor, "T1 B"]) -> tuple[Rows, Int[Tensor, "T1 B"]]:
     """The rows that occur in `inverse`, still sorted by task and padded, and `inverse` into them."""
     used, position = inverse.unique(return_inverse=True)
     task_ids = rows.task_ids[used]
@@ -79,7 +79,7 @@ def _rows_of(rows: Rows, inverse: Tensor) -> tuple[Rows, Tensor]:
     return padded(Rows({name: array[used] for name, array in rows.obs.items()}, task_ids, counts)), position
 
 
-def _rescaled(part: Tensor, whole: Tensor, total: Total) -> Tensor:
+def _rescaled(part: Float[Tensor, "t b"], whole: Float[Tensor, "T B"], total: Total) -> Float[Tensor, "t b"]:
     """Weights of a part as if it stood for the whole: the mean over random parts is the whole's loss."""
     steps, of = add_up([part.count_nonzero(), whole.count_nonzero()], total)
     return part * (of / steps.clamp(min=1))
