@@ -314,6 +314,19 @@ def test_a_mastered_task_that_is_lost_is_reported_once_and_again_when_it_is_back
     assert watch.update(stats) == []
 
 
+def test_the_floor_holds_after_a_boost():
+    """Shares 3 : 1, of which the first is forgotten and counts four times: 12 : 1, and only then a fifth of everything is spread evenly."""
+    config = CurriculumConfig(scheduler="fixed", options={"weights": {"t0": 3.0}}, boost_forgotten=4.0, floor=0.2)
+    names = suite_of(2).names
+    stats, decider = TaskStatistics(suite_of(2)), Decider(config, make_scheduler(config, names), names)
+    play(stats, 0, 100, episodes=100)
+    np.testing.assert_allclose(decider.decide(stats.evidence()).shares, [0.8 * 3 / 4 + 0.1, 0.8 / 4 + 0.1])
+    play(stats, 0, 0, episodes=20)
+    shares = decider.decide(stats.evidence()).shares
+    np.testing.assert_allclose(shares, [0.8 * 12 / 13 + 0.1, 0.8 / 13 + 0.1])
+    assert shares.min() >= config.floor / 2
+
+
 def test_exponential_means_follow_success_and_the_slow_one_lags():
     stats, rng = TaskStatistics(suite_of(2)), np.random.default_rng(0)
     results = rng.random(60) < np.linspace(0.1, 1.0, 60)

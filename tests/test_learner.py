@@ -170,6 +170,22 @@ def test_the_learning_rate_falls_to_zero():
     assert all(np.array_equal(before[name], after) for name, after in learner.policy_weights().items())
 
 
+@pytest.mark.parametrize(
+    ("decay", "progress", "cost"), [(True, 0.0, 0.5), (True, 0.25, 0.375), (True, 1.0, 0.0), (False, 0.25, 0.5), (False, 1.0, 0.5)]
+)
+def test_the_entropy_bonus_falls_to_zero_where_it_is_to(decay, progress, cost):
+    """An update is the one that the cost of the moment would make if it stayed as it is."""
+    falling = toy_config(learner__entropy_cost=0.5, learner__entropy_decay=decay)
+    constant = toy_config(learner__entropy_cost=cost)
+    (rollout,) = collect(falling)
+    weights = []
+    for config, at in ((falling, progress), (constant, 0.0)):
+        learner = Learner(config, make_suite(config.suite.name))
+        learner.update(rollout, at)
+        weights.append(fingerprint(learner.policy_weights()))
+    assert weights[0] == weights[1]
+
+
 @pytest.mark.parametrize(("progress", "share"), [(0.0, 1.0), (0.5, 1.0), (0.75, 0.5), (1.0, 0.0), (1.1, 0.0)])
 def test_a_learning_rate_can_stay_for_a_while_before_it_falls(progress, share):
     settings = OptimizerConfig(learning_rate=1e-3, decay=True, decay_from=0.5)

@@ -103,17 +103,18 @@ def test_gradients_of_an_unroll_are_those_of_its_steps():
     assert torch.autograd.gradcheck(unroll, arguments)
 
 
-def test_before_learning_units_keep_what_they_hold_for_up_to_the_span():
-    torch.manual_seed(0)
-    memory = Memory(4, 500, Categorical(3), span=30)
+@pytest.mark.parametrize("span", [8, 30])
+def test_before_learning_units_keep_what_they_hold_for_up_to_the_span(span):
+    config = toy_config(model__memory=True, model__memory_size=500, model__memory_span=span)
+    memory = build_policy(config.model, make_suite(config.suite.name), seed=0).actor.memory
     initial = {name: torch.from_numpy(array) for name, array in memory.initial(1).items()}
     initial |= {"cell": torch.ones(1, 500), "start": torch.zeros(1, dtype=torch.bool)}
     with torch.no_grad():
         memory.event_weight.zero_()
-        _, cell = memory.step(project(memory, torch.zeros(1, 4)), initial)
+        _, cell = memory.step(memory.bias.unsqueeze(0), initial)
     steps = 1 / (1 - cell)  # until it would all be gone at this pace
-    assert steps.min() < 4 and 28 < steps.max() <= 30
-    assert steps.median().item() == pytest.approx(16, abs=2)
+    assert steps.min() < 4 and span - 2 < steps.max() <= span
+    assert steps.median().item() == pytest.approx(1 + span / 2, abs=2)
 
 
 def test_a_grids_view_is_how_much_of_what_is_on_which_side_at_the_scale_of_its_task():

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from envs import make_suite
 from mtrl.config import ConfigError, override
 from mtrl.curriculum import with_floor
+from mtrl.learning.learner import Learner
 from mtrl.rollouts.allocation import Allocator
-from mtrl.rollouts.collector import Collected
+from mtrl.rollouts.collector import Collected, build_collector
 from mtrl.rollouts.source import InProcessSource
 from mtrl.training.trainer import Trainer, build_trainer
 
@@ -177,3 +178,70 @@ def test_environments_are_counted_and_bounded():
     trainer.close()
     with pytest.raises(ConfigError, match="slots_per_task is 3, but toy/three has 3 tasks for 12 slots: set it to 4 or more"):
         build_trainer(override(config, {"env_runners.slots_per_task": 3}))
+
+
+class EagerSource:
+    """A source that has a rollout ready whenever it is asked, as many fast runners have: one real rollout, again and again."""
+
+    asynchronous, lost, local_cores = True, 0, 0.0
+
+    def __init__(self, config, suite):
+        collector = build_collector(config, suite, runner=0)
+        collector.set_weights(0, Learner(config, suite).actor_weights())
+        self._collected = collector.collect()
+        collector.close()
+        self.handed_out = 0
+
+    def publish(self, version, weights, shares):
+        pass
+
+    def collect(self, timeout):
+        self.handed_out += 1
+        return [self._collected]
+
+    def faults(self):
+        return []
+
+    def close(self):
+        pass
+
+
+class SlowLearner(Learner):
+    """Its update lasts until `expected` rollouts have been handed out, 5 seconds at most, and then a while longer."""
+
+    source: EagerSource
+    expected = 0
+
+    def update(self, rollout, progress):
+        self.slots = rollout.num_slots
+        deadline = time.monotonic() + 5.0
+        while self.source.handed_out < self.expected and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.1)  # in which twenty more could be taken
+        return super().update(rollout, progress)
+
+
+@pytest.mark.parametrize(("queue", "per_update"), [(0, 1), (1, 1), (2, 1), (1, 3), (2, 3)])
+def test_no_more_batches_wait_for_the_learner_than_the_queue_holds(queue, per_update):
+    """While the learner works the runners fill the queue and rest; it makes a batch of the stated number of rollouts."""
+    config = toy_config(learner__max_queued_batches=queue, learner__rollouts_per_update=per_update, env_runners__slots=3)
+    suite = make_suite(config.suite.name)
+    learner, source = SlowLearner(config, suite), EagerSource(config, suite)
+    learner.source = source
+    trainer = Trainer(config, suite, source, learner)
+    for update in range(1, 4):
+        learner.expected = (update + queue) * per_update  # trained on, and waiting
+        assert trainer.step()
+        assert source.handed_out == learner.expected
+        assert learner.slots == 3 * per_update
+    trainer.close()
+
+
+@pytest.mark.parametrize("per_update", [1, 3])
+def test_a_batch_has_the_stated_number_of_rollouts(per_update):
+    trainer = build_trainer(toy_config("toy/corridor", learner__rollouts_per_update=per_update))
+    for _ in range(2):
+        trainer.step()
+    steps = 2 * per_update * 6 * 8  # updates, rollouts, slots, steps
+    assert trainer.updates == 2 and 5 / 6 * steps <= trainer.frames <= steps  # an episode has five steps or more, and then a reset
+    trainer.close()
