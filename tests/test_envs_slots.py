@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contract
 import numpy as np
 import pytest
 
@@ -54,21 +55,27 @@ def test_a_pause_at_any_point_of_an_episode_leaves_no_trace(task, action, episod
     assert seen == {episode}
 
 
-@pytest.mark.parametrize("backend", ["envpool", "gymnasium"])
-def test_what_step_and_observe_return_belongs_to_the_caller(backend):
-    untouched, scribbled = (start("minigrid/DistShift1,Empty-8x8", 4, backend) for _ in range(2))
-    for tick in range(12):
-        actions = np.full(4, tick % 3)
+@pytest.mark.parametrize(("name", "backend"), contract.cases())
+def test_what_step_and_observe_return_belongs_to_the_caller(name, backend):
+    suite = contract.first_tasks(name)
+    (untouched, _), (scribbled, first) = (contract.start(suite, [1, 1], backend) for _ in range(2))
+    for array in first.values():
+        array[:] = 1
+    for actions in contract.random_actions(suite, 12, 2):
         expected, step = untouched.step(actions), scribbled.step(actions)
         for obs in (step.obs, scribbled.observe()):
-            np.testing.assert_array_equal(obs["image"], expected.obs["image"])
-            obs["image"][:] = 255
+            for key, array in obs.items():
+                np.testing.assert_array_equal(array, expected.obs[key])
+                array[:] = 1
         for array in (step.rewards, step.terminated, step.truncated, step.valid):
             array[:] = 1
     for tasks in (untouched, scribbled):
-        tasks.set_allocation([0, 4])
-        tasks.set_allocation([2, 2])
-    np.testing.assert_array_equal(untouched.observe()["image"], scribbled.observe()["image"])
+        tasks.set_allocation([0, 2])
+        tasks.set_allocation([1, 1])
+    for key, array in untouched.observe().items():
+        np.testing.assert_array_equal(scribbled.observe()[key], array)
+    untouched.close()
+    scribbled.close()
 
 
 def test_slots_are_known_before_they_start():
@@ -83,13 +90,16 @@ def test_a_number_of_slots_is_spread_evenly():
     assert envs.make_vector(envs.make_suite("toy/three"), 8).task_ids.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
-@pytest.mark.parametrize(("name", "backend"), [("toy/three", "gymnasium"), ("minigrid/mt3", "envpool"), ("minigrid/mt3", "gymnasium")])
-@pytest.mark.parametrize("number", [2, 4])
-def test_each_slot_gets_one_action(name, backend, number):
-    tasks = start(name, 3, backend)
-    with pytest.raises(ValueError, match=f"3 slots need one action each; got {number}"):
-        tasks.step(np.zeros(number, int))
-    assert tasks.step(np.zeros(3, int)).valid.all()
+@pytest.mark.parametrize(("name", "backend"), contract.cases())
+def test_each_slot_gets_one_action(name, backend):
+    suite = contract.first_tasks(name)
+    tasks, _ = contract.start(suite, 3, backend)
+    actions = contract.random_actions(suite, 1, 4)[0]
+    for number in (2, 4):
+        with pytest.raises(ValueError, match=f"3 slots need one action each; got {number}"):
+            tasks.step(actions[:number])
+    assert tasks.step(actions[:3]).valid.all()
+    tasks.close()
 
 
 def test_reset_comes_once_and_first():

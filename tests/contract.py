@@ -1,0 +1,84 @@
+"""The suites that the tests of the environments' contract run over: every registered family on every backend that has it.
+
+A family that is registered is tested without a change to the tests. One that names no suites itself needs an entry in `EXAMPLES`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from envs import SuiteError, TaskSuite, VectorTasks, make_suite, make_vector
+from envs.registry import CHAOS, FAMILIES
+
+EXAMPLES = {
+    "chaos": ["chaos/toy/three?raise=0"],
+    "gym": ["gym/CartPole-v1,CartPole-v0"],
+}
+"""Suites of families that name none themselves; of two tasks or more, so that slots can move from one to the other."""
+DETERMINISTIC = ("toy/", "chaos/toy/")  # nothing is drawn, so that seeds make no difference
+
+
+def first_tasks(name: str) -> TaskSuite:
+    """The suite with its first two tasks alone: 57 games would take minutes to start."""
+    suite = suite_or_skip(name)
+    return replace(suite, tasks=suite.tasks[:2])
+
+
+def suite_or_skip(name: str) -> TaskSuite:
+    """The suite. Skips the test where its simulator is not installed."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # Gymnasium's, that CartPole-v0 is old
+            return make_suite(name)
+    except SuiteError as error:
+        pytest.skip(_lacking(error))
+
+
+def suite_names(family: str) -> list[str]:
+    """The family's named suites, or else its examples."""
+    named = FAMILIES[family].names() if family in FAMILIES else []
+    return [f"{family}/{name}" for name in named] or EXAMPLES.get(family, [])
+
+
+def cases() -> list[Any]:
+    """Pairs of suite and backend. Of a family's suites with the same first tasks there is one; a missing simulator is a skipped pair."""
+    found: list[Any] = []
+    for family in (*FAMILIES, CHAOS):
+        seen: set[tuple[str, ...]] = set()
+        for name in suite_names(family):
+            try:
+                suite = first_tasks(name)
+            except pytest.skip.Exception as skipped:
+                found.append(pytest.param(name, None, marks=pytest.mark.skip(str(skipped))))
+                continue
+            if suite.names not in seen:
+                seen.add(suite.names)
+                found += [pytest.param(name, backend, id=f"{name}-{backend}") for backend in suite.backends]
+    return found
+
+
+def start(suite: TaskSuite, counts: int | list[int], backend: str, **options: int) -> tuple[VectorTasks, dict[str, np.ndarray]]:
+    """Environments and their first observations. Skips the test where the backend's simulator is not installed."""
+    try:
+        tasks = make_vector(suite, counts, backend=backend, **options)  # type: ignore[arg-type]
+        return tasks, tasks.reset()
+    except SuiteError as error:
+        pytest.skip(_lacking(error))
+
+
+def random_actions(suite: TaskSuite, steps: int, slots: int, seed: int = 0) -> np.ndarray:
+    """Of any action space, [steps, slots, ...]."""
+    space = suite.action_space
+    space.seed(seed)
+    return np.array([[space.sample() for _ in range(slots)] for _ in range(steps)])
+
+
+def _lacking(error: SuiteError) -> str:
+    """Why a simulator is missing; any other error is raised again."""
+    if not isinstance(error.__context__, ImportError):
+        raise error
+    return str(error)
