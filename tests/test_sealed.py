@@ -16,12 +16,12 @@ import yaml
 from helpers import toy_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from mtrl.cli.main import main
-from mtrl.config import ConfigError, dump_yaml, load_config
+
+from mtrl.config import ConfigError, DamagedFileError, check_seal, dump_yaml, load_config, sealed
 from mtrl.dashboard.runs import read_run
 from mtrl.storage.run_directory import RunDirectory, RunDirectoryError, read_config
-from mtrl.storage.sealed import TEMPORARY, DamagedFileError, check_seal, replace_text, replacing, sealed
+from mtrl.storage.sealed import TEMPORARY, replace_text, replacing
 
 ROOT = Path(__file__).parents[1]
 CONFIG = toy_config(total_frames=600)

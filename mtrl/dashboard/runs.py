@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from mtrl.config import DamagedFileError, check_seal
 from mtrl.storage.run_directory import video_file
-from mtrl.storage.sealed import DamagedFileError, check_seal
 
 MAX_POINTS = 600  # of one curve in a page
 TAIL_BYTES = 2**17  # of metrics, in which the newest line is looked for

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from envs import TaskSuite
-from mtrl.config import ExperimentConfig, dump_yaml, load_config
+from mtrl.config import ExperimentConfig, dump_yaml, load_config, sealed
 from mtrl.curriculum.decisions import Decision, from_line, to_line
 from mtrl.errors import UserError
-from mtrl.storage.sealed import TEMPORARY, replace_text, replacing, sealed
+from mtrl.storage.sealed import TEMPORARY, replace_text, replacing
 
 PACKAGES = ("torch", "numpy", "ray", "gymnasium", "envpool", "minigrid", "metaworld", "mujoco")
 

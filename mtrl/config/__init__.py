@@ -1,0 +1,46 @@
+"""The experiment: every setting with its default and what is allowed, and how it is read from YAML."""
+
+from mtrl.config.loading import dump_yaml, explain, load_config, override, parse_config, read_scalar
+from mtrl.config.schema import (
+    CheckpointsConfig,
+    ConfigError,
+    CurriculumConfig,
+    EnvRunnersConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    FaultsConfig,
+    LearnerConfig,
+    LearnersConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Section,
+    SuiteConfig,
+    warn_of_former_name,
+)
+from mtrl.config.seal import DamagedFileError, check_seal, sealed
+
+__all__ = [
+    "CheckpointsConfig",
+    "ConfigError",
+    "CurriculumConfig",
+    "DamagedFileError",
+    "EnvRunnersConfig",
+    "EvaluationConfig",
+    "ExperimentConfig",
+    "FaultsConfig",
+    "LearnerConfig",
+    "LearnersConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "Section",
+    "SuiteConfig",
+    "check_seal",
+    "dump_yaml",
+    "explain",
+    "load_config",
+    "override",
+    "parse_config",
+    "read_scalar",
+    "sealed",
+    "warn_of_former_name",
+]

@@ -1,0 +1,116 @@
+"""Reading experiments from YAML, changing them, and saying what is wrong with one in a sentence for each fault."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import yaml
+
+from mtrl.config.schema import ConfigError, ExperimentConfig, Section
+from mtrl.config.seal import DamagedFileError, check_seal
+
+
+def load_config(path: str | Path) -> ExperimentConfig:
+    """Reads an experiment from a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, is sealed but not what was written, is no YAML mapping, or a field is unknown or out of range.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text()
+        check_seal(text, path)
+        values = yaml.load(text, _Loader)
+    except DamagedFileError as error:
+        raise ConfigError(str(error)) from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the experiment {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict | None):
+        raise ConfigError(f"{path} holds a {type(values).__name__}; an experiment is a mapping of fields to values")
+    try:
+        return parse_config({"name": path.stem, **(values or {})})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def read_scalar(text: str) -> Any:
+    """What `text` means as a value in a YAML experiment: `null`, a truth value, a number or a string."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        return text
+
+
+def parse_config(values: dict[str, Any]) -> ExperimentConfig:
+    """Checks the nested mapping `values` and fills in the defaults.
+
+    Raises:
+        ConfigError: one line per fault.
+    """
+    try:
+        return ExperimentConfig.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise ConfigError(explain(error)) from None
+
+
+def override(config: ExperimentConfig, changes: dict[str, Any]) -> ExperimentConfig:
+    """A copy of `config` with the dotted fields of `changes`, such as `{"learner.discount": 0.9}`, set and everything checked again."""
+    values = config.model_dump()
+    for dotted, value in changes.items():
+        *sections, field = dotted.split(".")
+        target = values
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"{dotted}: {section} is a value, not a section")
+        target[field] = value
+    return parse_config(values)
+
+
+def dump_yaml(config: ExperimentConfig) -> str:
+    """The full resolved experiment as YAML; `load_config` of it gives the same experiment."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's own loader with `1e-3` and `6e6` as numbers: YAML 1.1 takes them for strings unless they have a dot and a signed exponent."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def explain(error: pydantic.ValidationError, model: type[Section] = ExperimentConfig) -> str:
+    """One line per fault in values for `model`: the field's path, the value, what is allowed, and the nearest name for unknown fields."""
+    return "\n".join(_explain_fault(fault, model) for fault in error.errors())
+
+
+def _explain_fault(fault: Any, model: type[Section]) -> str:
+    path = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = _field_names(fault["loc"][:-1], model)
+        near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else ("known are " + ", ".join(known) if known else "there are none")
+        return f"{path}: unknown field; {hint}"
+    message = fault["msg"].removeprefix("Value error, ")
+    if not path:
+        return message
+    if fault["type"] == "model_type":
+        return f"{path}: is a section with fields of its own, got {fault['input']!r}"
+    # The value follows anyway, so pydantic's remark on it only makes the sentence long.
+    message = re.split(", (?:got|unable)", message.replace("Input should be", "must be"))[0]
+    return f"{path}: {message[0].lower() + message[1:]}, got {fault['input']!r}"
+
+
+def _field_names(location: tuple[Any, ...], model: type[Section]) -> list[str]:
+    section: Any = model
+    for part in location:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)
