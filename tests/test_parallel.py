@@ -31,6 +31,7 @@ EXPERIMENTS = {
     ),
     "memory": toy_config(model__memory=True, model__memory_size=8, **STEADY),
     "observations are normalised": toy_config("context/pendulum", env_runners__slots=20, model__normalize_observations=True, **STEADY),
+    "views of a grid": toy_config("minigrid/Empty-5x5,DoorKey-5x5", **STEADY),  # whose convolutions have weights of another layout
     "tasks are balanced": toy_config(learner__balancing="gradnorm", learner__combiner="aligned_mtl", model__trunks="shared", **STEADY),
     "tasks are compared": toy_config(curriculum__scheduler="camrl", **STEADY),
 }

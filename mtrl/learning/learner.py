@@ -18,7 +18,7 @@ from mtrl.learning.devices import pick_device, pick_precision
 from mtrl.learning.losses import Moments
 from mtrl.learning.minibatches import select_slots, select_steps, split_observations, split_slots, split_steps
 from mtrl.learning.objectives import Look, Objectives, Part
-from mtrl.learning.optimizers import learning_rate_at, make_optimizers, parameters_of, set_learning_rate
+from mtrl.learning.optimizers import in_order_of, learning_rate_at, load_state, make_optimizers, parameters_of, set_learning_rate
 from mtrl.models.experts import health
 from mtrl.models.policy import Policy, build_policy, load_weights
 from mtrl.parallel import Total, add_up, alone
@@ -174,7 +174,7 @@ class Learner:
         """
         load_weights(self.policy, state["policy"])
         for name, optimizer in self._optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            load_state(optimizer, state["optimizers"][name])
         self.version, self.skipped = state["version"], state["skipped"]
         self._skipped_in_a_row = state["skipped_in_a_row"]
         if self.objectives.balancer is not None and state.get("balancer"):
@@ -265,7 +265,7 @@ class Learner:
         own = [parameter.grad if parameter.grad is not None else torch.zeros_like(parameter) for parameter in parameters]
         loss, *gradients = add_up([loss, *own], self._total)
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = in_order_of(gradient, parameter)
         return loss
 
     def _apply(self, optimizer: torch.optim.Optimizer, settings: OptimizerConfig, norm: Tensor, progress: float) -> None:

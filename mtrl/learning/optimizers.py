@@ -47,3 +47,22 @@ def _make_optimizer(module: nn.Module, settings: OptimizerConfig, memory_learnin
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """What it optimises, in its order."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Goes on from a `state_dict`, on whatever device and in whatever memory order its moments are."""
+    optimizer.load_state_dict(state)
+    for parameter, entries in optimizer.state.items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                entries[name] = in_order_of(value, parameter)
+
+
+def in_order_of(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """`tensor` with its numbers in memory in the order of `parameter`, which has the same shape.
+
+    The fused Adam walks through a parameter, its gradient and its moments in the order of memory. On a CPU it does not compare their
+    strides: a gradient in another order changes other weights than its own, without an error. Convolutions in `channels_last` have such
+    weights, and files and exchanges between learners give tensors back in the order of their axes.
+    """
+    return tensor if tensor.stride() == parameter.stride() else torch.empty_like(parameter).copy_(tensor)
