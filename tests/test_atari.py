@@ -88,7 +88,7 @@ def test_rewards_are_clipped_for_learning_alone():
     rollout = collector.collect().rollout
     collector.close()
     rollout = rollout._replace(rewards=np.linspace(-7, 7, 8, dtype=np.float32).reshape(4, 2))
-    batch = learner._batch(rollout)
+    batch = learner.make_batch(rollout)
     np.testing.assert_array_equal(batch.rewards.numpy(), rollout.rewards.clip(-0.5, 0.5))
     np.testing.assert_array_equal(batch.observations.recurrence.last_rewards[1:].numpy(), rollout.rewards)
-    assert all(np.isfinite(value) for value in learner.update(rollout, 0.0).values())
+    assert all(np.isfinite(value) for value in learner.update(rollout, 0.0).means.values())

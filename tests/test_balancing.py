@@ -30,21 +30,21 @@ def test_uncertainty_finds_the_variances():
     """With losses held the best σ² of each task is its loss."""
     balancer, losses = Uncertainty(3, CPU), torch.tensor([0.2, 1.0, 5.0])
     for _ in range(2000):
-        weights = balancer.weigh(losses, ALL, None)
+        weights = balancer.update(losses, ALL, None)
     torch.testing.assert_close(weights, 1 / losses, rtol=0.05, atol=0)
 
 
 def test_gradnorm_makes_gradients_equally_long_and_helps_who_lags():
     balancer, norms, losses = GradNorm(3, CPU), torch.tensor([0.5, 1.0, 4.0]), torch.ones(3)
     for _ in range(2000):
-        weights = balancer.weigh(losses, ALL, norms)
+        weights = balancer.update(losses, ALL, norms)
         assert float(weights.sum()) == pytest.approx(3.0, abs=1e-4)
     lengths = weights * norms
     torch.testing.assert_close(lengths, lengths.mean().expand(3), rtol=0.1, atol=0)
     # The second task has come half as far as the others: its gradient is to be longer by the ratio of rates to the power of α.
     behind = torch.tensor([0.5, 1.0, 0.5])
     for _ in range(3000):
-        weights = balancer.weigh(behind, ALL, norms)
+        weights = balancer.update(behind, ALL, norms)
     lengths = weights * norms
     assert float(lengths[1] / lengths[0]) == pytest.approx(2**GradNorm.ALPHA, rel=0.15)
 
@@ -52,9 +52,9 @@ def test_gradnorm_makes_gradients_equally_long_and_helps_who_lags():
 def test_igb_is_a_softmax_of_how_much_is_left():
     balancer, base = ImprovableGap(3, CPU), np.array([1.0, 2.0, 4.0])
     for _ in range(ImprovableGap.BASE_STEPS):
-        weights = balancer.weigh(torch.tensor(base, dtype=torch.float32), ALL, None)
+        weights = balancer.update(torch.tensor(base, dtype=torch.float32), ALL, None)
     losses = np.array([0.9, 0.2, 2.0])
-    weights = balancer.weigh(torch.tensor(losses, dtype=torch.float32), ALL, None).numpy()
+    weights = balancer.update(torch.tensor(losses, dtype=torch.float32), ALL, None).numpy()
     gaps = np.exp(losses / base) / np.exp(losses / base).sum()
     np.testing.assert_allclose(weights, gaps / losses / (gaps / losses).mean(), rtol=1e-5)
 
@@ -65,7 +65,7 @@ def test_a_task_that_is_not_there_changes_nothing_of_its_own(name):
     before = balancer.state_dict()
     present = torch.tensor([True, True, False])
     for _ in range(5):
-        weights = balancer.weigh(torch.tensor([1.0, 2.0, 0.0]), present, torch.ones(3) if balancer.needs_gradients else None)
+        weights = balancer.update(torch.tensor([1.0, 2.0, 0.0]), present, torch.ones(3) if balancer.needs_gradients else None)
     assert weights.isfinite().all()
     if name != "gradnorm":  # whose weights are relative to each other
         assert all(torch.equal(tensor[2], before[key][2]) for key, tensor in balancer.state_dict().items())
@@ -129,13 +129,12 @@ def test_the_trunk_gets_each_tasks_gradient_with_its_weight(trunks, monkeypatch)
     weighted, _ = learner_and_rollout(model__trunks=trunks, learner__combiner="pcgrad")
 
     def gradients(learner, only=None):
-        batch = learner._batch(rollout)
+        batch = learner.make_batch(rollout)
         if only is not None:
             batch = batch._replace(weights=batch.weights * (batch.observations.task_ids == only))
-        part = next(iter(learner._parts(batch, None)))
-        losses, _ = learner.objectives.losses(part)
+        (minibatch,) = learner.minibatches(batch, None, None, None)
         learner.policy.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
+        learner.backward(minibatch, learner.losses(minibatch))
         return {name: p.grad.clone() for name, p in learner.policy.named_parameters() if p.grad is not None}
 
     # Advantages are normalised over each task alone, so the parts' sum is the whole.
@@ -151,11 +150,11 @@ def test_a_learner_goes_on_from_its_state_with_each_rule(field, name):
     changes = {f"learner__{field}": name, "model__popart": True}
     learner, rollout = learner_and_rollout(**changes)
     for _ in range(3):
-        assert all(np.isfinite(value) for value in learner.update(rollout, 0.0).values())
+        assert all(np.isfinite(value) for value in learner.update(rollout, 0.0).means.values())
     again, _ = learner_and_rollout(**changes)
     again.load_state_dict(copy.deepcopy(learner.state_dict()))
     ours, theirs = learner.update(rollout, 0.0), again.update(rollout, 0.0)
-    assert ours["learner/value_loss"] == theirs["learner/value_loss"]
+    assert ours.means["value_loss"] == theirs.means["value_loss"]
     for (key, a), b in zip(learner.policy.state_dict().items(), again.policy.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=key)
 

@@ -131,5 +131,5 @@ def test_the_learner_tells_how_alike_tasks_are() -> None:
     again.close()
     plain = build_trainer(toy_config())
     plain.step()
-    assert plain.learner.similarity is None
+    assert plain.statistics.similarity is None
     plain.close()

@@ -110,7 +110,7 @@ def test_runner_and_learner_agree_on_meta_world(squashed, memory):
     for _ in range(2):
         collector.set_weights(learner.version, learner.actor_weights())
         rollout = collector.collect().rollout
-        log_rhos = learner.objectives.look_at(learner._batch(rollout)).log_probs.numpy() - rollout.behaviour_log_probs
+        log_rhos = learner.evaluate(learner.make_batch(rollout)).log_probs.numpy() - rollout.behaviour_log_probs
         np.testing.assert_allclose(log_rhos, 0, atol=2e-4)
         learner.update(rollout, 0.0)
     collector.close()

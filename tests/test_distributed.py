@@ -114,16 +114,16 @@ def test_an_interval_whose_steps_were_all_skipped_has_a_result(monkeypatch):
     config = MultiTaskIMPALAConfig.from_experiment(toy_config(**RAY_TOY)).reporting(min_time_s_per_iteration=0)
     algorithm = config.build_algo()
     try:
-        objectives = algorithm.trainer.learner.objectives
-        losses = objectives.losses
+        learner = algorithm.trainer.learner
+        losses = learner.losses
 
-        def poisoned(part):
-            values, numbers = losses(part)
-            return {name: value * float("nan") for name, value in values.items()}, numbers
+        def poisoned(minibatch, coefficients=None):
+            found = losses(minibatch, coefficients)
+            return found if found.actor is None else found._replace(actor=found.actor * float("nan"))
 
-        monkeypatch.setattr(objectives, "losses", poisoned)
+        monkeypatch.setattr(learner, "losses", poisoned)
         result = algorithm.train()
-        assert algorithm.trainer.learner.skipped >= 1 and result["timesteps_total"] > 0
+        assert algorithm.trainer.learner.skipped_steps >= 1 and result["timesteps_total"] > 0
         assert result["learners"]["default_policy"] == {}
         monkeypatch.undo()
         again = algorithm.train()["learners"]["default_policy"]

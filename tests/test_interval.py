@@ -7,6 +7,8 @@ import pytest
 from helpers import collect, toy_config
 
 from envs import make_suite
+from mtrl.learning.learner import UpdateResult
+from mtrl.learning.targets import TaskValues
 from mtrl.training.metrics import Interval
 
 
@@ -15,10 +17,11 @@ def test_policy_lag_is_the_mean_over_slots():
     suite = make_suite("toy/corridor,cue")
     (rollout,) = collect(toy_config(suite.name, env_runners__slots=3))
     assert rollout.task_ids.tolist() == [0, 0, 1]
+    nothing = UpdateResult({}, TaskValues(np.zeros(2), np.zeros(2)), None, None, distinct_rows=1, skipped_steps=0)
     interval = Interval(suite)
     for at, versions in ((5, [3, 4, 5]), (7, [3, 4, 5])):
         trained = rollout._replace(version=np.array(versions))
-        interval.add_update({"rows": 1.0}, trained, trained.frames_per_task(2), at, seconds=0.1)
+        interval.add_update(nothing, trained, trained.frames_per_task(2), at, seconds=0.1)
     metrics = interval.metrics()
     assert metrics["tasks/corridor/policy_lag"] == pytest.approx((2 + 1 + 4 + 3) / 4)
     assert metrics["tasks/cue/policy_lag"] == pytest.approx((0 + 2) / 2)

@@ -81,7 +81,7 @@ def test_sharing_repeats_changes_no_number(suite, trunks, heads):
         )
         learner = Learner(config, make_suite(suite))
         statistics = learner.update(collect(toy_config(suite, env_runners__slots=14, model__trunks=trunks, model__heads=heads))[0], 0.0)
-        assert (statistics["rows"] < 0.9 * 9 * 14) == share
+        assert (statistics.distinct_rows < 0.9 * 9 * 14) == share
         weights.append(learner.policy_weights())
     start = Learner(config, make_suite(suite)).policy_weights()
     moved = max(np.abs(weights[0][name] - start[name]).max() for name in start)
@@ -95,7 +95,7 @@ def test_behaviour_log_probs_are_those_of_the_weights_that_acted():
         rollout = collect(config)[0]
         learner = Learner(config, make_suite(suite))
         statistics = learner.update(rollout, 0.0)
-        assert statistics["vtrace/rho_mean"] == pytest.approx(1.0, abs=1e-5)
+        assert statistics.means["rho_mean"] == pytest.approx(1.0, abs=1e-5)
 
 
 def test_weights_count_tasks_or_frames():
@@ -127,13 +127,12 @@ def test_advantages_that_are_the_critics_errors_alone_stay_small():
     constant = rollout.task_ids == 1
     paid = constant & (np.arange(len(rollout.rewards)) % 2 == 1)[:, None]
     rollout = rollout._replace(rewards=np.where(paid, rollout.rewards, np.float32(0)))
-    batch = learner._batch(rollout)
-    looked = learner.objectives.look_at(batch)
-    targets = learner.objectives.targets(batch, looked.log_probs - batch.behaviour_log_probs, looked.values, None)
+    batch = learner.make_batch(rollout)
+    targets, moments = learner.compute_targets(batch, learner.evaluate(batch))
     advantages = targets.advantages.numpy()
     deviations = [advantages[rollout.valid & (rollout.task_ids == task)].std() for task in (0, 1)]
     assert deviations[0] < 0.01 and deviations[1] > 0.1
-    assert targets.moments.deviation.tolist() == pytest.approx([0.05, deviations[1]], rel=1e-4)
+    assert moments.deviation.tolist() == pytest.approx([0.05, deviations[1]], rel=1e-4)
 
 
 def test_a_batch_that_is_not_finite_is_never_applied_and_its_task_is_named():
@@ -146,7 +145,7 @@ def test_a_batch_that_is_not_finite_is_never_applied_and_its_task_is_named():
     before = learner.policy_weights()
     for skipped in range(1, MAX_SKIPPED):
         learner.update(bad, 0.0)
-        assert learner.skipped == skipped
+        assert learner.skipped_steps == skipped
     assert all(np.array_equal(before[name], after) for name, after in learner.policy_weights().items())
     learner.update(good, 0.0)  # a good one begins the count anew
     for _ in range(MAX_SKIPPED - 1):
@@ -159,7 +158,7 @@ def test_the_critic_keeps_its_own_pace():
     config = toy_config(learner__actor_updates=3, learner__critic_updates=1)
     learner = Learner(config, make_suite(config.suite.name))
     learner.update(collect(config)[0], 0.0)
-    steps = {name: {int(s["step"]) for s in o.state.values()} for name, o in learner._optimizers.items()}
+    steps = {name: {int(s["step"]) for s in o.state.values()} for name, o in learner.optimizers.named()}
     assert steps == {"actor": {3}, "critic": {1}}
 
 

@@ -184,7 +184,7 @@ def test_the_learner_recalls_what_the_runner_did(suite, trunks):
     rollouts = [collector.collect().rollout for _ in range(3)]
     assert not rollouts[0].valid.all() or suite != "toy/three"
     for rollout in (rollouts[2], concatenate(rollouts)):
-        log_rhos = learner.objectives.look_at(learner._batch(rollout)).log_probs.numpy() - rollout.behaviour_log_probs
+        log_rhos = learner.evaluate(learner.make_batch(rollout)).log_probs.numpy() - rollout.behaviour_log_probs
         np.testing.assert_allclose(log_rhos, 0, atol=1e-4)
         assert np.std(rollout.behaviour_log_probs) > 0.1
 
@@ -197,7 +197,7 @@ def test_values_begin_near_zero_and_do_not_depend_on_the_memory(trunks):
     learner, collector = Learner(config, suite), build_collector(config, suite, runner=0)
     collector.set_weights(0, learner.actor_weights())
     rollout = collector.collect().rollout
-    batch = learner._batch(rollout)
+    batch = learner.make_batch(rollout)
     other = batch.observations._replace(
         recurrence=batch.observations.recurrence._replace(last_rewards=batch.observations.recurrence.last_rewards + 1)
     )

@@ -174,9 +174,9 @@ def test_one_policy_learns_from_both(memory):
         assert (arms != np.rint(arms)).all()
         # Before the first step the policy is the one that acted.
         if version == 0:
-            looked = learner.objectives.look_at(learner._batch(rollout)).log_probs.detach().numpy()
+            looked = learner.evaluate(learner.make_batch(rollout)).log_probs.detach().numpy()
             np.testing.assert_allclose(looked, rollout.behaviour_log_probs, atol=2e-3)
-        assert all(np.isfinite(value) for value in learner.update(rollout, 0.0).values())
+        assert all(np.isfinite(value) for value in learner.update(rollout, 0.0).means.values())
     collector.close()
     unmoved = [name for name, tensor in learner.policy.named_parameters() if torch.equal(tensor, before[name])]
     assert unmoved == []

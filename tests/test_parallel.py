@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from envs import make_suite
 from mtrl.config import ConfigError, ExperimentConfig
-from mtrl.learning.learner import Learner, NonFiniteError
+from mtrl.learning.learner import Learner, NonFiniteError, UpdateResult
 from mtrl.rollouts.rollout import Rollout, concatenate, take_slots
 
 # Where a gradient is nothing but rounding, Adam makes a whole step of it. An epsilon above the rounding keeps that out of the comparison.
@@ -63,7 +63,7 @@ class Together:
         self.learners = [Learner(config, suite, rank=rank, total=meeting.total(rank)) for rank in range(size)]
         self._threads = ThreadPoolExecutor(size)
 
-    def update(self, rollout: Rollout, progress: float) -> list[dict[str, float]]:
+    def update(self, rollout: Rollout, progress: float) -> list[UpdateResult]:
         size = len(self.learners)
         parts = [take_slots(rollout, np.arange(rank, rollout.num_slots, size)) for rank in range(size)]
         futures = [self._threads.submit(learner.update, part, progress) for learner, part in zip(self.learners, parts, strict=True)]
@@ -81,14 +81,15 @@ def test_two_learners_with_half_a_batch_each_are_one_with_all_of_it(name):
     alone, together = Learner(config, make_suite(config.suite.name)), Together(config, 2)
     for step, rollout in enumerate(collect(config, UPDATES)):
         expected = alone.update(rollout, step / UPDATES)
-        for statistics in together.update(rollout, step / UPDATES):
-            # The same row may be looked at by both; what the experts' features look like is said of one's own rows.
-            said = {key: value for key, value in statistics.items() if key != "rows" and not key.startswith("experts/")}
-            assert said.keys() == {key for key in expected if key != "rows" and not key.startswith("experts/")}
-            for key, value in said.items():
-                assert value == pytest.approx(expected[key], rel=1e-3, abs=1e-4), key
-        if alone.similarity is not None:
-            np.testing.assert_allclose(together.learners[0].similarity, alone.similarity, atol=1e-3)
+        # Both may evaluate the same row, and each reports its experts on rows of its own: these figures are left out.
+        for result in together.update(rollout, step / UPDATES):
+            assert result.means.keys() == expected.means.keys()
+            for key, value in result.means.items():
+                assert value == pytest.approx(expected.means[key], rel=1e-3, abs=1e-4), key
+            for ours, theirs in zip(result.task_values, expected.task_values, strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+            if expected.similarity is not None:
+                np.testing.assert_allclose(result.similarity, expected.similarity, atol=1e-3)
     for learner in together.learners:
         assert_equal_states(alone.state_dict(), learner.state_dict())
     moved = Learner(config, make_suite(config.suite.name)).state_dict()["policy"]
@@ -115,7 +116,7 @@ def test_a_step_that_one_of_them_cannot_make_is_made_by_none():
     broken = rollout._replace(rewards=rewards)
     for _ in range(19):
         together.update(broken, 0.0)
-    assert [learner.skipped for learner in together.learners] == [19, 19]
+    assert [learner.skipped_steps for learner in together.learners] == [19, 19]
     assert all(torch.equal(tensor, before[name]) for name, tensor in together.learners[1].state_dict()["policy"].items())
     with pytest.raises(NonFiniteError, match=f"the task at fault is {make_suite(config.suite.name).names[0]}"):
         together.update(broken, 0.0)

@@ -90,7 +90,7 @@ def relative_values(*, popart: bool) -> np.ndarray:
         collector.set_weights(learner.version, learner.actor_weights())
         rollout = collector.collect().rollout
         learner.update(rollout, 0.0)
-    values = learner.objectives.look_at(learner._batch(rollout)).values.numpy()[1:]
+    values = learner.evaluate(learner.make_batch(rollout)).values.numpy()[1:]
     starts = ~rollout.valid
     means = np.array([values[:, rollout.task_ids == task][starts[:, rollout.task_ids == task]].mean() for task in range(2)])
     truth = sum(0.99**t * reward for t, reward in enumerate(Steps.rewards))

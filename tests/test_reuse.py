@@ -14,6 +14,7 @@ from jaxtyping import jaxtyped
 
 from envs import make_suite
 from mtrl.config import ConfigError, override
+from mtrl.learning import targets
 from mtrl.learning.batch import make_batch
 from mtrl.learning.learner import Learner
 from mtrl.learning.losses import clipped_surrogate_loss
@@ -84,16 +85,13 @@ def test_a_part_is_the_whole_seen_through_a_window(share):
     config = toy_config("minigrid/mt3", env_runners__slots=12, env_runners__unroll_length=20, model__share_repeats=share)
     batch = batch_of(config)
     learner = Learner(config, make_suite("minigrid/mt3"))
-    whole = learner.objectives.look_at(batch)
+    whole = learner.evaluate(batch)
     slots = torch.tensor([1, 4, 5, 10])
     cut = select_slots(batch, slots)
-    part = learner.objectives.look_at(cut)
+    part = learner.evaluate(cut)
     for name in ("log_probs", "values"):
         torch.testing.assert_close(getattr(part, name), getattr(whole, name)[:, slots], atol=1e-5, rtol=1e-4)
-    vs = [
-        learner.objectives.targets(of, seen.log_probs - of.behaviour_log_probs, seen.values, None).vs
-        for of, seen in ((cut, part), (batch, whole))
-    ]
+    vs = [learner.compute_targets(of, seen)[0].vs for of, seen in ((cut, part), (batch, whole))]
     torch.testing.assert_close(vs[0], vs[1][:, slots], atol=1e-5, rtol=1e-4)
     steps = torch.tensor([200, 3, 77, 78, 150])
     acted = learner.policy.act(select_steps(batch, steps).observations)
@@ -149,9 +147,9 @@ def test_each_optimiser_makes_its_number_of_steps(kind, trunks):
     )
     learner = Learner(config, make_suite(config.suite.name))
     statistics = learner.update(collect(config)[0], 0.0)
-    steps = {name: {int(s["step"]) for s in o.state.values()} for name, o in learner._optimizers.items()}
+    steps = {name: {int(s["step"]) for s in o.state.values()} for name, o in learner.optimizers.named()}
     assert steps == ({"actor": {6}, "critic": {2}} if trunks == "separate" else {"actor": {6}})
-    assert {"learner/policy_loss", "learner/value_loss"} <= set(statistics)
+    assert {"policy_loss", "value_loss"} <= set(statistics.means)
 
 
 @pytest.mark.parametrize(
@@ -164,8 +162,8 @@ def test_targets_of_traces_are_computed_once_or_for_each_minibatch(surrogate, as
         learner__recompute_targets=asked, learner__actor={"learning_rate": 0.01},
     )  # fmt: skip
     learner = Learner(config, make_suite(config.suite.name))
-    correct, calls = learner.objectives._correct, []
-    monkeypatch.setattr(learner.objectives, "_correct", lambda *given: calls.append(correct(*given)) or calls[-1])
+    correct, calls = targets.correct_off_policy, []
+    monkeypatch.setattr(targets, "correct_off_policy", lambda *given: calls.append(correct(*given)) or calls[-1])
     learner.update(collect(config)[0], 0.0)
     assert len(calls) == (1 + 3 * 2 if recomputed else 1)
     if recomputed:  # the policy has moved since, so that weights are no longer 1
@@ -178,12 +176,12 @@ def test_targets_computed_once_are_those_of_the_minibatchs_own_traces():
     """Until the policy moves, a trace's targets are the same alone as among the others: they depend on no other slot."""
     config = toy_config(learner__surrogate="clipped", learner__minibatches=3, learner__minibatch_of="traces", model__trunks="shared")
     learner = Learner(config, make_suite(config.suite.name))
-    batch = learner._batch(collect(config)[0])
-    looked = learner.objectives.look_at(batch)
-    batch = batch._replace(proximal_log_probs=looked.log_probs)
-    for part in learner._parts(batch, looked):
-        own = learner.objectives.look_at(part.batch)
-        alone = learner.objectives.targets(part.batch, own.log_probs - part.batch.behaviour_log_probs, own.values, part.targets.moments)
+    batch = learner.make_batch(collect(config)[0])
+    before = learner.evaluate(batch)
+    batch = batch._replace(proximal_log_probs=before.log_probs)
+    whole, moments = learner.compute_targets(batch, before)
+    for part in learner.minibatches(batch, whole, before.values, moments):
+        alone, _ = learner.compute_targets(part.batch, learner.evaluate(part.batch))
         assert torch.allclose(part.targets.vs, alone.vs, atol=1e-5) and torch.allclose(part.targets.advantages, alone.advantages, atol=1e-5)
 
 
@@ -191,18 +189,18 @@ def test_how_far_the_policy_moved_is_reported():
     def report(**changes):
         config = toy_config(learner__surrogate="clipped", **changes)
         learner = Learner(config, make_suite(config.suite.name))
-        return learner.update(collect(config)[0], 0.0)
+        return learner.update(collect(config)[0], 0.0).means
 
     still, moved = report(), report(learner__epochs=4, learner__actor={"learning_rate": 0.01})
-    assert still["learner/kl"] == pytest.approx(0, abs=1e-6) and still["learner/clip_fraction"] == 0  # what is reported is before the step
-    assert moved["learner/kl"] > 1e-3 and 0 < moved["learner/clip_fraction"] < 1
+    assert still["kl"] == pytest.approx(0, abs=1e-6) and still["clip_fraction"] == 0  # what is reported is before the step
+    assert moved["kl"] > 1e-3 and 0 < moved["clip_fraction"] < 1
 
 
 def test_fewer_actor_steps_than_a_pass_has():
     config = toy_config(learner__actor_updates=3, learner__minibatches=2)
     learner = Learner(config, make_suite(config.suite.name))
     learner.update(collect(config)[0], 0.0)
-    assert {int(s["step"]) for s in learner._optimizers["actor"].state.values()} == {3}
+    assert {int(s["step"]) for s in learner.optimizers.actor.state.values()} == {3}
 
 
 @pytest.mark.parametrize("kind", ["observations", "steps", "traces"])

@@ -51,7 +51,7 @@ def test_weights_moments_and_statistics_follow_the_names(tmp_path: Path, heads: 
             continue
         assert torch.equal(after[name][[0, 2]], before[name][[2, 0]]), name  # DoorKey and Empty
         assert torch.equal(after[name][[1, 3]], fresh[name][[1, 3]]), name  # the new ones
-    gate = next(i for i, p in enumerate(new.learner.optimized()["actor"]) if p.shape == after["actor.trunk.gate.weight"].shape)
+    gate = next(i for i, p in enumerate(new.learner.optimizers.parameters()["actor"]) if p.shape == after["actor.trunk.gate.weight"].shape)
     moments = [trainer.learner.state_dict()["optimizers"]["actor"]["state"][gate]["exp_avg_sq"] for trainer in (old, new)]
     assert torch.equal(moments[1][[0, 2]], moments[0][[2, 0]]) and not moments[1][[1, 3]].any() and moments[0].any()
     np.testing.assert_array_equal(new.statistics.episodes, old.statistics.episodes[[2, 0, 0, 0]] * [1, 0, 1, 0])

@@ -63,3 +63,8 @@ def make_scheduler(config: CurriculumConfig, names: Sequence[str]) -> Scheduler:
         faults = explain(error, kind.Options).splitlines()
         raise ConfigError("\n".join(f"curriculum.options.{fault} (scheduler {config.scheduler})" for fault in faults)) from None
     return kind(names, options)
+
+
+def needs_similarity(config: CurriculumConfig) -> bool:
+    """Whether the experiment's scheduler reads the similarity of the tasks' gradients, which the learner then computes."""
+    return bool(getattr(SCHEDULERS.get(config.scheduler), "needs_similarity", False))

@@ -39,6 +39,7 @@ class RatedScheduler:
     """
 
     EPISODES = 10
+    needs_similarity: ClassVar[bool] = False  # whether `Evidence.similarity` is read, which the learner computes only then
     Options: ClassVar[type[Section]] = NoOptions
     STATE: ClassVar[tuple[str, ...]] = ()  # arrays of the subclass that the next decision depends on
 
@@ -79,8 +80,9 @@ class RatedScheduler:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a `state_dict`."""
+        state = with_present_names(state)
         for name in (*_STATE, *self.STATE):
-            setattr(self, name, np.array(state[name] if name in state else state[_FORMER_STATE[name]]))
+            setattr(self, name, np.array(state[name]))
 
     def tasks_changed(self) -> None:
         """Nothing: rates belong to tasks and move with them."""
@@ -97,8 +99,12 @@ class RatedScheduler:
 _STATE = ("num_observations", "latest", "previous", "_episodes", "_successes")
 
 
-# Names in checkpoints of the first version.
-_FORMER_STATE = {"num_observations": "looks", "observations_at_start": "looks_at_start", "log_weights": "weights", "last_observed": "seen"}
+def with_present_names(state: dict[str, Any]) -> dict[str, Any]:
+    """A scheduler's state with the present names of its entries; checkpoints of the first version have others."""
+    return {_PRESENT_NAMES.get(name, name): value for name, value in state.items()}
+
+
+_PRESENT_NAMES = {"looks": "num_observations", "looks_at_start": "observations_at_start", "weights": "log_weights", "seen": "last_observed"}
 
 
 def softmax(x: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 
 from envs.vector import Arrays
 from mtrl.distributed.learner import PolicyLearner
-from mtrl.learning.learner import Learner, LearnerLostError
+from mtrl.learning.learner import Learner, LearnerLostError, UpdateResult
 from mtrl.rollouts.rollout import Rollout, take_slots
 
 SECONDS_TO_BLAME = 10.0  # after a learner's error: how long to look for one that died, which is then the reason
@@ -22,8 +22,7 @@ SECONDS_TO_BLAME = 10.0  # after a learner's error: how long to look for one tha
 class Updated(NamedTuple):
     """What the first of several learners says of an update."""
 
-    statistics: dict[str, float]
-    similarity: np.ndarray | None
+    result: UpdateResult
     actor_weights: Arrays
 
 
@@ -33,11 +32,10 @@ class RemoteLearners:
     def __init__(self, group: LearnerGroup, build: Callable[[], LearnerGroup]):
         self._build = build
         self.version = 0
-        self.similarity: np.ndarray | None = None
         self._actor_weights: Arrays | None = None
         self._take(group)
 
-    def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
+    def update(self, rollout: Rollout, progress: float) -> UpdateResult:
         """One batch's optimiser steps, as `Learner.update`.
 
         Raises:
@@ -51,8 +49,8 @@ class RemoteLearners:
         parts = [ray.put(take_slots(rollout, np.arange(rank, rollout.num_slots, count))) for rank in range(count)]
         first: Updated = self._everywhere(_update, [(part, progress) for part in parts])[0]
         self.version += 1
-        self.similarity, self._actor_weights = first.similarity, first.actor_weights
-        return first.statistics
+        self._actor_weights = first.actor_weights
+        return first.result
 
     def actor_weights(self) -> Arrays:
         """The actor's weights, which the newest update has brought along."""
@@ -90,7 +88,7 @@ class RemoteLearners:
 
     def _take(self, group: LearnerGroup) -> None:
         self.group, self._actors = group, list(group._workers)
-        self.version, self.similarity, self._actor_weights = 0, None, None
+        self.version, self._actor_weights = 0, None
 
     def _first(self, function: Callable[[Learner], Any]) -> Any:
         return self._results([self._actors[0].apply.remote(_on_core, function)])[0]
@@ -118,8 +116,8 @@ class RemoteLearners:
 
 
 def _update(core: Learner, rollout: Rollout, progress: float) -> Updated | None:
-    statistics = core.update(rollout, progress)
-    return Updated(statistics, core.similarity, core.actor_weights()) if core.rank == 0 else None
+    result = core.update(rollout, progress)
+    return Updated(result, core.actor_weights()) if core.rank == 0 else None
 
 
 def _on_core(learner: PolicyLearner, function: Callable[..., Any], *arguments: Any) -> Any:

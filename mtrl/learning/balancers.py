@@ -1,9 +1,4 @@
-"""Keeping tasks from drowning each other: weights of their value losses, and ways to combine their gradients.
-
-Combiners act where the heads meet the trunk. A row of the mixed feature belongs to one task, so the gradient that arrives there, summed
-over each task's rows, is that task's wish; a combiner turns the wishes' scalar products into a weight for each task, and the rows go on
-through the trunk, once, with their task's weight. The combiners themselves are torchjd's.
-"""
+"""Balancers: weights of the tasks' value losses, so that no task drowns the others in the critic."""
 
 from __future__ import annotations
 
@@ -15,6 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mtrl.config import ConfigError
+from mtrl.learning.batch import Batch
+from mtrl.learning.combiners import task_gradients
+from mtrl.learning.losses import value_loss
+from mtrl.learning.objectives import CriticLoss
 from mtrl.parallel import Total, add_up, alone
 
 
@@ -23,12 +22,12 @@ class Balancer(Protocol):
     """Weighs the tasks' value losses."""
 
     needs_gradients: bool
-    """Whether `weigh` is to be told the sizes of the gradients."""
+    """Whether `update` reads the norms of the gradients."""
 
-    def weigh(
+    def update(
         self, losses: Float[Tensor, " tasks"], present: Bool[Tensor, " tasks"], gradient_norms: Float[Tensor, " tasks"] | None
     ) -> Float[Tensor, " tasks"]:
-        """The weights for this step, and a step of what they are learned by.
+        """The weights for this optimiser step; what they are learned by makes a step of its own.
 
         Args:
             losses: each task's mean value loss, positive.
@@ -70,7 +69,7 @@ class Uncertainty(_Kept):
         self._log_variances = torch.zeros(num_tasks, device=device)
         super().__init__(log_variances=self._log_variances)
 
-    def weigh(
+    def update(
         self, losses: Float[Tensor, " tasks"], present: Bool[Tensor, " tasks"], gradient_norms: Float[Tensor, " tasks"] | None
     ) -> Float[Tensor, " tasks"]:
         """e^(-s_i), and a step along s."""
@@ -97,7 +96,7 @@ class GradNorm(_Kept):
         self._first = torch.zeros(num_tasks, device=device)  # losses; 0 before a task was seen
         super().__init__(weights=self._weights, first=self._first)
 
-    def weigh(
+    def update(
         self, losses: Float[Tensor, " tasks"], present: Bool[Tensor, " tasks"], gradient_norms: Float[Tensor, " tasks"] | None
     ) -> Float[Tensor, " tasks"]:
         """The weights, after a step of their own."""
@@ -130,7 +129,7 @@ class ImprovableGap(_Kept):
         self._steps = torch.zeros(num_tasks, device=device)
         super().__init__(base=self._base, steps=self._steps)
 
-    def weigh(
+    def update(
         self, losses: Float[Tensor, " tasks"], present: Bool[Tensor, " tasks"], gradient_norms: Float[Tensor, " tasks"] | None
     ) -> Float[Tensor, " tasks"]:
         """w_i / L_i, the slope of w_i ln L_i, in units of their mean over the tasks."""
@@ -174,3 +173,15 @@ def task_losses(
     errors = 0.5 * (targets - outputs).square() * counts
     sums, steps = add_up([zeros.index_add(0, task_ids, each.sum(0)) for each in (errors, counts)], total)
     return sums / steps.clamp(min=1), steps > 0
+
+
+def balanced_value_loss(balancer: Balancer, critic: CriticLoss, batch: Batch, num_tasks: int, total: Total = alone) -> Float[Tensor, ""]:
+    """The value loss with each task's steps multiplied by the balancer's weight of the task."""
+    task_ids = batch.observations.task_ids
+    losses, present = task_losses(critic.outputs.detach(), critic.targets, batch.weights, task_ids, num_tasks, total)
+    norms = None
+    if balancer.needs_gradients:
+        (gradients,) = torch.autograd.grad(critic.loss, critic.features, retain_graph=True)
+        norms = task_gradients(gradients, batch.observations.rows.task_ids, num_tasks, total).norm(dim=1)
+    weights = balancer.update(losses, present, norms)
+    return value_loss(critic.outputs, critic.targets, batch.weights * weights[task_ids])

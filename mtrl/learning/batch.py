@@ -1,4 +1,4 @@
-"""A rollout as tensors on the learner's device, and how it is cut into minibatches."""
+"""A rollout as tensors on the learner's device."""
 
 from __future__ import annotations
 
@@ -19,15 +19,19 @@ from mtrl.rollouts.rollout import Rollout
 class Batch(NamedTuple):
     """T steps of B slots. A minibatch of single steps is one row of them: T = 1, and each step is a slot."""
 
-    observations: IndexedObservations  # T + 1 observations of each slot; T where nothing is bootstrapped
+    observations: IndexedObservations  # [T + 1, B], or [T, B] in minibatches of single steps, which are not bootstrapped
     actions: Shaped[Tensor, "T B ..."]
-    behaviour_log_probs: Float[Tensor, "T B"]  # of the weights that acted
-    proximal_log_probs: Float[Tensor, "T B"]  # of the weights that the clipped surrogate's ratio starts from: 1 before the first step
+    behaviour_log_probs: Float[Tensor, "T B"]  # ln μ(a_t|x_t): under the weights that acted
+    proximal_log_probs: Float[Tensor, "T B"]  # under the proximal policy: the weights at the start of this update
     rewards: Float[Tensor, "T B"]
     discounts: Float[Tensor, "T B"]  # γ (1 - terminated)
-    continues: Float[Tensor, "T B"]  # whether the next row is the same episode
-    valid: Bool[Tensor, "T B"]
-    weights: Float[Tensor, "T B"]  # how much each step counts; sums to 1, over all learners
+    continues: Float[Tensor, "T B"]  # 1 where the next row is the same episode, else 0
+    valid: Bool[Tensor, "T B"]  # False where the step was an environment's reset
+    weights: Float[Tensor, "T B"]  # weight of each step in the losses; the weights of all learners sum to 1
+
+
+STEP_FIELDS = tuple(name for name in Batch._fields if name != "observations")
+"""The fields of a batch that have one entry for each step."""
 
 
 def make_batch(

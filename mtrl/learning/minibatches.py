@@ -1,54 +1,130 @@
-"""How a batch is cut into minibatches: by traces, steps or observations."""
+"""What each optimiser step of an update reads: the whole batch, or minibatches of traces, steps or observations."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from mtrl.learning.batch import Batch
+from mtrl.config import LearnerConfig
+from mtrl.learning.batch import STEP_FIELDS, Batch
+from mtrl.learning.losses import Moments
+from mtrl.learning.targets import Targets
 from mtrl.models.rows import IndexedObservations, Rows, padded
 from mtrl.parallel import Total, add_up, alone
+
+
+class Plan(NamedTuple):
+    """How many steps the optimisers make with a batch, and how it is divided among them."""
+
+    actor_steps: int
+    critic_steps: int  # of a critic with a trunk of its own; with a shared trunk it steps with the actor
+    minibatches: int  # in one pass over the batch; 1: every step reads the whole batch
+    unit: Literal["observations", "steps", "traces"]  # what is drawn into a minibatch
+    recompute_targets: bool  # whether a minibatch of traces computes its targets from the current weights
+    shared_trunk: bool
+
+
+class Minibatch(NamedTuple):
+    """What one optimiser step reads."""
+
+    batch: Batch
+    targets: Targets | None  # None: to be computed from the current weights
+    values: Float[Tensor, "T1 B"] | None  # what such targets are computed from; None: the critic's current values
+    moments: Moments | None  # of the whole batch's advantages; None where they are not normalised, or not yet known
+    updates_actor: bool
+    updates_critic: bool
+
+
+def make_plan(config: LearnerConfig, *, shared_trunk: bool) -> Plan:
+    """The plan that the experiment describes."""
+    recompute = config.recompute_targets
+    if recompute is None:
+        recompute = config.surrogate == "vtrace" and config.minibatch_of == "traces"
+    steps = config.actor_updates or config.epochs * config.minibatches
+    critic_steps = steps if shared_trunk else config.critic_updates
+    return Plan(steps, critic_steps, config.minibatches, config.minibatch_of, recompute, shared_trunk)
+
+
+def minibatches(
+    batch: Batch,
+    targets: Targets | None,
+    values: Float[Tensor, "T1 B"] | None,
+    moments: Moments | None,
+    plan: Plan,
+    generator: torch.Generator,
+    total: Total = alone,
+) -> Iterator[Minibatch]:
+    """The minibatches of an update in the order of its optimiser steps. Each is made when the step before it is done.
+
+    Args:
+        batch: T steps of B slots.
+        targets: of the whole batch; None where every step reads all of it and computes its own.
+        values: V(x_t) from which the targets were computed.
+        moments: of the whole batch's advantages.
+        plan: how the batch is divided.
+        generator: the randomness of the division, which is made anew for each pass.
+        total: adds up over all learners.
+    """
+    if targets is None:
+        # A critic of its own makes as many steps as it is told, beyond the actor's or fewer.
+        for step in range(max(plan.actor_steps, plan.critic_steps)):
+            yield Minibatch(batch, None, None, None, step < plan.actor_steps, step < plan.critic_steps)
+        return
+    if not plan.shared_trunk:
+        for _ in range(plan.critic_steps):
+            yield Minibatch(batch, targets, None, moments, updates_actor=False, updates_critic=True)
+    for selection in _selections(batch, plan, generator, total):
+        if plan.unit == "traces":
+            part, known = select_slots(batch, selection, total), Targets(*(array[:, selection] for array in targets))
+        else:
+            part, known = select_steps(batch, selection, total), Targets(*(_at(array, selection) for array in targets))
+        if plan.recompute_targets:
+            # A separate critic has been updated by now, and its values stay as they were when the update began.
+            fixed = None if plan.shared_trunk or values is None else values[:, selection]
+            yield Minibatch(part, None, fixed, moments, updates_actor=True, updates_critic=plan.shared_trunk)
+        else:
+            yield Minibatch(part, known, None, moments, updates_actor=True, updates_critic=plan.shared_trunk)
+
+
+def _selections(batch: Batch, plan: Plan, generator: torch.Generator, total: Total) -> Iterator[Tensor]:
+    """Slots or steps of each of the actor's minibatches. One that is empty for any learner is left out."""
+    split = {"traces": split_slots, "steps": split_steps, "observations": split_observations}[plan.unit]
+    made = 0
+    for _ in range(plan.actor_steps):  # passes; each has a minibatch at least
+        parts = split(batch, plan.minibatches, generator)
+        empty = total(torch.tensor([not len(part) for part in parts], dtype=torch.int64, device=batch.valid.device)).tolist()
+        for selection in [part for part, lacking in zip(parts, empty, strict=True) if not lacking][: plan.actor_steps - made]:
+            yield selection
+            made += 1
+
+
+def _at(array: Shaped[Tensor, "T B ..."], steps: Int[Tensor, " S"]) -> Shaped[Tensor, "1 S ..."]:
+    """The entries at positions of the flattened [T, B]."""
+    return array.reshape(-1, *array.shape[2:])[steps].unsqueeze(0)
 
 
 def select_slots(batch: Batch, slots: Int[Tensor, " S"], total: Total = alone) -> Batch:
     """Whole traces: all steps of the given ascending slots, looking only at the observations that occur there."""
     observations = batch.observations
     recurrence = observations.recurrence.select(slots) if observations.recurrence is not None else None
-    return Batch(
-        observations=IndexedObservations(
-            *_rows_of(observations.rows, observations.inverse[:, slots]), observations.task_ids[slots], recurrence
-        ),
-        actions=batch.actions[:, slots],
-        behaviour_log_probs=batch.behaviour_log_probs[:, slots],
-        proximal_log_probs=batch.proximal_log_probs[:, slots],
-        rewards=batch.rewards[:, slots],
-        discounts=batch.discounts[:, slots],
-        continues=batch.continues[:, slots],
-        valid=batch.valid[:, slots],
-        weights=_rescaled(batch.weights[:, slots], batch.weights, total),
-    )
+    rows, inverse = _rows_of(observations.rows, observations.inverse[:, slots])
+    steps = {name: getattr(batch, name)[:, slots] for name in STEP_FIELDS}
+    steps["weights"] = _rescaled(steps["weights"], batch.weights, total)
+    return Batch(IndexedObservations(rows, inverse, observations.task_ids[slots], recurrence), **steps)
 
 
 def select_steps(batch: Batch, steps: Int[Tensor, " S"], total: Total = alone) -> Batch:
     """Single steps, given as positions in the flattened [T, B]: a batch [1, S] that has no next observations."""
-    num_steps = batch.rewards.numel()
-
-    def pick(x: Tensor) -> Tensor:
-        return x.reshape(num_steps, *x.shape[2:])[steps].unsqueeze(0)
-
-    task_ids = batch.observations.task_ids[steps % batch.rewards.shape[1]]
-    return Batch(
-        observations=IndexedObservations(*_rows_of(batch.observations.rows, pick(batch.observations.inverse[:-1])), task_ids, None),
-        actions=pick(batch.actions),
-        behaviour_log_probs=pick(batch.behaviour_log_probs),
-        proximal_log_probs=pick(batch.proximal_log_probs),
-        rewards=pick(batch.rewards),
-        discounts=pick(batch.discounts),
-        continues=pick(batch.continues),
-        valid=pick(batch.valid),
-        weights=_rescaled(pick(batch.weights), batch.weights, total),
-    )
+    observations = batch.observations
+    rows, inverse = _rows_of(observations.rows, _at(observations.inverse[:-1], steps))
+    picked = {name: _at(getattr(batch, name), steps) for name in STEP_FIELDS}
+    picked["weights"] = _rescaled(picked["weights"], batch.weights, total)
+    task_ids = observations.task_ids[steps % batch.rewards.shape[1]]
+    return Batch(IndexedObservations(rows, inverse, task_ids, None), **picked)
 
 
 def split_slots(batch: Batch, parts: int, generator: torch.Generator) -> list[Int[Tensor, " _"]]:

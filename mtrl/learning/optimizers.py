@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mtrl.config import ExperimentConfig, OptimizerConfig
+from mtrl.learning.minibatches import Minibatch
 from mtrl.models.policy import Policy
 
 
-def make_optimizers(policy: Policy, config: ExperimentConfig) -> dict[str, torch.optim.Optimizer]:
-    """One for each trunk: of the actor and of the critic, or of both together where they share it."""
-    rate = config.learner.memory_learning_rate_factor
-    if config.model.trunks == "shared":
-        return {"actor": _make_optimizer(policy, config.learner.actor, rate)}
-    return {name: _make_optimizer(getattr(policy, name), getattr(config.learner, name), rate) for name in ("actor", "critic")}
+class Optimizers(NamedTuple):
+    """One optimiser for each trunk: actor's and critic's, or one for both where they share it."""
+
+    actor: torch.optim.Optimizer
+    critic: torch.optim.Optimizer | None
+
+    @classmethod
+    def make(cls, policy: Policy, config: ExperimentConfig) -> Optimizers:
+        """The optimisers that the experiment describes."""
+        settings, factor = config.learner, config.learner.memory_learning_rate_factor
+        if config.model.trunks == "shared":
+            return cls(_make_optimizer(policy, settings.actor, factor), None)
+        return cls(_make_optimizer(policy.actor, settings.actor, factor), _make_optimizer(policy.critic, settings.critic, factor))
+
+    def named(self) -> list[tuple[str, torch.optim.Optimizer]]:
+        """Pairs of name and optimiser; the names are those of the settings and of checkpoints."""
+        return [(name, optimizer) for name, optimizer in self._asdict().items() if optimizer is not None]
+
+    def parameters(self) -> dict[str, list[Tensor]]:
+        """The parameters of each optimiser, in its order; without gradient."""
+        return {name: [parameter.detach() for parameter in parameters_of(optimizer)] for name, optimizer in self.named()}
+
+    def due(self, minibatch: Minibatch) -> list[tuple[str, torch.optim.Optimizer]]:
+        """Those that make a step with the minibatch."""
+        updates = {"actor": minibatch.updates_actor, "critic": minibatch.updates_critic}
+        return [(name, optimizer) for name, optimizer in self.named() if updates[name]]
 
 
 def learning_rate_at(settings: OptimizerConfig, progress: float) -> float:

@@ -126,6 +126,10 @@ class Policy(nn.Module):
         self.actor = Actor(model, suite)
         self.critic = Critic(model, suite, self.actor)
 
+    def expert_parameters(self) -> dict[str, nn.Parameter]:
+        """The experts' parameters by their names in the state dict."""
+        return {name: parameter for name, parameter in self.named_parameters() if is_expert(name)}
+
     def forward(self, observations: IndexedObservations) -> tuple[ActorOutput, CriticOutput]:
         """Both sides; a shared trunk is traversed once."""
         acted = self.act(observations)
@@ -191,6 +195,11 @@ def load_weights(policy: Policy, weights: Mapping[str, Tensor]) -> None:
                 "have the tasks' observations or actions changed since?"
             )
     policy.load_state_dict(weights)
+
+
+def is_expert(name: str) -> bool:
+    """Whether a state dict's entry belongs to an expert."""
+    return ".encoder.experts." in name
 
 
 def _make_head(model: ModelConfig, suite: TaskSuite, inputs: int, outputs: int, *, output_gain: float) -> Head:

@@ -1,35 +1,131 @@
-"""Speed, lag and the learner's means between two lines of metrics."""
+"""Every figure of a run: its name, unit and meaning, and how it is computed between two lines of `metrics.jsonl`.
+
+No other module makes a metric's name. The documentation's table comes from `METRICS`; tests hold the names that the dashboard and the
+console read, and those that runs write, against it.
+"""
 
 from __future__ import annotations
 
+import re
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from envs import TaskSuite
+from mtrl.learning.learner import UpdateResult
 from mtrl.rollouts.collector import Collected
 from mtrl.rollouts.rollout import Rollout
 
 
+class Metric(NamedTuple):
+    """A figure of `metrics.jsonl` and TensorBoard."""
+
+    name: str  # `<task>` stands for a task's name, `<k>` for an expert's number
+    unit: str
+    description: str
+
+
+METRICS = (
+    Metric("summary/frames", "frames", "valid environment steps trained on since the run began, of all tasks"),
+    Metric("summary/frames_per_second", "frames/s", "trained frames per second of wall-clock time"),
+    Metric(
+        "summary/score_mean", "0 to 1", "mean over tasks of the score of recent training episodes; absent until every task has an episode"
+    ),
+    Metric("summary/score_iqm", "0 to 1", "interquartile mean of the same scores"),
+    Metric("summary/evaluation_score", "0 to 1", "mean score of the newest evaluation beside the training"),
+    Metric("summary/policy_lag", "updates", "updates between the policy that acted and the one that is trained, mean over slots"),
+    Metric("tasks/<task>/return", "reward", "mean undiscounted return of the task's last 100 training episodes"),
+    Metric("tasks/<task>/score", "0 to 1", "mean score of these episodes"),
+    Metric("tasks/<task>/success_rate", "0 to 1", "share of these episodes that succeeded"),
+    Metric("tasks/<task>/episode_length", "steps", "mean length of these episodes"),
+    Metric("tasks/<task>/episodes", "episodes", "episodes finished since the run began"),
+    Metric("tasks/<task>/frames", "frames", "frames of the task trained on since the run began"),
+    Metric("tasks/<task>/value_error", "value units", "running mean of the size of the task's advantages"),
+    Metric("tasks/<task>/initial_value", "value units", "running mean of the critic's value of observations that episodes begin with"),
+    Metric("tasks/<task>/share_wanted", "share", "share of the next frames that the curriculum gives the task, less what is in quarantine"),
+    Metric("tasks/<task>/share_trained", "share", "share of the interval's trained frames"),
+    Metric("tasks/<task>/policy_lag", "updates", "as `summary/policy_lag`, for the task's slots"),
+    Metric("tasks/<task>/environments", "environments", "environments that all runners hold of the task"),
+    Metric("tasks/<task>/forgotten", "0 or 1", "whether the task was mastered and is being lost"),
+    Metric("tasks/<task>/faults", "faults", "faults of the task's environments since the run began"),
+    Metric("tasks/<task>/quarantined", "0 or 1", "whether the task is left out since its environments keep failing"),
+    Metric("curriculum/<task>/probability", "share", "the same as `tasks/<task>/share_wanted`"),
+    Metric("curriculum/<task>/progress", "success rate", "fast less slow exponential mean of the task's successes"),
+    Metric("evaluation/<task>/score", "0 to 1", "mean score of the task in the newest evaluation"),
+    Metric("evaluation/<task>/success_rate", "0 to 1", "success rate of the task in the newest evaluation"),
+    Metric("learner/policy_loss", "loss", "the actor's objective without the entropy bonus"),
+    Metric("learner/value_loss", "loss", "½ mean squared error of the values, in units of PopArt's scale where there is one"),
+    Metric("learner/entropy", "nats", "mean entropy of the action distributions"),
+    Metric("learner/grad_norm", "norm", "norm of the gradient of all parameters before clipping"),
+    Metric("learner/kl", "nats", "KL divergence from the proximal policy to the current one (clipped surrogate)"),
+    Metric("learner/clip_fraction", "share", "share of steps with a ratio beyond the clip (clipped surrogate)"),
+    Metric("learner/skipped_steps", "optimiser steps", "steps not made since the run began, since loss or gradient were not finite"),
+    Metric("learner/updates_per_second", "updates/s", "updates per second of wall-clock time"),
+    Metric("learner/distinct_fraction", "share", "distinct (task, observation) pairs of a batch; only these are computed"),
+    Metric("learner/busy_fraction", "share", "share of the wall-clock time in which the learner worked"),
+    Metric("vtrace/rho_mean", "ratio", "mean importance weight π/μ"),
+    Metric("vtrace/rho_clipped_fraction", "share", "share of steps with an importance weight above ρ̄"),
+    Metric("experts/gram_offdiagonal", "0 to 1", "mean |cosine| between the features of two experts, before they are made orthogonal"),
+    Metric("experts/effective_rank", "1 to K", "effective rank of the experts' Gram matrix"),
+    Metric("experts/<task>/weight_<k>", "weight", "the gate's weight of expert k for the task"),
+    Metric("throughput/env_steps", "steps/s", "environment steps received per second, resets included"),
+    Metric("throughput/rollouts", "rollouts/s", "rollouts received per second"),
+    Metric("throughput/runners", "runners", "runners that a rollout came from"),
+    Metric("throughput/learner_frames", "frames/s", "trained frames per second of the learner's own time"),
+    Metric("throughput/queue_wait_seconds", "s", "time in the interval that the learner waited for rollouts"),
+    Metric("throughput/env_seconds", "s", "time that runners spent in environments, summed over runners"),
+    Metric("throughput/inference_seconds", "s", "time that runners spent in the policy, summed over runners"),
+    Metric("throughput/learner_seconds", "s", "time that the learner spent in updates"),
+    Metric("throughput/lost_unrolls", "unrolls", "unrolls that never arrived, since this process began"),
+)
+
+# The names of what an update reports, see `mtrl.learning.objectives`.
+_GROUPS = {"rho_mean": "vtrace", "rho_clipped_fraction": "vtrace"}
+
+
+def describe(name: str) -> Metric | None:
+    """The table's entry for a name that a run has written; None if there is none."""
+    return next((metric for metric in METRICS if _pattern(metric.name).fullmatch(name)), None)
+
+
+def task_metrics(names: Sequence[str], group: str, columns: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """`group/<task>/column` for each column [num_tasks]."""
+    return {f"{group}/{name}/{column}": float(values[task]) for task, name in enumerate(names) for column, values in columns.items()}
+
+
+def update_metrics(names: Sequence[str], result: UpdateResult) -> dict[str, float]:
+    """What one update reports, without the figures of `TaskStatistics`."""
+    metrics = {f"{_GROUPS.get(name, 'learner')}/{name}": value for name, value in result.means.items()}
+    if result.experts is not None:
+        metrics["experts/gram_offdiagonal"] = result.experts.gram_offdiagonal
+        metrics["experts/effective_rank"] = result.experts.effective_rank
+        metrics |= task_metrics(names, "experts", {f"weight_{k}": column for k, column in enumerate(result.experts.task_weights.T)})
+    return metrics
+
+
 class Interval:
-    """What adds up between two reports."""
+    """What adds up between two lines of metrics."""
 
     def __init__(self, suite: TaskSuite):
         self._suite = suite
         self._start = time.perf_counter()
         self._frames = np.zeros(suite.num_tasks)
-        self._slots = np.zeros(suite.num_tasks)  # slots seen, over all updates
-        self._lags = np.zeros(suite.num_tasks)  # versions that those slots lay behind, added up
+        self._slots = np.zeros(suite.num_tasks)  # slots trained on, summed over updates
+        self._lags = np.zeros(suite.num_tasks)  # updates that these slots lay behind, summed
         self._sums: dict[str, float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
         self._updates = 0
         self._env_steps = 0
         self._rollouts = 0
-        self._runners: set[int] = set()  # that a rollout has come from
+        self._runners: set[int] = set()  # those that a rollout came from
         self._observations = 0
+        self._distinct_rows = 0
+        self._skipped_steps = 0
         self._learner_seconds = 0.0
-        self._env_seconds = self._inference_seconds = 0.0  # in the runners, added up
+        self._env_seconds = self._inference_seconds = 0.0  # summed over runners
         self.queue_wait_seconds = 0.0
 
     def add_collected(self, collected: Collected) -> None:
@@ -40,15 +136,17 @@ class Interval:
         self._env_seconds += collected.env_seconds
         self._inference_seconds += collected.inference_seconds
 
-    def add_update(self, statistics: dict[str, float], rollout: Rollout, frames: np.ndarray, version: int, seconds: float) -> None:
+    def add_update(self, result: UpdateResult, rollout: Rollout, frames: np.ndarray, version: int, seconds: float) -> None:
         """Counts an update on `rollout` that took `seconds` and began at the learner's `version`."""
         self._updates += 1
         self._learner_seconds += seconds
         self._observations += rollout.valid.size + rollout.num_slots
+        self._distinct_rows += result.distinct_rows
+        self._skipped_steps = result.skipped_steps
         self._frames += frames
         self._slots += np.bincount(rollout.task_ids, minlength=self._suite.num_tasks)
         self._lags += np.bincount(rollout.task_ids, weights=version - rollout.version, minlength=self._suite.num_tasks)
-        for name, value in statistics.items():
+        for name, value in update_metrics(self._suite.names, result).items():
             self._sums[name] += value
             self._counts[name] += 1
 
@@ -57,19 +155,15 @@ class Interval:
         if self._updates == 0:
             return {"throughput/queue_wait_seconds": self.queue_wait_seconds}
         seconds = time.perf_counter() - self._start
-        means = {name: value / self._counts[name] for name, value in self._sums.items() if name != "rows"}
-        distinct = self._sums["rows"] / self._observations
         with np.errstate(invalid="ignore"):
-            lags = self._lags / self._slots
-            shares = self._frames / self._frames.sum()
-        tasks = {f"tasks/{name}/policy_lag": lags[task] for task, name in enumerate(self._suite.names)}
-        tasks |= {f"tasks/{name}/share_trained": shares[task] for task, name in enumerate(self._suite.names)}
+            shares = {"policy_lag": self._lags / self._slots, "share_trained": self._frames / self._frames.sum()}
         return {
-            **means,
+            **{name: value / self._counts[name] for name, value in self._sums.items()},
+            "learner/skipped_steps": self._skipped_steps,
             "summary/frames_per_second": self._frames.sum() / seconds,
             "summary/policy_lag": self._lags.sum() / self._slots.sum(),
             "learner/updates_per_second": self._updates / seconds,
-            "learner/distinct_fraction": distinct,
+            "learner/distinct_fraction": self._distinct_rows / self._observations,
             "learner/busy_fraction": self._learner_seconds / seconds,
             "throughput/env_steps": self._env_steps / seconds,
             "throughput/rollouts": self._rollouts / seconds,
@@ -79,5 +173,9 @@ class Interval:
             "throughput/env_seconds": self._env_seconds,
             "throughput/inference_seconds": self._inference_seconds,
             "throughput/learner_seconds": self._learner_seconds,
-            **tasks,
+            **task_metrics(self._suite.names, "tasks", shares),
         }
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    return re.compile(re.escape(name).replace("<task>", ".+").replace("<k>", r"\d+"))

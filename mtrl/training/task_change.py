@@ -17,6 +17,7 @@ from envs import TaskSuite
 from mtrl.config import ConfigError, ExperimentConfig
 from mtrl.curriculum import make_scheduler
 from mtrl.curriculum.decisions import Decider
+from mtrl.curriculum.scheduler import with_present_names
 from mtrl.learning.learner import Learner
 from mtrl.training.task_statistics import TaskStatistics
 
@@ -50,6 +51,7 @@ def carry_over(components: dict[str, Any], before: Sequence[str], config: Experi
 
 def _of_scheduler(name: str, state: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
     """A decider's state with a scheduler of this name: that of a fresh one if it had another."""
+    state = {**state, "scheduler": with_present_names(state["scheduler"])}
     return {"name": name, **state} if state.get("name", name) == name else {**state, "name": name, "scheduler": fresh["scheduler"]}
 
 
@@ -66,7 +68,7 @@ def _fresh(config: ExperimentConfig, suite: TaskSuite, names: Sequence[str]) -> 
         "learner": learner.state_dict(),
         "curriculum": Decider(config.curriculum, scheduler, names).state_dict(),
         "statistics": TaskStatistics(other).state_dict(),
-        "parameters": learner.optimized(),
+        "parameters": learner.optimizers.parameters(),
     }
 
 

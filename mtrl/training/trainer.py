@@ -17,11 +17,11 @@ from mtrl.config import ExperimentConfig
 from mtrl.curriculum import Scheduler, make_scheduler
 from mtrl.curriculum.decisions import Decider, Decision
 from mtrl.evaluation.statistics import interquartile_mean
-from mtrl.learning.learner import Learner, LearnerProtocol
+from mtrl.learning.learner import Learner, LearnerProtocol, RestartableLearner, UpdateResult
 from mtrl.rollouts.collector import Collected
 from mtrl.rollouts.rollout import Rollout, concatenate
 from mtrl.rollouts.source import Fault, InProcessSource, RolloutSource
-from mtrl.training.metrics import Interval
+from mtrl.training.metrics import Interval, task_metrics
 from mtrl.training.quarantine import Quarantine, VersionWatch
 from mtrl.training.task_statistics import TaskStatistics
 
@@ -186,6 +186,8 @@ class Trainer:
 
     def recover(self, state: dict[str, Any]) -> None:
         """After `LearnerLostError`: new learners that go on from a `state_dict`, as everything else does."""
+        if not isinstance(self.learner, RestartableLearner):
+            raise RuntimeError("a learner in this process cannot have been lost")
         self.learner.restart()
         self.load_state_dict(state)
 
@@ -207,21 +209,17 @@ class Trainer:
         version = self.learner.version
         before = time.perf_counter()
         if self._thread is None:
-            statistics = self.learner.update(rollout, progress)
+            result = self.learner.update(rollout, progress)
         else:
-            statistics = self._receive_during(self._thread.submit(self.learner.update, rollout, progress))
-        errors, initial = (
-            np.array([statistics.pop(f"tasks/{name}/{figure}", np.nan) for name in self.suite.names])
-            for figure in ("value_error", "initial_value")
-        )
-        self._interval.add_update(statistics, rollout, frames, version, time.perf_counter() - before)
+            result = self._receive_during(self._thread.submit(self.learner.update, rollout, progress))
+        self._interval.add_update(result, rollout, frames, version, time.perf_counter() - before)
         self.statistics.add_frames(frames)
-        self.statistics.add_values(errors, initial)
-        if self.learner.similarity is not None:
-            self.statistics.add_similarity(self.learner.similarity)
+        self.statistics.add_values(*result.task_values)
+        if result.similarity is not None:
+            self.statistics.add_similarity(result.similarity)
         self._publish()
 
-    def _receive_during(self, update: Future[dict[str, float]]) -> dict[str, float]:
+    def _receive_during(self, update: Future[UpdateResult]) -> UpdateResult:
         if self.config.learner.max_queued_batches == 0:
             return update.result()
         while not update.done():
@@ -280,7 +278,7 @@ class Trainer:
         }
 
     def _task_metrics(self) -> dict[str, float]:
-        columns = {
+        statistics = {
             "return": self.statistics.returns,
             "score": self.statistics.scores,
             "success_rate": self.statistics.success_rates,
@@ -295,11 +293,9 @@ class Trainer:
             "faults": self.quarantine.faults,
             "quarantined": self.quarantine.out,
         }
-        tasks = {f"tasks/{name}/{key}": values[task] for task, name in enumerate(self.suite.names) for key, values in columns.items()}
-        decided = {"probability": self._shares, "progress": self.statistics.progress}
-        return tasks | {
-            f"curriculum/{name}/{key}": values[task] for task, name in enumerate(self.suite.names) for key, values in decided.items()
-        }
+        decisions = {"probability": self._shares, "progress": self.statistics.progress}
+        names = self.suite.names
+        return task_metrics(names, "tasks", statistics) | task_metrics(names, "curriculum", decisions)
 
 
 def build_trainer(config: ExperimentConfig) -> Trainer:

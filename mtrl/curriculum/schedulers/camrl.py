@@ -51,6 +51,7 @@ class CAMRLOptions(Section):
 class CAMRL(RatedScheduler):
     """Shares of one task at a time, in the order of the composite loss, or of all alike, as the switch decides for each round."""
 
+    needs_similarity: ClassVar[bool] = True
     Options: ClassVar[type[Section]] = CAMRLOptions
     STATE = ("transfer", "history", "terms_seen", "round_number", "one_by_one", "current", "visited", "drawn", "observations_at_start")
 

@@ -1,0 +1,90 @@
+"""What a batch's values and actions are compared with: V-trace's targets and advantages, and their moments by task."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mtrl.learning.batch import Batch
+from mtrl.learning.losses import Moments, task_moments
+from mtrl.learning.surrogates import Surrogate
+from mtrl.learning.vtrace import VTrace, vtrace
+from mtrl.models.popart import PopArt
+from mtrl.parallel import Total, add_up, alone
+
+
+class TraceSettings(NamedTuple):
+    """V-trace's hyper-parameters, as in `mtrl.learning.vtrace`."""
+
+    rho_bar: float
+    c_bar: float
+    lambda_: float
+
+
+class Targets(NamedTuple):
+    """Value targets and advantages of T steps of B slots; without gradient."""
+
+    vs: Float[Tensor, "T B"]  # v_t
+    advantages: Float[Tensor, "T B"]  # multiplied by min(ρ̄, ρ_t); in units of PopArt's scale where the policy has one
+
+
+class TaskValues(NamedTuple):
+    """Statistics of values by task, [num_tasks]; NaN for a task without a step."""
+
+    errors: np.ndarray  # mean |advantage|
+    initial_values: np.ndarray  # mean V of the observations that episodes began with
+
+
+def compute_targets(
+    batch: Batch,
+    log_probs: Float[Tensor, "T B"],
+    values: Float[Tensor, "T1 B"],
+    settings: TraceSettings,
+    surrogate: Surrogate,
+    popart: PopArt | None,
+) -> Targets:
+    """V-trace's targets and advantages (Espeholt et al. 2018).
+
+    Args:
+        batch: T steps of B slots.
+        log_probs: ln π(a_t|x_t) under the policy that the targets are for.
+        values: V(x_t) of all T + 1 observations.
+        settings: clips and decay of the trace.
+        surrogate: the actor's objective, which says by which importance weights advantages are multiplied.
+        popart: the scale of each task's values, if the critic has one.
+    """
+    trace = correct_off_policy(batch, log_probs, values, settings)
+    advantages = surrogate.advantages(trace, batch, values, settings.rho_bar)
+    if popart is not None:
+        advantages = advantages / popart.scale[batch.observations.task_ids]
+    return Targets(trace.vs, advantages)
+
+
+def correct_off_policy(batch: Batch, log_probs: Float[Tensor, "T B"], values: Float[Tensor, "T1 B"], settings: TraceSettings) -> VTrace:
+    """V-trace of a batch; arguments as of `compute_targets`."""
+    log_rhos = log_probs - batch.behaviour_log_probs
+    return vtrace(log_rhos, batch.rewards, batch.discounts, batch.continues, values[:-1], values[1:], **settings._asdict())
+
+
+def advantage_moments(batch: Batch, advantages: Float[Tensor, "T B"], num_tasks: int, floor: float, total: Total = alone) -> Moments:
+    """Mean and deviation of each task's advantages; deviations are at least `floor`."""
+    moments = task_moments(advantages, batch.valid, batch.observations.task_ids, num_tasks, total)
+    return moments._replace(deviation=moments.deviation.clamp(min=floor))
+
+
+def task_values(
+    batch: Batch, advantages: Float[Tensor, "T B"], values: Float[Tensor, "T1 B"], num_tasks: int, total: Total = alone
+) -> TaskValues:
+    """By task, the mean size of the advantages, and the mean value of the observations that episodes began with."""
+    tasks = batch.observations.task_ids
+    sizes = task_moments(advantages.abs(), batch.valid, tasks, num_tasks, total).mean
+    first = ~batch.valid  # the step that follows an episode's end is the reset: the observation after it begins the next episode
+    added = (torch.ones_like(tasks), first.sum(0), (values[1:] * first).sum(0))
+    slots, counts, sums = add_up([torch.bincount(tasks, weights=each.float(), minlength=num_tasks) for each in added], total)
+    errors = torch.where(slots > 0, sizes, torch.nan)
+    initial = torch.where(counts > 0, sums / counts, torch.nan)
+    return TaskValues(errors.double().cpu().numpy(), initial.double().cpu().numpy())
