@@ -132,7 +132,7 @@ def test_the_trunk_gets_each_tasks_gradient_with_its_weight(trunks, monkeypatch)
         batch = learner.make_batch(rollout)
         if only is not None:
             batch = batch._replace(weights=batch.weights * (batch.observations.task_ids == only))
-        (minibatch,) = learner.minibatches(batch, None, None, None)
+        (minibatch,) = learner.minibatches(batch, None)
         learner.policy.zero_grad()
         learner.backward(minibatch, learner.losses(minibatch))
         return {name: p.grad.clone() for name, p in learner.policy.named_parameters() if p.grad is not None}

@@ -91,7 +91,7 @@ def test_a_part_is_the_whole_seen_through_a_window(share):
     part = learner.evaluate(cut)
     for name in ("log_probs", "values"):
         torch.testing.assert_close(getattr(part, name), getattr(whole, name)[:, slots], atol=1e-5, rtol=1e-4)
-    vs = [learner.compute_targets(of, seen)[0].vs for of, seen in ((cut, part), (batch, whole))]
+    vs = [learner.compute_targets(of, seen).vs for of, seen in ((cut, part), (batch, whole))]
     torch.testing.assert_close(vs[0], vs[1][:, slots], atol=1e-5, rtol=1e-4)
     steps = torch.tensor([200, 3, 77, 78, 150])
     acted = learner.policy.act(select_steps(batch, steps).observations)
@@ -179,9 +179,8 @@ def test_targets_computed_once_are_those_of_the_minibatchs_own_traces():
     batch = learner.make_batch(collect(config)[0])
     before = learner.evaluate(batch)
     batch = batch._replace(proximal_log_probs=before.log_probs)
-    whole, moments = learner.compute_targets(batch, before)
-    for part in learner.minibatches(batch, whole, before.values, moments):
-        alone, _ = learner.compute_targets(part.batch, learner.evaluate(part.batch))
+    for part in learner.minibatches(batch, learner.compute_targets(batch, before)):
+        alone = learner.compute_targets(part.batch, learner.evaluate(part.batch))
         assert torch.allclose(part.targets.vs, alone.vs, atol=1e-5) and torch.allclose(part.targets.advantages, alone.advantages, atol=1e-5)
 
 

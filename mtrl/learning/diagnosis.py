@@ -69,9 +69,10 @@ def _of_task(minibatch: Minibatch, task: int, num_tasks: int) -> Minibatch:
         rewards=torch.where(mask, batch.rewards, 0.0),
         behaviour_log_probs=torch.where(mask, batch.behaviour_log_probs, 0.0),
     )
-    if targets is not None:
-        targets = targets._replace(vs=torch.where(mask, targets.vs, 0.0), advantages=torch.where(mask, targets.advantages, 0.0))
     if moments is not None:
         of_task = torch.arange(num_tasks, device=mask.device) == task
         moments = Moments(*(torch.where(of_task, moment, 0.0) for moment in moments))
+    if targets is not None:
+        vs, advantages = (torch.where(mask, array, 0.0) for array in (targets.vs, targets.advantages))
+        targets = targets._replace(vs=vs, advantages=advantages, moments=moments)
     return minibatch._replace(batch=batch, targets=targets, moments=moments)

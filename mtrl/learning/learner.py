@@ -19,12 +19,11 @@ from mtrl.learning.batch import Batch, make_batch
 from mtrl.learning.combiners import make_combiner, task_similarity
 from mtrl.learning.devices import pick_device, pick_precision
 from mtrl.learning.diagnosis import ExpertStatistics, expert_statistics, task_at_fault
-from mtrl.learning.losses import Moments
 from mtrl.learning.minibatches import Minibatch, make_plan, minibatches
 from mtrl.learning.objectives import Coefficients, Evaluation, Losses, coefficients_at, compute_losses, evaluate
 from mtrl.learning.optimizers import Optimizers, in_order_of, learning_rate_at, load_state, parameters_of, set_learning_rate
 from mtrl.learning.surrogates import make_surrogate
-from mtrl.learning.targets import Targets, TaskValues, advantage_moments, compute_targets, correct_off_policy, task_values
+from mtrl.learning.targets import Targets, TaskValues, compute_targets, correct_off_policy, task_values
 from mtrl.models.policy import Policy, build_policy, is_expert, load_weights
 from mtrl.parallel import Total, add_up, alone
 from mtrl.rollouts.rollout import Rollout
@@ -100,20 +99,19 @@ class Learner:
         """
         coefficients = self._coefficients(progress)
         batch = self.make_batch(rollout)
-        targets = values = moments = None
+        targets = None
         if self._evaluates_first:
             before = self.evaluate(batch)
             batch = batch._replace(proximal_log_probs=before.log_probs)
             self._rescale_values(batch, before, coefficients)
             if self._plan.minibatches > 1:
-                values = before.values
-                targets, moments = self.compute_targets(batch, before, coefficients)
+                targets = self.compute_targets(batch, before, coefficients)
 
         report = _Report()
-        for minibatch in self.minibatches(batch, targets, values, moments):
+        for minibatch in self.minibatches(batch, targets):
             losses = self.losses(minibatch, coefficients)
-            if values is None:  # every step reads the whole batch: the first one's targets are those of the weights before it
-                targets, values = losses.targets, losses.values
+            if targets is None:  # every step reads the whole batch, and the first one's targets are those of the weights before it
+                targets = losses.targets
             if self._compares_tasks and report.similarity is None and losses.actor is not None:
                 row_tasks = minibatch.batch.observations.rows.task_ids
                 report.similarity = task_similarity(losses.actor, losses.actor_features, row_tasks, self._suite.num_tasks, self._total)
@@ -122,10 +120,10 @@ class Learner:
         self._raise_after_too_many_skipped(report, coefficients)
         self.policy.observe(batch.observations, batch.weights, self._total)
         self.version += 1
-        assert targets is not None and values is not None
+        assert targets is not None
         return UpdateResult(
             means=report.means(),
-            task_values=task_values(batch, targets.advantages, values, self._suite.num_tasks, self._total),
+            task_values=task_values(batch, targets, self._suite.num_tasks, self._total),
             similarity=report.similarity,
             experts=expert_statistics(self.policy, batch) if self.version % EXPERT_UPDATES == 1 else None,
             distinct_rows=int(self._total(batch.observations.inverse.max() + 1)),
@@ -149,22 +147,24 @@ class Learner:
         """Log-probabilities and values of the batch under the current weights."""
         return evaluate(self.policy, batch, self._precision)
 
-    def compute_targets(
-        self, batch: Batch, evaluation: Evaluation, coefficients: Coefficients | None = None
-    ) -> tuple[Targets, Moments | None]:
-        """The targets of a batch, and the moments of its advantages where the experiment normalises them."""
+    def compute_targets(self, batch: Batch, evaluation: Evaluation, coefficients: Coefficients | None = None) -> Targets:
+        """The targets of a whole batch."""
         coefficients = coefficients or self._coefficients(0.0)
-        popart = self.policy.critic.popart
-        targets = compute_targets(batch, evaluation.log_probs, evaluation.values, coefficients.trace, coefficients.surrogate, popart)
-        if not coefficients.normalize_advantages:
-            return targets, None
-        return targets, advantage_moments(batch, targets.advantages, self._suite.num_tasks, coefficients.advantage_floor, self._total)
+        return compute_targets(
+            batch,
+            evaluation.log_probs,
+            evaluation.values,
+            coefficients.targets,
+            self.policy.critic.popart,
+            num_tasks=self._suite.num_tasks,
+            total=self._total,
+        )
 
-    def minibatches(self, batch: Batch, targets: Targets | None, values: Tensor | None, moments: Moments | None) -> Iterator[Minibatch]:
+    def minibatches(self, batch: Batch, targets: Targets | None) -> Iterator[Minibatch]:
         """The minibatches of this update, in the order of its optimiser steps."""
         seed = int(np.random.SeedSequence((self._seed, self.rank, self.version)).generate_state(1)[0])
         generator = torch.Generator().manual_seed(seed)
-        return minibatches(batch, targets, values, moments, self._plan, generator, self._total)
+        return minibatches(batch, targets, self._plan, generator, self._total)
 
     def losses(self, minibatch: Minibatch, coefficients: Coefficients | None = None) -> Losses:
         """The objective under the current weights."""
@@ -249,7 +249,7 @@ class Learner:
         popart = self.policy.critic.popart
         if popart is not None:
             head: Any = self.policy.critic.head
-            vs = correct_off_policy(batch, before.log_probs, before.values, coefficients.trace).vs
+            vs = correct_off_policy(batch, before.log_probs, before.values, coefficients.targets).vs
             popart.update(vs, batch.valid, batch.observations.task_ids, head, self._config.popart_rate, self._total)
 
     def _step(self, minibatch: Minibatch, losses: Losses, progress: float) -> float | None:

@@ -33,8 +33,8 @@ class Minibatch(NamedTuple):
 
     batch: Batch
     targets: Targets | None  # None: to be computed from the current weights
-    values: Float[Tensor, "T1 B"] | None  # what such targets are computed from; None: the critic's current values
-    moments: Moments | None  # of the whole batch's advantages; None where they are not normalised, or not yet known
+    values: Float[Tensor, "T1 B"] | None  # V(x_t) that such targets are computed from; None: the critic's current values
+    moments: Moments | None  # of the whole batch's advantages; None: to be computed with such targets
     updates_actor: bool
     updates_critic: bool
 
@@ -49,22 +49,12 @@ def make_plan(config: LearnerConfig, *, shared_trunk: bool) -> Plan:
     return Plan(steps, critic_steps, config.minibatches, config.minibatch_of, recompute, shared_trunk)
 
 
-def minibatches(
-    batch: Batch,
-    targets: Targets | None,
-    values: Float[Tensor, "T1 B"] | None,
-    moments: Moments | None,
-    plan: Plan,
-    generator: torch.Generator,
-    total: Total = alone,
-) -> Iterator[Minibatch]:
+def minibatches(batch: Batch, targets: Targets | None, plan: Plan, generator: torch.Generator, total: Total = alone) -> Iterator[Minibatch]:
     """The minibatches of an update in the order of its optimiser steps. Each is made when the step before it is done.
 
     Args:
         batch: T steps of B slots.
         targets: of the whole batch; None where every step reads all of it and computes its own.
-        values: V(x_t) from which the targets were computed.
-        moments: of the whole batch's advantages.
         plan: how the batch is divided.
         generator: the randomness of the division, which is made anew for each pass.
         total: adds up over all learners.
@@ -76,18 +66,21 @@ def minibatches(
         return
     if not plan.shared_trunk:
         for _ in range(plan.critic_steps):
-            yield Minibatch(batch, targets, None, moments, updates_actor=False, updates_critic=True)
+            yield Minibatch(batch, targets, None, targets.moments, updates_actor=False, updates_critic=True)
     for selection in _selections(batch, plan, generator, total):
         if plan.unit == "traces":
-            part, known = select_slots(batch, selection, total), Targets(*(array[:, selection] for array in targets))
+            part = select_slots(batch, selection, total)
+            values = None if targets.values is None else targets.values[:, selection]
+            known = targets._replace(vs=targets.vs[:, selection], advantages=targets.advantages[:, selection], values=values)
         else:
-            part, known = select_steps(batch, selection, total), Targets(*(_at(array, selection) for array in targets))
+            part = select_steps(batch, selection, total)
+            known = targets._replace(vs=_at(targets.vs, selection), advantages=_at(targets.advantages, selection), values=None)
         if plan.recompute_targets:
             # A separate critic has been updated by now, and its values stay as they were when the update began.
-            fixed = None if plan.shared_trunk or values is None else values[:, selection]
-            yield Minibatch(part, None, fixed, moments, updates_actor=True, updates_critic=plan.shared_trunk)
+            fixed = None if plan.shared_trunk else known.values
+            yield Minibatch(part, None, fixed, targets.moments, updates_actor=True, updates_critic=plan.shared_trunk)
         else:
-            yield Minibatch(part, known, None, moments, updates_actor=True, updates_critic=plan.shared_trunk)
+            yield Minibatch(part, known, None, targets.moments, updates_actor=True, updates_critic=plan.shared_trunk)
 
 
 def _selections(batch: Batch, plan: Plan, generator: torch.Generator, total: Total) -> Iterator[Tensor]:

@@ -13,7 +13,7 @@ from mtrl.learning.batch import Batch
 from mtrl.learning.losses import entropy_loss, normalize_per_task, value_loss
 from mtrl.learning.minibatches import Minibatch
 from mtrl.learning.surrogates import Surrogate, make_surrogate
-from mtrl.learning.targets import Targets, TraceSettings, advantage_moments, compute_targets
+from mtrl.learning.targets import Targets, TargetSettings, compute_targets
 from mtrl.models.policy import Policy
 from mtrl.parallel import Total, alone
 
@@ -21,11 +21,9 @@ from mtrl.parallel import Total, alone
 class Coefficients(NamedTuple):
     """What the objective of one update depends on besides policy and data."""
 
-    trace: TraceSettings
+    targets: TargetSettings
     surrogate: Surrogate
     entropy_cost: float
-    normalize_advantages: bool
-    advantage_floor: float  # the least deviation by which advantages are divided
     shared_trunk: bool  # whether actor and critic read one trunk, so that the critic's loss reaches it
 
 
@@ -52,18 +50,18 @@ class Losses(NamedTuple):
     critic: CriticLoss | None  # None where the critic makes no step
     actor_features: Float[Tensor, "N D"]  # the mixed feature that the actor's head read
     targets: Targets  # those that were used
-    values: Float[Tensor, "T1 B"] | None  # what the targets were computed from; None where they were given
     metrics: dict[str, Float[Tensor, ""]]  # sums over this learner's steps, by each step's weight
 
 
 def coefficients_at(config: LearnerConfig, progress: float, *, shared_trunk: bool) -> Coefficients:
     """The coefficients when the share `progress` of the training, 0 to 1, is done."""
+    surrogate = make_surrogate(config)
     return Coefficients(
-        trace=TraceSettings(config.rho_bar, config.c_bar, config.lambda_),
-        surrogate=make_surrogate(config),
+        targets=TargetSettings(
+            config.rho_bar, config.c_bar, config.lambda_, surrogate, config.normalize_advantages, config.advantage_floor
+        ),
+        surrogate=surrogate,
         entropy_cost=config.entropy_cost * ((1.0 - progress) if config.entropy_decay else 1.0),
-        normalize_advantages=config.normalize_advantages,
-        advantage_floor=config.advantage_floor,
         shared_trunk=shared_trunk,
     )
 
@@ -101,20 +99,19 @@ def compute_losses(
     distribution, parameters = policy.actor.distribution, acted.parameters[:steps]
     log_probs = distribution.log_prob(parameters, batch.actions)
 
-    targets, values, moments = minibatch.targets, minibatch.values, minibatch.moments
+    targets, values, popart = minibatch.targets, minibatch.values, policy.critic.popart
     if targets is None:
         if values is None:
             assert valued is not None
             values = valued.values.detach()
-        targets = compute_targets(batch, log_probs.detach(), values, coefficients.trace, coefficients.surrogate, policy.critic.popart)
-        if coefficients.normalize_advantages and moments is None:
-            moments = advantage_moments(batch, targets.advantages, num_tasks, coefficients.advantage_floor, total)
+        settings, moments = coefficients.targets, minibatch.moments
+        targets = compute_targets(batch, log_probs.detach(), values, settings, popart, num_tasks=num_tasks, moments=moments, total=total)
 
     actor, critic, metrics = None, None, {}
     if updates_actor:
         advantages = targets.advantages
-        if moments is not None:
-            advantages = normalize_per_task(advantages, batch.observations.task_ids, moments)
+        if targets.moments is not None:
+            advantages = normalize_per_task(advantages, batch.observations.task_ids, targets.moments)
         policy_loss = coefficients.surrogate.loss(log_probs, batch, advantages)
         negative_entropy = entropy_loss(distribution.entropy(parameters), batch.weights)
         actor = policy_loss + coefficients.entropy_cost * negative_entropy
@@ -122,12 +119,12 @@ def compute_losses(
         metrics |= _step_metrics(log_probs.detach(), batch, coefficients, total)
     if updates_critic:
         assert valued is not None
-        popart, task_ids = policy.critic.popart, batch.observations.task_ids
+        task_ids = batch.observations.task_ids
         wanted = targets.vs if popart is None else popart.normalize(targets.vs, task_ids.expand_as(targets.vs))
         outputs = valued.normalized[:steps]
         critic = CriticLoss(value_loss(outputs, wanted, batch.weights), outputs, wanted, valued.features)
         metrics["value_loss"] = critic.loss.detach()
-    return Losses(actor, critic, acted.features, targets, values, metrics)
+    return Losses(actor, critic, acted.features, targets, metrics)
 
 
 def _step_metrics(log_probs: Float[Tensor, "T B"], batch: Batch, coefficients: Coefficients, total: Total) -> dict[str, Float[Tensor, ""]]:
@@ -135,7 +132,7 @@ def _step_metrics(log_probs: Float[Tensor, "T B"], batch: Batch, coefficients: C
     rhos, of_all = (log_probs - batch.behaviour_log_probs).exp(), total(batch.weights.sum())
     sums = {
         "rho_mean": (batch.weights * rhos).sum(),
-        "rho_clipped_fraction": (batch.weights * (rhos > coefficients.trace.rho_bar)).sum(),
+        "rho_clipped_fraction": (batch.weights * (rhos > coefficients.targets.rho_bar)).sum(),
         **coefficients.surrogate.metrics(log_probs, batch),
     }
     return {name: value / of_all for name, value in sums.items()}

@@ -17,12 +17,15 @@ from mtrl.models.popart import PopArt
 from mtrl.parallel import Total, add_up, alone
 
 
-class TraceSettings(NamedTuple):
-    """V-trace's hyper-parameters, as in `mtrl.learning.vtrace`."""
+class TargetSettings(NamedTuple):
+    """What targets and advantages depend on besides policy and data."""
 
-    rho_bar: float
+    rho_bar: float  # V-trace's hyper-parameters, see `mtrl.learning.vtrace`
     c_bar: float
     lambda_: float
+    surrogate: Surrogate  # the actor's objective, which says by which importance weights advantages are multiplied
+    normalize_advantages: bool
+    advantage_floor: float  # the least deviation by which advantages are divided
 
 
 class Targets(NamedTuple):
@@ -30,6 +33,8 @@ class Targets(NamedTuple):
 
     vs: Float[Tensor, "T B"]  # v_t
     advantages: Float[Tensor, "T B"]  # multiplied by min(ρ̄, ρ_t); in units of PopArt's scale where the policy has one
+    values: Float[Tensor, "T1 B"] | None  # V(x_t) that both were computed from; None in minibatches of single steps
+    moments: Moments | None  # of the whole batch's advantages, by task; None where advantages are not normalised
 
 
 class TaskValues(NamedTuple):
@@ -43,9 +48,12 @@ def compute_targets(
     batch: Batch,
     log_probs: Float[Tensor, "T B"],
     values: Float[Tensor, "T1 B"],
-    settings: TraceSettings,
-    surrogate: Surrogate,
+    settings: TargetSettings,
     popart: PopArt | None,
+    *,
+    num_tasks: int,
+    moments: Moments | None = None,
+    total: Total = alone,
 ) -> Targets:
     """V-trace's targets and advantages (Espeholt et al. 2018).
 
@@ -53,37 +61,36 @@ def compute_targets(
         batch: T steps of B slots.
         log_probs: ln π(a_t|x_t) under the policy that the targets are for.
         values: V(x_t) of all T + 1 observations.
-        settings: clips and decay of the trace.
-        surrogate: the actor's objective, which says by which importance weights advantages are multiplied.
+        settings: the trace, and how advantages are scaled.
         popart: the scale of each task's values, if the critic has one.
+        num_tasks: tasks of the suite.
+        moments: of the whole batch's advantages, where `batch` is a part of it; by default they are computed from `batch`.
+        total: adds up over all learners.
     """
     trace = correct_off_policy(batch, log_probs, values, settings)
-    advantages = surrogate.advantages(trace, batch, values, settings.rho_bar)
+    advantages = settings.surrogate.advantages(trace, batch, values, settings.rho_bar)
     if popart is not None:
         advantages = advantages / popart.scale[batch.observations.task_ids]
-    return Targets(trace.vs, advantages)
+    if settings.normalize_advantages and moments is None:
+        moments = task_moments(advantages, batch.valid, batch.observations.task_ids, num_tasks, total)
+        moments = moments._replace(deviation=moments.deviation.clamp(min=settings.advantage_floor))
+    return Targets(trace.vs, advantages, values, moments)
 
 
-def correct_off_policy(batch: Batch, log_probs: Float[Tensor, "T B"], values: Float[Tensor, "T1 B"], settings: TraceSettings) -> VTrace:
+def correct_off_policy(batch: Batch, log_probs: Float[Tensor, "T B"], values: Float[Tensor, "T1 B"], settings: TargetSettings) -> VTrace:
     """V-trace of a batch; arguments as of `compute_targets`."""
     log_rhos = log_probs - batch.behaviour_log_probs
-    return vtrace(log_rhos, batch.rewards, batch.discounts, batch.continues, values[:-1], values[1:], **settings._asdict())
+    steps = (batch.rewards, batch.discounts, batch.continues, values[:-1], values[1:])
+    return vtrace(log_rhos, *steps, rho_bar=settings.rho_bar, c_bar=settings.c_bar, lambda_=settings.lambda_)
 
 
-def advantage_moments(batch: Batch, advantages: Float[Tensor, "T B"], num_tasks: int, floor: float, total: Total = alone) -> Moments:
-    """Mean and deviation of each task's advantages; deviations are at least `floor`."""
-    moments = task_moments(advantages, batch.valid, batch.observations.task_ids, num_tasks, total)
-    return moments._replace(deviation=moments.deviation.clamp(min=floor))
-
-
-def task_values(
-    batch: Batch, advantages: Float[Tensor, "T B"], values: Float[Tensor, "T1 B"], num_tasks: int, total: Total = alone
-) -> TaskValues:
+def task_values(batch: Batch, targets: Targets, num_tasks: int, total: Total = alone) -> TaskValues:
     """By task, the mean size of the advantages, and the mean value of the observations that episodes began with."""
+    assert targets.values is not None
     tasks = batch.observations.task_ids
-    sizes = task_moments(advantages.abs(), batch.valid, tasks, num_tasks, total).mean
+    sizes = task_moments(targets.advantages.abs(), batch.valid, tasks, num_tasks, total).mean
     first = ~batch.valid  # the step that follows an episode's end is the reset: the observation after it begins the next episode
-    added = (torch.ones_like(tasks), first.sum(0), (values[1:] * first).sum(0))
+    added = (torch.ones_like(tasks), first.sum(0), (targets.values[1:] * first).sum(0))
     slots, counts, sums = add_up([torch.bincount(tasks, weights=each.float(), minlength=num_tasks) for each in added], total)
     errors = torch.where(slots > 0, sizes, torch.nan)
     initial = torch.where(counts > 0, sums / counts, torch.nan)
