@@ -173,7 +173,7 @@ def test_arrays_come_back_in_their_shape(tmp_path: Path, array: np.ndarray) -> N
 
 
 def test_a_process_killed_while_it_removes_leaves_no_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found by docs/measure_kills.py: an old checkpoint without its manifest."""
+    """Found by docs/experiments/measure_kills.py: an old checkpoint without its manifest."""
 
     def killed(folder: Path, ignore_errors: bool) -> None:
         if Path(folder).exists():

@@ -1,4 +1,4 @@
-"""What PopArt is for: `python docs/probe_popart.py [FRAMES] [SEEDS] [TASK,TASK] [shared|separate]`.
+"""What PopArt is for: `python docs/experiments/probe_popart.py [FRAMES] [SEEDS] [TASK,TASK] [shared|separate]`.
 
 Two tasks, each once with its rewards as they are and once a thousand times as large, in one policy; with PopArt and without. By default
 actor and critic share their trunk. Prints the scores of each run's last episodes.
@@ -12,7 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import gymnasium
 import minigrid  # noqa: F401, registers its environments

@@ -1,4 +1,4 @@
-"""Whether a BabyAI policy does what it is told: `python docs/measure_missions.py RUN [EPISODES] [LEVEL ...]`.
+"""Whether a BabyAI policy does what it is told: `python docs/experiments/measure_missions.py RUN [EPISODES] [LEVEL ...]`.
 
 Plays EPISODES (100 by default) of every level of the run twice by its newest policy: with their own missions, and with each episode shown
 the mission of the next one instead. What counts as success is the episode's own mission both times.
@@ -10,7 +10,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 

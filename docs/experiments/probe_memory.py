@@ -1,4 +1,4 @@
-"""How soon a policy's memory learns MemoryS11's question when the right turn is told: `python docs/probe_memory.py [SEEDS] [STEPS]`.
+"""How soon a policy's memory learns MemoryS11's question when the right turn is told: `python docs/experiments/probe_memory.py [SEEDS] [STEPS]`.
 
 Walks are scripted: some turn round to see the first object, then all go to where the corridor forks. There the policy is told which turn is
 right. Neither the object behind nor those ahead says it alone. One line for each setting: the steps of the optimiser, for each seed, until
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import gymnasium
 import minigrid  # noqa: F401, registers its environments

@@ -1,4 +1,4 @@
-"""Draws a run's last status block: `python docs/draw_run.py RUN docs/training.svg`."""
+"""Draws a run's last status block: `python docs/experiments/draw_run.py RUN docs/training.svg`."""
 
 import io
 import sys

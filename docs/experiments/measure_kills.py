@@ -1,4 +1,4 @@
-"""Kills a training run with SIGKILL at random moments and starts it again: `python docs/measure_kills.py [KILLS]`.
+"""Kills a training run with SIGKILL at random moments and starts it again: `python docs/experiments/measure_kills.py [KILLS]`.
 
 After every kill the same command goes on (`--auto-resume`). Every third kill comes while the run is starting, the others some random time
 after it has gone on. Prints each time how far the checkpoints are, and in the end whether a start failed, a checkpoint was lost or the

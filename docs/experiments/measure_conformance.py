@@ -1,6 +1,6 @@
 """Meta-World's scripted policies through our contract, on both backends, and in Meta-World's own environments driven directly.
 
-    python docs/measure_conformance.py [EPISODES]
+    python docs/experiments/measure_conformance.py [EPISODES]
 
 For all fifty tasks: successes and mean return, and those whose returns differ by more than 3 standard errors and a tenth.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import metaworld
 import numpy as np

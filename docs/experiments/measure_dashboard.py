@@ -1,4 +1,4 @@
-"""The dashboard with many long runs: `python docs/measure_dashboard.py [RUNS] [TASKS] [MEGABYTES]`, by default 200, 50 and 20.
+"""The dashboard with many long runs: `python docs/experiments/measure_dashboard.py [RUNS] [TASKS] [MEGABYTES]`, by default 200, 50 and 20.
 
 Writes the runs into a temporary folder (4 GB), starts the command, and prints how long pages take and how much memory the server has.
 """

@@ -1,4 +1,4 @@
-"""Memory of a training run, all its processes: `python docs/measure_memory.py minigrid_mt7_fast 5000000`.
+"""Memory of a training run, all its processes: `python docs/experiments/measure_memory.py minigrid_mt7_fast 5000000`.
 
 Prints a line per twentieth of the frames: frames, GiB. Memory that processes share is divided among them (proportional set size).
 """

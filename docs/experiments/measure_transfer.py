@@ -1,4 +1,4 @@
-"""What experts of other tasks are worth: `python docs/measure_transfer.py CONFIG TASKS FRAMES FOLDER SEED [SEED ...]`.
+"""What experts of other tasks are worth: `python docs/experiments/measure_transfer.py CONFIG TASKS FRAMES FOLDER SEED [SEED ...]`.
 
 For every seed, in one process each: trains CONFIG, then TASKS (such as `minigrid/DoorKey-6x6,DistShift1`) under the same settings
 for FRAMES from random experts, and for half of FRAMES from random experts, from CONFIG's experts, and from CONFIG's experts left as
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from envs import make_suite
 from mtrl.evaluation.runner import evaluate_run

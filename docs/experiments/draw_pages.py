@@ -1,4 +1,4 @@
-"""Draws the README's pictures of report and dashboard: `python docs/draw_pages.py RUNS_DIR` with playwright and Chromium on the machine."""
+"""Draws the README's pictures of report and dashboard: `python docs/experiments/draw_pages.py RUNS_DIR` with playwright and Chromium on the machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from playwright.sync_api import sync_playwright
 
 from mtrl.dashboard.report import write_report
 
-DOCS = Path(__file__).parent
+DOCS = Path(__file__).resolve().parents[1]
 SIZE = {"width": 1280, "height": 1000}
 
 

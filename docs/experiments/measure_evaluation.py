@@ -1,4 +1,4 @@
-"""How much evaluation on the side slows training: `python docs/measure_evaluation.py [CONFIG] [EVERY_FRAMES] [ROUNDS]`.
+"""How much evaluation on the side slows training: `python docs/experiments/measure_evaluation.py [CONFIG] [EVERY_FRAMES] [ROUNDS]`.
 
 Trains for 90 seconds with and without it, in turns, and prints frames/s after the first 15 seconds. By default an evaluation is asked for
 every 50 000 frames, which is as good as always.

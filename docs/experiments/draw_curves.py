@@ -1,11 +1,11 @@
-"""Draws the score of every task over the frames of a run, or of several seeds: `python docs/draw_curves.py RUN [RUN ...] docs/mt10.png`."""
+"""Draws the score of every task over the frames of a run, or of several seeds: `python docs/experiments/draw_curves.py RUN [RUN ...] docs/mt10.png`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import matplotlib as mpl
 
