@@ -234,18 +234,6 @@ def test_statistics_keep_what_schedulers_look_at():
     np.testing.assert_allclose(stats.value_errors, [2.0, 1.1, np.nan])
 
 
-def test_the_example_of_the_page_works():
-    page = (Path(__file__).parents[1] / "docs" / "curriculum.md").read_text()
-    code = re.search(r"(?s)```python\n(.*?)```", page)
-    assert code is not None
-    try:
-        exec(code[1], {})
-        shares = after("hardest", [(0, 5), (1, 2), (2, 9)])
-        assert shares.tolist() == [0, 1, 0]
-    finally:
-        SCHEDULERS.pop("hardest", None)
-
-
 def test_the_page_lists_every_scheduler_and_option():
     page = (Path(__file__).parents[1] / "docs" / "curriculum.md").read_text()
     for name, kind in SCHEDULERS.items():

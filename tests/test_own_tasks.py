@@ -15,8 +15,8 @@ import pytest
 from envs import SuiteError, make_suite, make_vector
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "own_tasks.md").read_text()
-EXAMPLE = re.search(r"```python\n(.*?)```", PAGE, re.S).group(1)
+PAGE = (ROOT / "docs" / "guides" / "own-environments.md").read_text()
+EXAMPLE = (ROOT / "docs" / "examples" / "my_tasks.py").read_text()
 COMMAND = re.search(r"```bash\npython (launch\.py train .*?)\n```", PAGE, re.S).group(1)
 
 
@@ -29,7 +29,6 @@ def launch(folder: Path, *arguments: str) -> str:
 
 
 def test_the_example_learns_on_both_sources_and_is_evaluated(tmp_path):
-    assert len(EXAMPLE.strip().splitlines()) < 40
     (tmp_path / "my_tasks.py").write_text(EXAMPLE)
     launch(tmp_path, *shlex.split(COMMAND)[1:], "--run-dir", "run")
     said = launch(tmp_path, "evaluate", "run", "--workers", "1")

@@ -1,4 +1,6 @@
-"""Draws the score of every task over the frames of a run, or of several seeds: `python docs/experiments/draw_curves.py RUN [RUN ...] docs/mt10.png`."""
+"""Draws the score of every task over the frames of a run, or of several seeds.
+
+`python docs/experiments/draw_curves.py RUN [RUN ...] docs/mt10.png`."""
 
 from __future__ import annotations
 

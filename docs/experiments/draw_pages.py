@@ -1,4 +1,6 @@
-"""Draws the README's pictures of report and dashboard: `python docs/experiments/draw_pages.py RUNS_DIR` with playwright and Chromium on the machine."""
+"""Draws the README's pictures of report and dashboard:
+
+`python docs/experiments/draw_pages.py RUNS_DIR` with playwright and Chromium on the machine."""
 
 from __future__ import annotations
 

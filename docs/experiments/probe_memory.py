@@ -1,4 +1,6 @@
-"""How soon a policy's memory learns MemoryS11's question when the right turn is told: `python docs/experiments/probe_memory.py [SEEDS] [STEPS]`.
+"""How soon a policy's memory learns MemoryS11's question when the right turn is told:
+
+`python docs/experiments/probe_memory.py [SEEDS] [STEPS]`.
 
 Walks are scripted: some turn round to see the first object, then all go to where the corridor forks. There the policy is told which turn is
 right. Neither the object behind nor those ahead says it alone. One line for each setting: the steps of the optimiser, for each seed, until

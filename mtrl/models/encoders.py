@@ -195,7 +195,7 @@ def make_encoder(space: gymnasium.spaces.Dict, model: ModelConfig, num_tasks: in
         ValueError: no encoder reads this space.
         ConfigError: its features have fewer dimensions than there are experts.
     """
-    for kind in ENCODERS.values():
+    for kind in reversed(ENCODERS.values()):  # the newest entry that fits: one's own goes before those that come with the program
         if kind.fits(space):
             encoder = kind.build(space, model, num_tasks)
             if model.experts > int(encoder.feature_size):  # type: ignore[arg-type]

@@ -1,0 +1,39 @@
+"""A balancing rule of one's own: each task's value loss is divided by its running mean."""
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtrl.cli import main
+from mtrl.learning.balancers import BALANCERS
+
+
+class InverseLoss:
+    """Weights 1 / (running mean of the task's value loss), scaled to a mean of 1."""
+
+    needs_gradients = False
+
+    def __init__(self, num_tasks: int, device: torch.device):
+        self.means = torch.ones(num_tasks, device=device)
+
+    def update(self, losses: Tensor, present: Tensor, gradient_norms: Tensor | None) -> Tensor:
+        """The weights [tasks] for this step; `present` says which tasks the batch has."""
+        self.means += 0.01 * torch.where(present, losses - self.means, 0.0)
+        weights = 1.0 / self.means.clamp(min=1e-6)
+        return weights / weights.mean()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"means": self.means.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a checkpoint."""
+        self.means.copy_(state["means"])
+
+
+BALANCERS["inverse"] = InverseLoss
+
+if __name__ == "__main__":
+    sys.exit(main(["train", "toy", "--learner.balancing", "inverse", *sys.argv[1:]]))

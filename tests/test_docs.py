@@ -1,0 +1,117 @@
+"""The documentation says what the code does: links resolve, examples run, and nothing that a user can set or read is missing."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from mtrl.cli.dispatch import COMMANDS
+from mtrl.config import ExperimentConfig, Section
+from mtrl.training.metrics import METRICS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
+
+
+def hooks():
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def fields(section: type[Section], prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        nested = isinstance(inner, type) and issubclass(inner, Section)
+        names += fields(inner, f"{prefix}{name}.") if nested else [prefix + name]
+    return names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_resolve(page):
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("name", ["gate", "encoder", "scheduler", "balancer"])
+def test_examples_train(name, tmp_path):
+    """Each in a process of its own, as a reader would run it; the run's files show that what it registers was used."""
+    (example,) = [path for path in EXAMPLES if path.stem == f"my_{name}"]
+    command = [sys.executable, str(example), "--total-frames", "600", "--run-dir", str(tmp_path / "run")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    written = (tmp_path / "run" / "config.yaml").read_text()
+    used = {"gate": "gate: unit", "scheduler": "scheduler: hardest", "balancer": "balancing: inverse", "encoder": "name: toy/three"}
+    assert used[name] in written
+    if name == "encoder":  # the program's own has hidden layers of another size
+        weights = load_file(sorted((tmp_path / "run" / "policy").rglob("weights.safetensors"))[-1])
+        assert weights["actor.trunk.encoder.experts.0.weight"].shape == (32, 8)
+
+
+def test_the_encoder_of_the_example_goes_before_the_programs_own(monkeypatch):
+    from mtrl.models import encoders
+
+    monkeypatch.setattr(encoders, "ENCODERS", dict(encoders.ENCODERS))
+    spec = importlib.util.spec_from_file_location("my_encoder", ROOT / "docs" / "examples" / "my_encoder.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    from envs import make_suite
+    from mtrl.config import ModelConfig
+
+    built = encoders.make_encoder(make_suite("toy/three").observation_space, ModelConfig(), 3)
+    assert type(built) is module.SineEncoder
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_are_short_and_shown_whole(example):
+    assert len(example.read_text().splitlines()) <= 40
+    assert any(f'--8<-- "docs/examples/{example.name}"' in page.read_text() for page in PAGES)
+
+
+def test_every_field_metric_and_command_is_in_the_reference():
+    pages = hooks()
+    configuration, metrics = pages.configuration(), pages.metrics()
+    assert [name for name in fields(ExperimentConfig) if f"`{name}`" not in configuration] == []
+    assert [metric.name for metric in METRICS if f"`{metric.name}`" not in metrics] == []
+    commands = (ROOT / "docs" / "commands.md").read_text() + pages.commands()
+    assert [name for name in COMMANDS if f"launch.py {name}" not in commands] == []
+    assert pages.on_page_markdown("<!-- generated: metrics -->") == metrics
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "docs" / "experiments").glob("*.py")), ids=lambda path: path.stem)
+def test_what_the_measuring_scripts_import_exists(script):
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("mtrl", "envs"):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}"), alias.name
+
+
+def test_the_drawing_of_the_layers_is_the_linters():
+    spec = importlib.util.spec_from_file_location("draw_diagrams", ROOT / "docs" / "experiments" / "draw_diagrams.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs" / "layers.svg").read_text() == module.layers()
+
+
+def test_the_site_builds(tmp_path):
+    """Strictly: a page that is not in the navigation, a broken link or a docstring that cannot be read is an error."""
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "learner.max_queued_batches" in (tmp_path / "site" / "configuration" / "index.html").read_text()
