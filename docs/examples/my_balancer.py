@@ -25,11 +25,9 @@ class InverseLoss:
         return weights / weights.mean()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
         return {"means": self.means.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from a checkpoint."""
         self.means.copy_(state["means"])
 
 

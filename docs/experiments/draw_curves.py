@@ -1,6 +1,7 @@
 """Draws the score of every task over the frames of a run, or of several seeds.
 
-`python docs/experiments/draw_curves.py RUN [RUN ...] docs/mt10.png`."""
+`python docs/experiments/draw_curves.py RUN [RUN ...] docs/mt10.png`.
+"""
 
 from __future__ import annotations
 

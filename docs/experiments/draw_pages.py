@@ -1,6 +1,7 @@
 """Draws the README's pictures of report and dashboard:
 
-`python docs/experiments/draw_pages.py RUNS_DIR` with playwright and Chromium on the machine."""
+`python docs/experiments/draw_pages.py RUNS_DIR` with playwright and Chromium on the machine.
+"""
 
 from __future__ import annotations
 

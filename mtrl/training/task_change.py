@@ -80,6 +80,8 @@ def _moved(old: Any, new: Any, more: Any, places: list[tuple[int, int]]) -> Any:
         return {key: _moved(old[key], new[key], more[key], places) for key in new}
     if not isinstance(new, torch.Tensor | np.ndarray):
         return old
+    if 0 in new.shape and new.shape == more.shape:
+        return old  # a history of all tasks, empty in a new run
     axes = [axis for axis, (few, many) in enumerate(zip(new.shape, more.shape, strict=True)) if few != many]
     shape = tuple(old.shape[axis] if axis in axes else size for axis, size in enumerate(new.shape))
     if tuple(old.shape) != shape:
