@@ -11,7 +11,7 @@ from mtrl.learning.balancers import BALANCERS
 
 
 class InverseLoss:
-    """Weights 1 / (running mean of the task's value loss), scaled to a mean of 1."""
+    """Weights 1 / (running mean of the task's value loss), in units of the tasks' mean loss."""
 
     needs_gradients = False
 
@@ -21,8 +21,7 @@ class InverseLoss:
     def update(self, losses: Tensor, present: Tensor, gradient_norms: Tensor | None) -> Tensor:
         """The weights [tasks] for this step; `present` says which tasks the batch has."""
         self.means += 0.01 * torch.where(present, losses - self.means, 0.0)
-        weights = 1.0 / self.means.clamp(min=1e-6)
-        return weights / weights.mean()
+        return self.means.mean() / self.means.clamp(min=1e-6)
 
     def state_dict(self) -> dict[str, Any]:
         return {"means": self.means.clone()}
