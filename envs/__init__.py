@@ -3,13 +3,15 @@
 from envs.build import make_vector
 from envs.errors import SuiteError, TaskFault, UnknownSuiteError, UnknownTaskError
 from envs.registry import list_suites, make_suite
-from envs.task import Task, TaskSuite
+from envs.task import EvaluationProtocol, PlayRecipe, Task, TaskSuite
 from envs.vector import Arrays, Episode, Fault, Step, VectorTasks
 
 __all__ = [
     "Arrays",
     "Episode",
+    "EvaluationProtocol",
     "Fault",
+    "PlayRecipe",
     "Step",
     "SuiteError",
     "Task",

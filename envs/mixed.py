@@ -144,7 +144,7 @@ def mix(name: str, parts: Sequence[TaskSuite]) -> MixedSuite:
     spaces: dict[str, gymnasium.Space] = {KIND: gymnasium.spaces.Box(0, len(observations) - 1, (), np.uint8)}
     for number, kind in enumerate(observations):
         spaces |= {f"{number}.{key}": space for key, space in kind.items()}
-    families = {part.family for part in parts}
+    protocols = {part.protocol for part in parts}
     return MixedSuite(
         name=name,
         # Without a range of returns a task is scored by success, as those are whose whole suite is.
@@ -153,7 +153,7 @@ def mix(name: str, parts: Sequence[TaskSuite]) -> MixedSuite:
         action_space=actions[0] if len(actions) == 1 else EitherSpace(actions),
         adapt=_no_common_form,
         rules=_joined(part.rules for part in parts),
-        family=families.pop() if len(families) == 1 else "mixed",
+        protocol=protocols.pop() if len(protocols) == 1 else None,
         parts=tuple(parts),
     )
 

@@ -49,6 +49,31 @@ class Task:
 
 
 @dataclass(frozen=True)
+class EvaluationProtocol:
+    """The rules of a suite's evaluation: named and versioned, so that two figures are comparable or visibly not."""
+
+    name: str
+    episodes: int
+    """Episodes of each task."""
+    actions: Literal["sampled", "greedy"]
+    """Drawn from the policy, or always the most likely one."""
+    backend: BackendName = "gymnasium"
+    """The backend that steps the environments, which may differ from the one of the training."""
+
+
+@dataclass(frozen=True)
+class PlayRecipe:
+    """The lines of a script that plays a suite's tasks with Gymnasium and a simulator's package, without this project."""
+
+    package: str
+    """Imported before an environment is made."""
+    make_env: str
+    """The expression that makes an environment; `{task}` stands for the task's name."""
+    read: str
+    """The expression for the array that a policy reads, from the variable `observation`."""
+
+
+@dataclass(frozen=True)
 class TaskSuite:
     """An ordered, named tuple of tasks with common spaces."""
 
@@ -58,12 +83,14 @@ class TaskSuite:
     action_space: gymnasium.Space
     adapt: Callable[[object], dict[str, np.ndarray]]
     """From what an environment or a pool of them observes to arrays of `observation_space`, with or without a leading axis."""
-    family: str
-    """The suites that are scored by the same rules, such as `minigrid`."""
     scored_by: Literal["return", "success"] = "return"
     """Whether an episode's score is its return within the task's range, or 1 for a success and 0 for none."""
     rules: Mapping[str, str] = field(default_factory=dict)
     """What a figure has to name beside the tasks, such as the version of their rewards; written into every result."""
+    protocol: EvaluationProtocol | None = None
+    """The rules by which results on these tasks are published; None where there are none."""
+    recipe: PlayRecipe | None = None
+    """How an exported policy plays without this project; None where no Gymnasium call makes the same environment."""
     names: tuple[str, ...] = field(init=False)
     """The tasks' names in order."""
 

@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 
 from envs.errors import SuiteError, UnknownTaskError
-from envs.task import Task, TaskSuite
+from envs.task import EvaluationProtocol, Task, TaskSuite
 
 FRAMES, SIZE = 4, 84
 ACTIONS = 18
@@ -56,6 +56,7 @@ SETS = {"5": GAMES_5, "57": tuple(PUBLISHED)}
 
 OBSERVATION_SPACE = gymnasium.spaces.Dict({"frames": gymnasium.spaces.Box(0, 255, (FRAMES, SIZE, SIZE), np.uint8)})
 ACTION_SPACE: gymnasium.Space = gymnasium.spaces.Discrete(ACTIONS)
+PROTOCOL = EvaluationProtocol("atari-v1", episodes=10, actions="sampled", backend="envpool")  # EnvPool steps ALE's own code
 
 
 def names() -> list[str]:
@@ -75,7 +76,7 @@ def make(name: str) -> TaskSuite:
         observation_space=OBSERVATION_SPACE,
         action_space=ACTION_SPACE,
         adapt=_frames,
-        family="atari",
+        protocol=PROTOCOL,
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from envs.errors import SuiteError, UnknownTaskError
 from envs.suites.minigrid import ACTION_SPACE, make_registered, registered_ids
 from envs.suites.minigrid import in_envpool as known_to_envpool
-from envs.task import Task, TaskSuite
+from envs.task import EvaluationProtocol, Task, TaskSuite
 
 # The levels of Polytropon's study (Ponti et al. 2023), from one room with one object to a maze of nine rooms.
 LEVELS_8 = ("GoToObj", "GoToRedBallGrey", "GoToRedBall", "GoToLocal", "PutNextLocal", "PickupLoc", "GoToObjMaze", "GoTo")
@@ -33,6 +33,8 @@ OBSERVATION_SPACE = gymnasium.spaces.Dict(
     }
 )
 
+PROTOCOL = EvaluationProtocol("babyai-512-v1", episodes=512, actions="greedy")
+
 
 def names() -> list[str]:
     """The named sets."""
@@ -53,8 +55,8 @@ def make(name: str) -> TaskSuite:
         observation_space=OBSERVATION_SPACE,
         action_space=ACTION_SPACE,
         adapt=view_and_words,
-        family="babyai",
         scored_by="success",
+        protocol=PROTOCOL,
     )
 
 

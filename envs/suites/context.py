@@ -178,7 +178,6 @@ def make(name: str) -> TaskSuite:
         observation_space=_vector_space(env.observation_space),
         action_space=env.action_space,
         adapt=_same,
-        family="context",
     )
 
 

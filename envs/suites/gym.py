@@ -46,7 +46,6 @@ def make(name: str) -> TaskSuite:
         observation_space=observation_space,
         action_space=action_space,
         adapt=image_only if observation_space == GRID else _as_vector,
-        family="gym",
         scored_by="success" if high is None else "return",
     )
 

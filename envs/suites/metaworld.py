@@ -15,10 +15,10 @@ import gymnasium
 import numpy as np
 
 from envs.errors import SuiteError, UnknownTaskError
-from envs.task import Task, TaskSuite
+from envs.task import EvaluationProtocol, PlayRecipe, Task, TaskSuite
 
 MAX_STEPS = 500
-TRAINING_GOALS = 50  # of the published protocol
+TRAINING_GOALS = 50  # of each task; the published protocol trains and evaluates on them
 SIZE = 39
 SETS = ("mt10", "mt25", "mt50")
 REWARDS = ("v1", "v2")
@@ -27,6 +27,8 @@ DIFFERS_IN_ENVPOOL = frozenset({"button-press-topdown-wall", "dial-turn", "door-
 
 OBSERVATION_SPACE = gymnasium.spaces.Dict({"vector": gymnasium.spaces.Box(-np.inf, np.inf, (SIZE,), np.float32)})
 ACTION_SPACE: gymnasium.Space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
+PROTOCOL = EvaluationProtocol("metaworld-50-v1", episodes=TRAINING_GOALS, actions="greedy")
+RECIPE = PlayRecipe("metaworld", 'gymnasium.make("Meta-World/MT1", env_name="{task}-v3")', 'observation.astype("float32")')
 
 
 def names() -> list[str]:
@@ -51,8 +53,9 @@ def make(name: str) -> TaskSuite:
         observation_space=OBSERVATION_SPACE,
         action_space=ACTION_SPACE,
         adapt=_vector,
-        family="metaworld",
         scored_by="success",
+        protocol=PROTOCOL,
+        recipe=RECIPE,
     )
 
 

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from envs.errors import SuiteError, UnknownTaskError
-from envs.task import Task, TaskSuite
+from envs.task import EvaluationProtocol, PlayRecipe, Task, TaskSuite
 
 MT3 = ("LavaGapS7", "RedBlueDoors-6x6", "MemoryS11")
 MT5 = (*MT3, "DoorKey-6x6", "DistShift1")
@@ -29,6 +29,8 @@ ACHIEVABLE_RETURN = {
 
 OBSERVATION_SPACE = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (7, 7, 3), np.uint8)})
 ACTION_SPACE: gymnasium.Space = gymnasium.spaces.Discrete(7)
+PROTOCOL = EvaluationProtocol("minigrid-v1", episodes=25, actions="sampled")
+RECIPE = PlayRecipe("minigrid", 'gymnasium.make("MiniGrid-{task}-v0")', 'observation["image"]')
 
 
 def names() -> list[str]:
@@ -50,7 +52,8 @@ def make(name: str) -> TaskSuite:
         observation_space=OBSERVATION_SPACE,
         action_space=ACTION_SPACE,
         adapt=image_only,
-        family="minigrid",
+        protocol=PROTOCOL,
+        recipe=RECIPE,
     )
 
 

@@ -10,11 +10,12 @@ import gymnasium
 import numpy as np
 
 from envs.errors import UnknownTaskError
-from envs.task import Task, TaskSuite
+from envs.task import EvaluationProtocol, Task, TaskSuite
 
 SIZE = 8
 OBSERVATION_SPACE = gymnasium.spaces.Dict({"vector": gymnasium.spaces.Box(0.0, 1.0, (SIZE,), np.float32)})
 ACTION_SPACE: gymnasium.Space = gymnasium.spaces.Discrete(3)
+PROTOCOL = EvaluationProtocol("toy-v1", episodes=5, actions="sampled")
 
 
 class Corridor(gymnasium.Env[dict[str, np.ndarray], int]):
@@ -142,13 +143,14 @@ def make(name: str) -> TaskSuite:
         UnknownTaskError: there is no such task.
     """
     if name == "ladder":
-        return TaskSuite("toy/ladder", LADDER, Ladder.observation_space, ACTION_SPACE, _same, "toy")
+        return TaskSuite("toy/ladder", LADDER, Ladder.observation_space, ACTION_SPACE, _same, protocol=PROTOCOL)
     chosen = list(TASKS) if name == "three" else [part.strip() for part in name.split(",")]
     for task in chosen:
         if task not in TASKS:
             near = difflib.get_close_matches(task, [*TASKS, *names()], n=1, cutoff=0.0)
             raise UnknownTaskError(f"toy has no task {task!r}; did you mean {near[0]}?")
-    return TaskSuite(f"toy/{name}", tuple(TASKS[task] for task in chosen), OBSERVATION_SPACE, ACTION_SPACE, _same, "toy")
+    tasks = tuple(TASKS[task] for task in chosen)
+    return TaskSuite(f"toy/{name}", tasks, OBSERVATION_SPACE, ACTION_SPACE, _same, protocol=PROTOCOL)
 
 
 def optimal_value(task: str, discount: float) -> float:

@@ -233,17 +233,14 @@ def model_card(description: dict[str, Any], suite: TaskSuite, actor: Actor, task
 
 def play_script(suite: TaskSuite, actor: Actor, task: int | None) -> str:
     """A script that loads the file and plays an episode."""
-    (observation,) = suite.observation_space
-    name = suite.names[task or 0]
-    packages, make, read = _SIMULATORS.get(suite.family, ("", "", ""))
-    arguments = [f"torch.from_numpy({read.format(key=observation)})[None]"]
-    arguments += [] if task is not None else ["torch.tensor([0])"]
+    name, recipe = suite.names[task or 0], suite.recipe
     lines = [f'"""Plays one episode of {name} with the exported policy."""', ""]
-    if not make or actor.memory is not None:
+    if recipe is None or actor.memory is not None:
         shapes = ", ".join(f"torch.zeros({list(t[:1].shape)}, dtype={t.dtype})" for t in example_inputs(suite, actor, task, 2))
         return "\n".join([*lines, "import torch", "", 'policy = torch.export.load("policy.pt2").module()', f"print(policy({shapes}))", ""])
-    lines += [*(f"import {package}" for package in packages.split()), "import gymnasium", "import torch", ""]
-    lines += ['policy = torch.export.load("policy.pt2").module()', f"env = {make.format(name=name)}"]
+    arguments = [f"torch.from_numpy({recipe.read})[None]"] + ([] if task is not None else ["torch.tensor([0])"])
+    lines += [f"import {recipe.package}", "import gymnasium", "import torch", ""]
+    lines += ['policy = torch.export.load("policy.pt2").module()', f"env = {recipe.make_env.format(task=name)}"]
     lines += ["observation, _ = env.reset(seed=0)", "total, ended = 0.0, False", "while not ended:", "    with torch.inference_mode():"]
     lines += [f"        parameters = policy({', '.join(arguments)})[0]"]
     if isinstance(actor.distribution, Normal):
@@ -254,13 +251,6 @@ def play_script(suite: TaskSuite, actor: Actor, task: int | None) -> str:
     lines += ["    observation, reward, terminated, truncated, _ = env.step(action)"]
     lines += ["    total, ended = total + float(reward), terminated or truncated", 'print(f"return {total:.3f}")', ""]
     return "\n".join(lines)
-
-
-# By family: packages, how an environment is made, and what of its observation the policy reads.
-_SIMULATORS = {
-    "minigrid": ("minigrid", 'gymnasium.make("MiniGrid-{name}-v0")', 'observation["{key}"]'),
-    "metaworld": ("metaworld", 'gymnasium.make("Meta-World/MT1", env_name="{name}-v3")', 'observation.astype("float32")'),
-}
 
 
 def _stack(space: gymnasium.Space[Any], rows: int) -> Any:
