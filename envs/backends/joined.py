@@ -66,8 +66,9 @@ class JoinedBackend:
             results.append(stepped._replace(obs=self._widen(part, stepped.obs, (count,)), faults=faults))
             first += count
         obs = {name: np.concatenate([result.obs[name] for result in results]) for name in results[0].obs}
-        rest = {name: np.concatenate([getattr(result, name) for result in results]) for name in BackendStep._fields[1:-1]}
-        return BackendStep(obs, **rest, faults=[fault for result in results for fault in result.faults])
+        per_slot = ("rewards", "terminated", "truncated", "success", "lost")
+        arrays = {name: np.concatenate([getattr(result, name) for result in results]) for name in per_slot}
+        return BackendStep(obs, **arrays, faults=[fault for result in results for fault in result.faults])
 
     def close(self) -> None:
         """Closes all parts."""

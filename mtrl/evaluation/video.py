@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from envs import Step, SuiteError, Task, TaskSuite
+from envs import SuiteError, Task, TaskSuite
 from mtrl.evaluation.jobs import EPISODE_STEPS, EVALUATION_RUNNER
 from mtrl.evaluation.policy import load_actor
 from mtrl.models.policy import Actor
@@ -119,8 +119,7 @@ def _episode(env: gymnasium.Env[Any, Any], inference: Inference, suite: TaskSuit
         yield Moment(step, float(reward), total, succeeded, last)
         if last:
             return
-        no = np.zeros(1, bool)
-        inference.follow(Step({}, np.array([reward], np.float32), no, no, ~no, [], no, []))
+        inference.follow(np.array([reward], np.float32), valid=np.ones(1, bool))
 
 
 def beside(picture: np.ndarray, task: str, moment: Moment, weights: Sequence[float]) -> np.ndarray:

@@ -86,7 +86,7 @@ class Collector:
             after = time.perf_counter()
             inference_seconds += between - before
             env_seconds += after - between
-            self._inference.follow(step)
+            self._inference.follow(step.rewards, step.valid)
             self._obs = step.obs
             actions.append(action)
             rewards[t], terminated[t], truncated[t], valid[t] = step.rewards, step.terminated, step.truncated, step.valid

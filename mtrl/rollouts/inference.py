@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs import Step
 from envs.vector import Arrays
 from mtrl.models.policy import Actor
 from mtrl.models.rows import can_share, make_rows, row_keys
@@ -62,10 +61,15 @@ class Inference:
         """What environments are given for actions of `act`."""
         return self._actor.distribution.to_environment(actions)
 
-    def follow(self, step: Step) -> None:
-        """What the actions led to; a memory reads it before the next observation."""
+    def follow(self, rewards: np.ndarray, valid: np.ndarray) -> None:
+        """Tells a memory the result of the newest actions, which it reads with the next observation.
+
+        Args:
+            rewards: of each slot's step, [B] float32.
+            valid: whether the step was one of an episode, [B] bool; after any other step the next observation begins an episode.
+        """
         if self.memory is not None:
-            self.memory |= {"last_reward": step.rewards, "start": ~step.valid}
+            self.memory |= {"last_reward": rewards, "start": ~valid}
 
     @torch.inference_mode()
     def _recall(self, evaluated: Tensor) -> Tensor:

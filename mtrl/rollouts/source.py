@@ -25,7 +25,7 @@ class RolloutSource(Protocol):
     def collect(self, timeout: float) -> list[Collected]:
         """What has arrived, after waiting at most `timeout` seconds for something to arrive; asks for more."""
 
-    def faults(self) -> list[Fault]:
+    def faults(self) -> list[SourceFault]:
         """What has failed since the last call, besides the faults that came with rollouts."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class InProcessSource:
         """One unroll, however long it takes."""
         return [self._collector.collect()]
 
-    def faults(self) -> list[Fault]:
+    def faults(self) -> list[SourceFault]:
         """None: in this process an error stops at its place, where a debugger finds it."""
         return []
 
@@ -97,7 +97,7 @@ class InProcessSource:
         self._collector.close()
 
 
-class Fault(NamedTuple):
+class SourceFault(NamedTuple):
     """Something that failed while rollouts were collected."""
 
     runner: int
