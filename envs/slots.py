@@ -20,7 +20,9 @@ class SlotTable:
         self._backend = backend
         self._counts = counts
         self._tables = [_TaskTable() for _ in range(suite.num_tasks)]
-        self._active = _Active(_task_ids(counts), {}, *np.zeros((4, 0)))  # no observation: not started
+        nothing = _TaskTable()
+        # Without an observation: not started.
+        self._active = _Active(_task_ids(counts), {}, nothing.ended, nothing.returns, nothing.lengths, nothing.succeeded)
 
     @property
     def num_slots(self) -> int:
@@ -62,7 +64,7 @@ class SlotTable:
                 raise ValueError(f"{self.suite.names[active.task_ids[slot]]} was given action {actions[slot]}, which {space} does not have")
         obs, rewards, terminated, truncated, success, lost, faults = self._backend.step(self._counts, actions)
         self._check(obs, rewards)
-        valid = ~active.ended.astype(bool) & ~lost
+        valid = ~active.ended & ~lost
         rewards = np.where(valid, rewards, np.float32(0))
         terminated, truncated = terminated & valid, truncated & valid
         active.returns *= valid

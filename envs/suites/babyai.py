@@ -108,8 +108,13 @@ def _task(level: str) -> Task:
 
 
 def _make_level(env_id: str, render_mode: str | None = None) -> gymnasium.Env:
-    """An environment of a level. minigrid prints a line for every world it draws and rejects, here it says nothing."""
+    _silence_rejections()
+    return make_registered(env_id, render_mode)
+
+
+@functools.cache
+def _silence_rejections() -> None:
+    """Stops minigrid from printing a line for every world that it draws and rejects. Done once in a process."""
     from minigrid.envs.babyai.core import roomgrid_level
 
-    roomgrid_level.print = lambda *_: None  # its own name, which hides the builtin from that module alone
-    return make_registered(env_id, render_mode)
+    roomgrid_level.print = lambda *_: None  # a name in that module, which hides the builtin there and nowhere else

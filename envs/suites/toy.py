@@ -153,15 +153,6 @@ def make(name: str) -> TaskSuite:
     return TaskSuite(f"toy/{name}", tasks, OBSERVATION_SPACE, ACTION_SPACE, _same, protocol=PROTOCOL)
 
 
-def optimal_value(task: str, discount: float) -> float:
-    """The discounted value of the task's first state under the best policy."""
-    if task == "constant":
-        return 1.0 / (1.0 - discount)
-    if task == "corridor":
-        return float(discount ** (Corridor.length - 2))
-    return 0.25 * sum(discount**step for step in range(len(Cue.cues)))
-
-
 def _same(observation: object) -> dict[str, np.ndarray]:
     return observation  # type: ignore[return-value]
 
