@@ -48,20 +48,20 @@ class Rollout(NamedTuple):
         return np.bincount(self.task_ids, weights=self.valid.sum(axis=0), minlength=num_tasks).astype(np.int64)
 
 
+PER_STEP = ("actions", "behaviour_log_probs", "rewards", "terminated", "truncated", "valid")
+"""Fields of a rollout that are one array [T, B, ...]."""
+PER_SLOT = ("task_ids", "version")
+"""Fields of a rollout that are one array [B]."""
+
+
 def take_slots(rollout: Rollout, slots: np.ndarray) -> Rollout:
     """The rollout of the given ascending slots alone, copied."""
     memory = rollout.initial_memory
     return Rollout(
         obs={name: array[:, slots] for name, array in rollout.obs.items()},
-        actions=rollout.actions[:, slots],
-        behaviour_log_probs=rollout.behaviour_log_probs[:, slots],
-        rewards=rollout.rewards[:, slots],
-        terminated=rollout.terminated[:, slots],
-        truncated=rollout.truncated[:, slots],
-        valid=rollout.valid[:, slots],
-        task_ids=rollout.task_ids[slots],
         initial_memory=None if memory is None else {name: array[slots] for name, array in memory.items()},
-        version=rollout.version[slots],
+        **{name: getattr(rollout, name)[:, slots] for name in PER_STEP},
+        **{name: getattr(rollout, name)[slots] for name in PER_SLOT},
     )
 
 
@@ -82,22 +82,10 @@ def concatenate(rollouts: Sequence[Rollout]) -> Rollout:
     def slots(arrays: Sequence[np.ndarray], axis: int) -> np.ndarray:
         return np.take(np.concatenate(arrays, axis=axis), order, axis=axis)
 
-    def per_slot(name: str) -> np.ndarray:
-        return slots([getattr(rollout, name) for rollout in rollouts], 0)
-
-    def per_step(name: str) -> np.ndarray:
-        return slots([getattr(rollout, name) for rollout in rollouts], 1)
-
     memories = [rollout.initial_memory for rollout in rollouts if rollout.initial_memory is not None]
     return Rollout(
         obs={name: slots([rollout.obs[name] for rollout in rollouts], 1) for name in rollouts[0].obs},
-        actions=per_step("actions"),
-        behaviour_log_probs=per_step("behaviour_log_probs"),
-        rewards=per_step("rewards"),
-        terminated=per_step("terminated"),
-        truncated=per_step("truncated"),
-        valid=per_step("valid"),
-        task_ids=per_slot("task_ids"),
         initial_memory={name: slots([memory[name] for memory in memories], 0) for name in memories[0]} if memories else None,
-        version=per_slot("version"),
+        **{name: slots([getattr(rollout, name) for rollout in rollouts], 1) for name in PER_STEP},
+        **{name: slots([getattr(rollout, name) for rollout in rollouts], 0) for name in PER_SLOT},
     )
