@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class SuiteError(ValueError):
     """Tasks were asked for that cannot be served. The message is one sentence."""
@@ -21,3 +24,15 @@ class TaskFault(RuntimeError):  # noqa: N818  (not an error of the caller's)
 
 class UnknownSuiteError(SuiteError):
     """There is no suite of that name."""
+
+
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.3) -> str:
+    """The end of a sentence about an unknown word: `; did you mean NAME?` with the nearest known name, or nothing if none is near.
+
+    Args:
+        word: the unknown word.
+        known: the names to choose from.
+        cutoff: least similarity of the nearest name, 0 … 1 as `difflib` measures it; at 0 there is always one.
+    """
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from envs.errors import UnknownSuiteError
+from envs.errors import UnknownSuiteError, did_you_mean
 from envs.mixed import mix, split_name
 from envs.suites import atari, babyai, chaos, context, metaworld, minigrid, toy
 from envs.suites import gym as registered
@@ -56,7 +55,6 @@ def make_suite(name: str) -> TaskSuite:
     suite = FAMILIES[family].make(rest) if family in FAMILIES and rest else None
     if suite is None:
         known = list_suites()
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"suites are {', '.join(known)}"
-        raise UnknownSuiteError(f"there is no suite {name!r}; {hint}")
+        hint = did_you_mean(name, known, cutoff=0.6) or f"; suites are {', '.join(known)}"
+        raise UnknownSuiteError(f"there is no suite {name!r}{hint}")
     return suite

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
-from envs.errors import SuiteError, UnknownTaskError
+from envs.errors import SuiteError, UnknownTaskError, did_you_mean
 
 BackendName = Literal["envpool", "gymnasium"]
 
@@ -117,8 +116,7 @@ class TaskSuite:
             UnknownTaskError: with the nearest name.
         """
         if name not in self.names:
-            near = difflib.get_close_matches(name, self.names, n=1, cutoff=0.0)
-            raise UnknownTaskError(f"{self.name} has no task {name!r}; did you mean {near[0]}?")
+            raise UnknownTaskError(f"{self.name} has no task {name!r}{did_you_mean(name, self.names, cutoff=0.0)}")
         return self.names.index(name)
 
     def score(self, task_id: int, returns: np.ndarray | float, successes: np.ndarray | float = np.nan) -> np.ndarray:

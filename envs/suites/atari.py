@@ -6,14 +6,13 @@ end at the loss of a life, 30 minutes at most. Scores are human-normalised: 0 is
 
 from __future__ import annotations
 
-import difflib
 import functools
 from typing import NamedTuple
 
 import gymnasium
 import numpy as np
 
-from envs.errors import SuiteError, UnknownTaskError
+from envs.errors import SuiteError, UnknownTaskError, did_you_mean
 from envs.task import EvaluationProtocol, Task, TaskSuite
 
 FRAMES, SIZE = 4, 84
@@ -108,8 +107,7 @@ def make_game(game: str, render_mode: str | None = None) -> gymnasium.Env:
 
 def _task(game: str) -> Task:
     if game not in PUBLISHED:
-        near = difflib.get_close_matches(game, [*PUBLISHED, *SETS], n=1, cutoff=0.3)
-        raise UnknownTaskError(f"atari has no game {game!r}" + (f"; did you mean {near[0]}?" if near else ""))
+        raise UnknownTaskError(f"atari has no game {game!r}{did_you_mean(game, [*PUBLISHED, *SETS])}")
     published = PUBLISHED[game]
     return Task(
         name=game,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 
 import gymnasium
 import numpy as np
 
-from envs.errors import SuiteError, UnknownTaskError
+from envs.errors import SuiteError, UnknownTaskError, did_you_mean
 from envs.suites.minigrid import ACTION_SPACE, make_registered, registered_ids
 from envs.suites.minigrid import in_envpool as known_to_envpool
 from envs.task import EvaluationProtocol, Task, TaskSuite
@@ -96,9 +95,7 @@ def _task(level: str) -> Task:
     env_id = f"BabyAI-{level}-v0"
     known = registered_ids("BabyAI-")
     if env_id not in known:
-        near = difflib.get_close_matches(level, [*map(_short, sorted(known)), *SETS], n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UnknownTaskError(f"babyai has no level {level!r}{hint}")
+        raise UnknownTaskError(f"babyai has no level {level!r}{did_you_mean(level, [*map(_short, sorted(known)), *SETS])}")
     return Task(
         name=level,
         make_env=functools.partial(_make_level, env_id),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from envs.errors import SuiteError, UnknownTaskError
+from envs.errors import SuiteError, UnknownTaskError, did_you_mean
 from envs.task import Task, TaskSuite
 
 COUNT = 20  # contexts of a named set
@@ -193,8 +192,7 @@ def _values(name: str, listed: str) -> list[float]:
 
 def _check_known(word: str, known: Any, what: str) -> None:
     if word not in known:
-        near = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
-        raise UnknownTaskError(f"context has no {what} {word!r}; did you mean {near[0]}?")
+        raise UnknownTaskError(f"context has no {what} {word!r}{did_you_mean(word, known, cutoff=0.0)}")
 
 
 def _vector_space(space: Any) -> gymnasium.spaces.Dict:

@@ -7,14 +7,13 @@ episode has succeeded if it did in any step; nothing ends early for it. EnvPool 
 
 from __future__ import annotations
 
-import difflib
 import functools
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from envs.errors import SuiteError, UnknownTaskError
+from envs.errors import SuiteError, UnknownTaskError, did_you_mean
 from envs.task import EvaluationProtocol, PlayRecipe, Task, TaskSuite
 
 MAX_STEPS = 500
@@ -109,8 +108,7 @@ def _reward_version(query: str) -> str:
 def _task(name: str, reward: str) -> Task:
     if f"{name}-v3" not in _package().env_dict.ALL_V3_ENVIRONMENTS:
         known = [_short(full) for full in _package().env_dict.ALL_V3_ENVIRONMENTS]
-        near = difflib.get_close_matches(name, [*known, *SETS], n=1, cutoff=0.3)
-        raise UnknownTaskError(f"metaworld has no task {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+        raise UnknownTaskError(f"metaworld has no task {name!r}{did_you_mean(name, [*known, *SETS])}")
     in_envpool = reward == "v2" and name not in DIFFERS_IN_ENVPOOL
     return Task(
         name=name,

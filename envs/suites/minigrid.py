@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 
 import gymnasium
 import numpy as np
 
-from envs.errors import SuiteError, UnknownTaskError
+from envs.errors import SuiteError, UnknownTaskError, did_you_mean
 from envs.task import EvaluationProtocol, PlayRecipe, Task, TaskSuite
 
 MT3 = ("LavaGapS7", "RedBlueDoors-6x6", "MemoryS11")
@@ -69,9 +68,7 @@ def _short(name: str) -> str:
 def _task(name: str) -> Task:
     env_id = f"MiniGrid-{name}-v0"
     if env_id not in registered_ids():
-        near = difflib.get_close_matches(name, [*map(_short, sorted(registered_ids())), *SETS], n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UnknownTaskError(f"minigrid has no task {name!r}{hint}")
+        raise UnknownTaskError(f"minigrid has no task {name!r}{did_you_mean(name, [*map(_short, sorted(registered_ids())), *SETS])}")
     return Task(
         name=name,
         make_env=functools.partial(make_registered, env_id),

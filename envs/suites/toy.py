@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from envs.errors import UnknownTaskError
+from envs.errors import UnknownTaskError, did_you_mean
 from envs.task import EvaluationProtocol, Task, TaskSuite
 
 SIZE = 8
@@ -147,8 +146,7 @@ def make(name: str) -> TaskSuite:
     chosen = list(TASKS) if name == "three" else [part.strip() for part in name.split(",")]
     for task in chosen:
         if task not in TASKS:
-            near = difflib.get_close_matches(task, [*TASKS, *names()], n=1, cutoff=0.0)
-            raise UnknownTaskError(f"toy has no task {task!r}; did you mean {near[0]}?")
+            raise UnknownTaskError(f"toy has no task {task!r}{did_you_mean(task, [*TASKS, *names()], cutoff=0.0)}")
     tasks = tuple(TASKS[task] for task in chosen)
     return TaskSuite(f"toy/{name}", tasks, OBSERVATION_SPACE, ACTION_SPACE, _same, protocol=PROTOCOL)
 
