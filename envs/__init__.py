@@ -1,4 +1,4 @@
-"""Tasks: suites of environments behind one vector protocol. NumPy, Gymnasium and one simulator package per file."""
+"""Tasks: suites of environments behind one vector protocol. Needs NumPy and Gymnasium; each family of suites also its simulator."""
 
 from envs.build import make_vector
 from envs.errors import SuiteError, TaskFault, UnknownSuiteError, UnknownTaskError

@@ -1,4 +1,4 @@
-"""What may go wrong with tasks: asked for in vain, or failing while they are stepped."""
+"""Errors of tasks: those that cannot be served, and those that fail while they are stepped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class SuiteError(ValueError):
-    """Tasks were asked for that cannot be served. The message is one sentence."""
+    """The tasks of a request cannot be served. The message is one sentence."""
 
 
 class UnknownTaskError(SuiteError):
@@ -15,7 +15,7 @@ class UnknownTaskError(SuiteError):
 
 
 class TaskFault(RuntimeError):  # noqa: N818  (not an error of the caller's)
-    """A task's environments did what none may: raised, or returned what is no observation or reward."""
+    """An environment of a task raised an error, or returned an observation or a reward that is not allowed."""
 
     def __init__(self, task_id: int, task: str, reason: str):
         super().__init__(f"{task}: {reason}")

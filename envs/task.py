@@ -1,4 +1,4 @@
-"""Tasks and suites: the one place where a task's index, name and score are decided."""
+"""Tasks and suites as data: names, spaces, scores, and the rules of an evaluation."""
 
 from __future__ import annotations
 
@@ -20,29 +20,30 @@ class Task:
 
     name: str
     make_env: Callable[..., gymnasium.Env]
-    """Builds Gymnasium's version of the environment, with `render_mode="rgb_array"` one that can be recorded; its observations go through
-    the suite's adapter."""
+    """Builds Gymnasium's version of the environment; with `render_mode="rgb_array"` one that can be recorded. The suite's `adapt` reads its
+    observations."""
     low: float = 0.0
-    """Return that scores 0."""
+    """The return that scores 0."""
     high: float | None = 1.0
-    """Return that scores 1; None where nobody knows, and then a success scores 1 and anything else 0."""
+    """The return that scores 1; None where it is unknown, and then a success scores 1 and anything else 0."""
     context: float | None = None
-    """The number in which the suite's tasks differ, if that is what they do."""
+    """The task's value of the one number in which the suite's tasks differ; None where they differ in more."""
     success_return: float | None = None
-    """An episode that returns more than this has succeeded; None where only the environment can tell."""
+    """An episode with a return above this has succeeded; None where only the environment reports success."""
     envpool_id: str | None = None
-    """EnvPool's id; None where EnvPool does not have the task."""
+    """EnvPool's id of the task; None where EnvPool does not have it."""
     envpool_options: Mapping[str, Any] = field(default_factory=dict)
-    """What EnvPool is told besides."""
+    """Further arguments of `envpool.make`."""
     make_evaluation_env: Callable[..., gymnasium.Env] | None = None
-    """Gymnasium's version as the published protocol evaluates it, where that differs. Its `reset` is told the environment's number."""
+    """Builds Gymnasium's version for the published protocol; None where it is that of the training. `reset` gets the environment's number
+    in its options."""
 
     def succeeded(self, episode_return: float) -> bool:
         """Whether the return of an episode shows that it succeeded."""
         return self.success_return is not None and episode_return > self.success_return
 
     def score(self, returns: np.ndarray | float) -> np.ndarray:
-        """Returns mapped to 0 … 1 by the task's published range, which has to be known; NaN stays NaN."""
+        """Returns mapped to 0 … 1 by the task's published range; NaN stays NaN. `high` has to be known."""
         assert self.high is not None
         return np.clip((np.asarray(returns, float) - self.low) / (self.high - self.low), 0.0, 1.0)
 
@@ -81,11 +82,11 @@ class TaskSuite:
     observation_space: gymnasium.spaces.Dict
     action_space: gymnasium.Space
     adapt: Callable[[object], dict[str, np.ndarray]]
-    """From what an environment or a pool of them observes to arrays of `observation_space`, with or without a leading axis."""
+    """Turns the observations of one environment, or of a pool with a leading axis, into arrays of `observation_space`."""
     scored_by: Literal["return", "success"] = "return"
     """Whether an episode's score is its return within the task's range, or 1 for a success and 0 for none."""
     rules: Mapping[str, str] = field(default_factory=dict)
-    """What a figure has to name beside the tasks, such as the version of their rewards; written into every result."""
+    """Facts that a figure has to name beside the tasks, such as the version of the rewards; written into every result."""
     protocol: EvaluationProtocol | None = None
     """The rules by which results on these tasks are published; None where there are none."""
     recipe: PlayRecipe | None = None
@@ -101,41 +102,41 @@ class TaskSuite:
 
     @property
     def num_tasks(self) -> int:
-        """How many tasks there are."""
+        """The number of tasks."""
         return len(self.tasks)
 
     @property
     def backends(self) -> tuple[BackendName, ...]:
-        """What can step the tasks, the fastest first."""
+        """The backends that have all tasks, the fastest first."""
         return ("envpool", "gymnasium") if all(task.envpool_id for task in self.tasks) else ("gymnasium",)
 
     def index(self, name: str) -> int:
         """The index of the task called `name`.
 
         Raises:
-            UnknownTaskError: with the nearest name.
+            UnknownTaskError: there is no such task; the message has the nearest name.
         """
         if name not in self.names:
             raise UnknownTaskError(f"{self.name} has no task {name!r}{did_you_mean(name, self.names, cutoff=0.0)}")
         return self.names.index(name)
 
     def score(self, task_id: int, returns: np.ndarray | float, successes: np.ndarray | float = np.nan) -> np.ndarray:
-        """What one task's episodes count for, 0 … 1; NaN stays NaN."""
+        """The scores of one task's episodes, 0 … 1; NaN stays NaN."""
         by_success = self.scored_by == "success" or self.tasks[task_id].high is None
         return np.asarray(successes, float) if by_success else self.tasks[task_id].score(returns)
 
     @property
     def contexts(self) -> np.ndarray | None:
-        """The tasks' numbers [num_tasks]; None if not every task has one."""
+        """The tasks' contexts [num_tasks]; None if not every task has one."""
         contexts = [task.context for task in self.tasks if task.context is not None]
         return np.array(contexts) if len(contexts) == self.num_tasks else None
 
     def observe(self, task_id: int, observation: object) -> dict[str, np.ndarray]:
-        """What one of a task's environments observes, as arrays of `observation_space`."""
+        """An observation of one of a task's environments as arrays of `observation_space`."""
         return self.adapt(observation)
 
     def act(self, task_id: int, action: np.ndarray) -> Any:
-        """What one of a task's environments is given for an action of `action_space`."""
+        """The argument of the `step` of one of a task's environments for an action of `action_space`."""
         return action
 
     def for_evaluation(self) -> TaskSuite:

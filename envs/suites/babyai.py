@@ -21,8 +21,8 @@ GRAMMAR = """
     in front of you, behind you, on your left, on your right, and, then, after
 """
 WORDS = tuple(sorted(set(GRAMMAR.replace(",", " ").split())))
-"""All that BabyAI's grammar can say. A word's number is its place here, from 1; 0 is no word."""
-MISSION_LENGTH = 72  # words of the longest sentence, two pairs of clauses that each put something next to something
+"""All words of BabyAI's grammar. A word's number is its place here, from 1; 0 fills up the rest of a sentence."""
+MISSION_LENGTH = 72  # words of the longest sentence: two pairs of clauses, each of which puts one object next to another
 NUMBERS = {word: number for number, word in enumerate(WORDS, 1)}
 
 OBSERVATION_SPACE = gymnasium.spaces.Dict(
@@ -60,7 +60,7 @@ def make(name: str) -> TaskSuite:
 
 
 def view_and_words(observation: object) -> dict[str, np.ndarray]:
-    """The view, and the mission's words as numbers; of one environment (whose mission is a string) or of a pool (whose are bytes)."""
+    """The view, and the mission's words as numbers. One environment has its mission as a string, a pool has them as bytes."""
     image, mission = observation["image"], observation["mission"]  # type: ignore[index]
     if isinstance(mission, str):
         return {"image": image, "mission": words_of(mission)}
@@ -83,7 +83,7 @@ def words_of(sentence: str) -> np.ndarray:
         raise SuiteError(f"babyai: the mission {sentence!r} has {fault}, which the vocabulary does not have room for")
     numbers = np.zeros(MISSION_LENGTH, np.uint8)
     numbers[: len(words)] = [NUMBERS[word] for word in words]
-    numbers.flags.writeable = False  # it is kept
+    numbers.flags.writeable = False  # the cache keeps it
     return numbers
 
 

@@ -57,7 +57,7 @@ def make(name: str) -> TaskSuite:
 
 
 def image_only(observation: object) -> dict[str, np.ndarray]:
-    """The agent's view alone, as MOORE has it: neither its direction nor the mission."""
+    """The agent's view alone, as in MOORE: neither its direction nor the mission."""
     return {"image": observation["image"]}  # type: ignore[index]
 
 
@@ -86,10 +86,10 @@ def make_registered(env_id: str, render_mode: str | None = None) -> gymnasium.En
 
 @functools.cache
 def registered_ids(prefix: str = "MiniGrid-") -> frozenset[str]:
-    """The ids of the minigrid package, which are in Gymnasium's registry once it is imported.
+    """The ids with `prefix` that the minigrid package registers in Gymnasium.
 
     Raises:
-        SuiteError: it is not installed.
+        SuiteError: minigrid is not installed.
     """
     try:
         import minigrid  # noqa: F401  (registers its environments)
@@ -100,7 +100,7 @@ def registered_ids(prefix: str = "MiniGrid-") -> frozenset[str]:
 
 @functools.cache
 def in_envpool() -> frozenset[str]:
-    """All that EnvPool has."""
+    """The ids of all environments of EnvPool; none if it is not installed."""
     try:
         import envpool
     except ImportError:

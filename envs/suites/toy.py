@@ -34,7 +34,7 @@ class Corridor(gymnasium.Env[dict[str, np.ndarray], int]):
         return _one_hot(self._cell), {}
 
     def step(self, action: int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Moves; the wall on the left stops."""
+        """Moves by one cell; the wall on the left stops the agent."""
         self._cell = max(0, self._cell + int(action) - 1)
         self._steps += 1
         arrived = self._cell == self.length - 1
@@ -42,7 +42,7 @@ class Corridor(gymnasium.Env[dict[str, np.ndarray], int]):
 
 
 class Constant(gymnasium.Env[dict[str, np.ndarray], int]):
-    """Reward 1 whatever is done, cut off after 10 steps but never over: every state's value is 1 / (1 - γ)."""
+    """Every action pays 1. Episodes are truncated after 10 steps and never terminate: the value of the only state is 1 / (1 - γ)."""
 
     observation_space = OBSERVATION_SPACE
     action_space = ACTION_SPACE
@@ -78,7 +78,7 @@ class Cue(gymnasium.Env[dict[str, np.ndarray], int]):
         return _one_hot(self.cues[0]), {}
 
     def step(self, action: int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Pays for the cue that was shown, and shows the next."""
+        """Pays for the action of the cue that was shown, and shows the next cue."""
         hit = int(action) == self.cues[self._steps]
         self._hits += hit
         self._steps += 1
@@ -88,10 +88,10 @@ class Cue(gymnasium.Env[dict[str, np.ndarray], int]):
 
 
 class Ladder(gymnasium.Env[dict[str, np.ndarray], int]):
-    """A sequence of answers to be given in order: the first wrong one ends the episode, and only the last right one pays 1.
+    """A sequence of answers to be given in order: the first wrong answer ends the episode, and only the last right one pays 1.
 
-    Rung k asks for the first 4 k answers, and all rungs ask for the same ones. Guessing finds rung k with probability 81^-k, but whoever
-    has mastered the rung below finds it with 1/81: with a policy that the tasks share, each is learnable as soon as the one before it is.
+    Rung k asks for the first 4 k answers of a sequence that all rungs share. Random answers solve rung k with probability 81^-k; a policy
+    that has mastered rung k - 1 and guesses the rest solves it with 1/81. So a policy that the tasks share can learn the rungs one by one.
     """
 
     answers_per_rung = 4
