@@ -26,7 +26,7 @@ def make(name: str) -> TaskSuite:
 
     An episode succeeds if the environment's `info` says so (`success` or `is_success`), or if its return reaches the `reward_threshold`
     that the environment was registered with. Its score is its return between `low` and `high` where they are given, else 1 for a success.
-    Of observations with MiniGrid's view the view is read; all others are flattened to one vector.
+    Observations that contain MiniGrid's view are reduced to it; all others are flattened to one vector.
 
     Raises:
         SuiteError: an environment cannot be made, or the tasks' spaces differ.
@@ -51,7 +51,7 @@ def make(name: str) -> TaskSuite:
 
 
 class _Reporting(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Reports `success` where an environment reports `is_success`, as Gymnasium's robots do."""
+    """Reports `success` where an environment reports `is_success`, as Gymnasium-Robotics does."""
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
