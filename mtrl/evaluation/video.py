@@ -123,7 +123,7 @@ def _episode(env: gymnasium.Env[Any, Any], inference: Inference, suite: TaskSuit
 
 
 def beside(picture: np.ndarray, task: str, moment: Moment, weights: Sequence[float]) -> np.ndarray:
-    """A picture [H, W, 3] scaled to `HEIGHT`, with the episode's state and the experts' weights on its right: [HEIGHT, W', 3] uint8, W' even."""
+    """A picture [H, W, 3] scaled to `HEIGHT`, with the episode's state and the experts' weights beside it: [HEIGHT, W', 3] uint8."""
     image = Image.fromarray(picture)
     width = round(image.width * HEIGHT / image.height / 16) * 16
     canvas = Image.new("RGB", (width + PANEL, HEIGHT), PAPER)
