@@ -1,15 +1,17 @@
-"""Tasks: suites of environments behind one vector protocol. NumPy, Gymnasium and one simulator package per file."""
+"""Tasks: suites of environments behind one vector protocol. Needs NumPy and Gymnasium; each family of suites also its simulator."""
 
 from envs.build import make_vector
 from envs.errors import SuiteError, TaskFault, UnknownSuiteError, UnknownTaskError
 from envs.registry import list_suites, make_suite
-from envs.task import Task, TaskSuite
+from envs.task import EvaluationProtocol, PlayRecipe, Task, TaskSuite
 from envs.vector import Arrays, Episode, Fault, Step, VectorTasks
 
 __all__ = [
     "Arrays",
     "Episode",
+    "EvaluationProtocol",
     "Fault",
+    "PlayRecipe",
     "Step",
     "SuiteError",
     "Task",

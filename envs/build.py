@@ -1,4 +1,4 @@
-"""Builds environments for the slots of a runner: which backend steps which tasks."""
+"""Builds the environments of a runner's slots, and chooses the backend that steps each task."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def make_vector(
     first_number: int = 0,
     tolerant: bool = False,
 ) -> VectorTasks:
-    """Environments for `counts` slots: of each task, or in all and spread evenly.
+    """Environments for `counts` slots.
 
     Args:
         suite: the tasks.
-        counts: slots of each task [num_tasks], or their sum.
-        backend: the library that steps them; `auto` takes the fastest one that has each task.
+        counts: slots of each task [num_tasks]; or their sum, which is spread evenly over the tasks.
+        backend: the library that steps the environments; `auto` takes for each task the fastest library that has it.
         seed: the run's seed.
-        runner_index: the runner that asks; no two runners share a stream of random numbers.
+        runner_index: the number of the runner; no two runners share a stream of random numbers.
         num_threads: threads that step environments (EnvPool).
         restart_count: how often the runner was started again; a restart does not repeat the streams of an earlier start.
-        first_number: where the numbers of each task's environments begin, which their seeds depend on.
-        tolerant: replace an environment that fails and go on (Gymnasium's; EnvPool's cannot be replaced one at a time).
+        first_number: the number of each task's first environment; seeds depend on these numbers.
+        tolerant: replace an environment that fails and go on. Gymnasium only: EnvPool cannot replace a single environment.
 
     Raises:
-        SuiteError: the backend does not have these tasks, its package is missing, or the counts make no sense.
+        SuiteError: the backend does not have these tasks, its package is missing, or `counts` does not fit the suite.
     """
     if isinstance(counts, int | np.integer):
         counts = [counts // suite.num_tasks + (task < counts % suite.num_tasks) for task in range(suite.num_tasks)]

@@ -1,10 +1,13 @@
-"""What may go wrong with tasks: asked for in vain, or failing while they are stepped."""
+"""Errors of tasks: those that cannot be served, and those that fail while they are stepped."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class SuiteError(ValueError):
-    """Tasks were asked for that cannot be served. The message is one sentence."""
+    """The tasks of a request cannot be served. The message is one sentence."""
 
 
 class UnknownTaskError(SuiteError):
@@ -12,7 +15,7 @@ class UnknownTaskError(SuiteError):
 
 
 class TaskFault(RuntimeError):  # noqa: N818  (not an error of the caller's)
-    """A task's environments did what none may: raised, or returned what is no observation or reward."""
+    """An environment of a task raised an error, or returned an observation or a reward that is not allowed."""
 
     def __init__(self, task_id: int, task: str, reason: str):
         super().__init__(f"{task}: {reason}")
@@ -21,3 +24,15 @@ class TaskFault(RuntimeError):  # noqa: N818  (not an error of the caller's)
 
 class UnknownSuiteError(SuiteError):
     """There is no suite of that name."""
+
+
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.3) -> str:
+    """The end of a sentence about an unknown word: `; did you mean NAME?` with the nearest known name, or nothing if none is near.
+
+    Args:
+        word: the unknown word.
+        known: the names to choose from.
+        cutoff: least similarity of the nearest name, 0 … 1 as `difflib` measures it; at 0 there is always one.
+    """
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    return f"; did you mean {near[0]}?" if near else ""

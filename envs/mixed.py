@@ -1,7 +1,7 @@
-"""Tasks of several families in one suite: what each observes and does keeps its kind, side by side in arrays that fit all.
+"""Tasks of several families in one suite, with a common space for their different observations and actions.
 
-`minigrid/mt3+metaworld/reach,push` is a suite of five tasks. An observation says which kind it is and has the arrays of every kind, zeros
-where they are not its own; an action is a vector that says the same.
+`minigrid/mt3+metaworld/reach,push` is a suite of five tasks. An observation has the number of its kind and the arrays of every kind; those
+of the other kinds are zero. An action is a vector that begins with the number of its kind.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class EitherSpace(gymnasium.Space[np.ndarray]):
         return self.join(kind, np.asarray(self.kinds[kind].sample()))
 
     def contains(self, x: Any) -> bool:
-        """Whether it is an action of the kind that it says it is."""
+        """Whether `x` is an action of the kind that its first number names."""
         if not (isinstance(x, np.ndarray) and x.shape == self.shape and x[0] in range(len(self.kinds))):
             return False
         kind = int(x[0])
@@ -50,7 +50,7 @@ class EitherSpace(gymnasium.Space[np.ndarray]):
         return vectors
 
     def split(self, kind: int, vectors: np.ndarray) -> Any:
-        """The actions of vectors of a kind."""
+        """The actions in vectors `[..., n]` of a kind: the inverse of `join`; values out of range are clipped."""
         space = self.kinds[kind]
         if isinstance(space, gymnasium.spaces.Discrete):
             return np.rint(vectors[..., 1]).clip(0, int(space.n) - 1).astype(np.int64)
@@ -70,21 +70,21 @@ class MixedSuite(TaskSuite):
     parts: tuple[TaskSuite, ...] = ()
 
     def for_evaluation(self) -> MixedSuite:
-        """Every part as its own protocol evaluates it."""
+        """The same tasks, each part as its published protocol evaluates it."""
         return mix(self.name, [part.for_evaluation() for part in self.parts])
 
     def observe(self, task_id: int, observation: object) -> Arrays:
-        """What one of a task's environments observes."""
+        """An observation of one of a task's environments as arrays of `observation_space`."""
         part, local = self._place(task_id)
         return self.widen(part, self.parts[part].observe(local, observation), ())
 
     def act(self, task_id: int, action: np.ndarray) -> Any:
-        """The action that a task's environment is given."""
+        """The argument of the `step` of one of a task's environments for an action of `action_space`."""
         part, local = self._place(task_id)
         return self.parts[part].act(local, self.actions_of(part, action))
 
     def widen(self, part: int, obs: Arrays, shape: tuple[int, ...]) -> Arrays:
-        """Observations `[*shape, ...]` of a part among the arrays of all kinds."""
+        """Observations `[*shape, ...]` of a part as arrays of `observation_space`: those of the other kinds are zero."""
         kinds = self._observation_kinds
         own = self._observation_kind_of_part[part]
         arrays: Arrays = {KIND: np.full(shape, own, np.uint8)}
@@ -95,7 +95,7 @@ class MixedSuite(TaskSuite):
         return arrays
 
     def actions_of(self, part: int, vectors: np.ndarray) -> Any:
-        """The actions of a part's tasks in vectors of the common space."""
+        """The actions of a part's tasks from vectors of the common space."""
         space: Any = self.action_space
         if not isinstance(space, EitherSpace):
             return vectors
@@ -103,10 +103,10 @@ class MixedSuite(TaskSuite):
 
     @property
     def action_kinds(self) -> tuple[int, ...]:
-        """Of each task, the place of its action space among the distinct ones."""
+        """For each task, the place of its action space among the distinct ones."""
         return tuple(kind for part, kind in zip(self.parts, self._action_kind_of_part, strict=True) for _ in part.tasks)
 
-    # Kept, since every step asks and to compare spaces is to compare their arrays.
+    # Cached: each step needs them, and comparing two spaces compares their arrays.
     @functools.cached_property
     def _observation_kinds(self) -> list[Any]:
         return _distinct(part.observation_space for part in self.parts)
@@ -129,7 +129,7 @@ class MixedSuite(TaskSuite):
 
 
 def split_name(name: str) -> list[str]:
-    """The suites that a name joins by `+`; a `+` before an option of a suite (`context/cartpole+rollin`) joins nothing."""
+    """The names of the suites that `name` joins by `+`. A `+` before an option of a suite (`context/cartpole+rollin`) joins nothing."""
     return re.split(r"\+(?=\w+/)", name)
 
 
@@ -144,22 +144,22 @@ def mix(name: str, parts: Sequence[TaskSuite]) -> MixedSuite:
     spaces: dict[str, gymnasium.Space] = {KIND: gymnasium.spaces.Box(0, len(observations) - 1, (), np.uint8)}
     for number, kind in enumerate(observations):
         spaces |= {f"{number}.{key}": space for key, space in kind.items()}
-    families = {part.family for part in parts}
+    protocols = {part.protocol for part in parts}
     return MixedSuite(
         name=name,
-        # Without a range of returns a task is scored by success, as those are whose whole suite is.
+        # A task of a suite that is scored by success loses its range of returns, so that it is scored by success here, too.
         tasks=tuple(replace(task, high=None if part.scored_by == "success" else task.high) for part in parts for task in part.tasks),
         observation_space=gymnasium.spaces.Dict(spaces),
         action_space=actions[0] if len(actions) == 1 else EitherSpace(actions),
         adapt=_no_common_form,
         rules=_joined(part.rules for part in parts),
-        family=families.pop() if len(families) == 1 else "mixed",
+        protocol=protocols.pop() if len(protocols) == 1 else None,
         parts=tuple(parts),
     )
 
 
 def _joined(rules: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """All parts' rules; where they differ, all that there are."""
+    """The rules of all parts; where two parts have different values for a rule, all of its values."""
     values: dict[str, list[str]] = {}
     for key, value in itertools.chain.from_iterable(each.items() for each in rules):
         if value not in values.setdefault(key, []):

@@ -1,12 +1,28 @@
-"""Finds suites by name. A family of suites registers itself with one line in `FAMILIES`."""
+"""Finds suites by name.
+
+A new family of suites is one module in `envs/suites` and one line in `FAMILIES`:
+
+    "mine": Family(mine.make, mine.names),
+
+`names()` gives the family's named suites: `["all"]` for `mine/all`. `make("all")` gives the `TaskSuite` of `mine/all`; for a name that it
+does not know it gives None or raises a `SuiteError` of one sentence. The suite has all of the family's rules:
+
+- `tasks`: each builds its Gymnasium environment, and names the one of EnvPool if there is one;
+- `adapt`: turns observations of these environments into arrays of `observation_space`;
+- `scored_by`, and of each task `low`, `high` and `success_return`: how an episode is scored;
+- `protocol`: the rules of a published evaluation, if there are any;
+- `recipe`: how an exported policy plays without this project, if it can.
+
+`envs/suites/toy.py` is the shortest example. The tests of the environments' contract run over every family in `FAMILIES`; a family that
+names no suites needs an example in `tests/contract.py`.
+"""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from envs.errors import UnknownSuiteError
+from envs.errors import UnknownSuiteError, did_you_mean
 from envs.mixed import mix, split_name
 from envs.suites import atari, babyai, chaos, context, metaworld, minigrid, toy
 from envs.suites import gym as registered
@@ -14,10 +30,10 @@ from envs.task import TaskSuite
 
 
 class Family(NamedTuple):
-    """Suites that come from one file."""
+    """The suites of one module."""
 
-    make: Callable[[str], TaskSuite | None]  # from the part of the name after the slash; None where it means nothing
-    names: Callable[[], list[str]]  # the named suites, without the family
+    make: Callable[[str], TaskSuite | None]  # a suite from the part of its name after the slash; None for an unknown name
+    names: Callable[[], list[str]]  # the parts after the slash of the named suites
 
 
 FAMILIES: dict[str, Family] = {
@@ -29,22 +45,21 @@ FAMILIES: dict[str, Family] = {
     "minigrid": Family(minigrid.make, minigrid.names),
     "toy": Family(toy.make, toy.names),
 }
-
-
-CHAOS = "chaos"  # no family: `chaos/SUITE?…` is any suite with failures
+CHAOS = "chaos"  # not a family: `chaos/SUITE?…` is any suite with failures
 
 
 def list_suites() -> list[str]:
-    """The names of all named suites; single tasks and lists of tasks can be had besides (`minigrid/DoorKey-6x6`)."""
+    """The names of all named suites; single tasks and lists of tasks have names, too (`minigrid/DoorKey-6x6`)."""
     return [f"{family}/{name}" for family, entry in FAMILIES.items() for name in entry.names()]
 
 
 def make_suite(name: str) -> TaskSuite:
-    """The suite called `name`: `family/suite`, `family/task` or `family/task,task`, or several such joined by `+`.
+    """The suite called `name`: `family/suite`, `family/task` or `family/task,task`, or several of these joined by `+`.
 
     Raises:
-        UnknownSuiteError: with the nearest name.
+        UnknownSuiteError: there is no such suite; the message has the nearest name.
         UnknownTaskError: one of the listed tasks does not exist.
+        SuiteError: a simulator is not installed, or an option of the suite makes no sense.
     """
     parts = split_name(name)
     if len(parts) > 1:
@@ -56,7 +71,6 @@ def make_suite(name: str) -> TaskSuite:
     suite = FAMILIES[family].make(rest) if family in FAMILIES and rest else None
     if suite is None:
         known = list_suites()
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"suites are {', '.join(known)}"
-        raise UnknownSuiteError(f"there is no suite {name!r}; {hint}")
+        hint = did_you_mean(name, known, cutoff=0.6) or f"; suites are {', '.join(known)}"
+        raise UnknownSuiteError(f"there is no suite {name!r}{hint}")
     return suite

@@ -1,4 +1,4 @@
-"""Where environments get their seeds: no two of them share a stream."""
+"""Seeds of environments: no two environments share a stream of random numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class SeedSequences:
-    """Where environments get their seeds: a hash of run seed, runner, restart, task and place, so that no two share a stream."""
+    """Gives each environment its seed: a hash of run seed, runner, restart, task and place, so that no two share a stream."""
 
     seed: int
     runner_index: int
@@ -18,8 +18,14 @@ class SeedSequences:
     """The number of a task's first environment."""
 
     def of(self, task_name: str, place: int, replaced: int = 0) -> int:
-        """The seed of a task's environment at `place`, counted from 0, below 2³¹; another one for each that has failed there."""
-        # Names hold no character above 255, so that no name with a replacement is another name.
+        """The seed, below 2³¹, of a task's environment.
+
+        Args:
+            task_name: the task.
+            place: the environment's place among those of the task, from 0.
+            replaced: how many environments have failed at this place; each one that replaces another has a seed of its own.
+        """
+        # An encoded name has no number above 255, so that 256 + replaced cannot be part of another task's name.
         entropy = [self.seed, self.runner_index, self.restart_count, self.first_number + place, *task_name.encode()]
         entropy += [256 + replaced] if replaced else []
         return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)

@@ -13,14 +13,16 @@ from envs.vector import Arrays, Backend, Episode, Step
 
 
 class SlotTable:
-    """`VectorTasks` over a backend: which environments are stepped, where paused ones stand, and what each episode adds up to."""
+    """`VectorTasks` over a backend: chooses the environments to step, keeps the state of paused ones, and sums up each episode."""
 
     def __init__(self, suite: TaskSuite, backend: Backend, counts: np.ndarray):
         self.suite = suite
         self._backend = backend
         self._counts = counts
         self._tables = [_TaskTable() for _ in range(suite.num_tasks)]
-        self._active = _Active(_task_ids(counts), {}, *np.zeros((4, 0)))  # no observation: not started
+        nothing = _TaskTable()
+        # Without an observation: not started.
+        self._active = _Active(_task_ids(counts), {}, nothing.ended, nothing.returns, nothing.lengths, nothing.succeeded)
 
     @property
     def num_slots(self) -> int:
@@ -54,7 +56,7 @@ class SlotTable:
         if isinstance(space, gymnasium.spaces.Box):
             actions = np.clip(actions, space.low, space.high)
         elif isinstance(space, gymnasium.spaces.Discrete):
-            # Simulators written in C++ do not survive one that is out of range.
+            # An action out of range would crash a simulator written in C++.
             first = int(space.start)
             outside = (actions < first) | (actions >= first + int(space.n))
             if outside.any():
@@ -62,17 +64,17 @@ class SlotTable:
                 raise ValueError(f"{self.suite.names[active.task_ids[slot]]} was given action {actions[slot]}, which {space} does not have")
         obs, rewards, terminated, truncated, success, lost, faults = self._backend.step(self._counts, actions)
         self._check(obs, rewards)
-        valid = ~active.ended.astype(bool) & ~lost
+        valid = ~active.ended & ~lost
         rewards = np.where(valid, rewards, np.float32(0))
         terminated, truncated = terminated & valid, truncated & valid
         active.returns *= valid
         active.returns += rewards
         active.lengths *= valid
         active.lengths += valid
-        active.succeeded &= valid  # in any step of the episode
+        active.succeeded &= valid  # success in any step of the episode counts
         active.succeeded |= success & valid
         ended = terminated | truncated
-        active.obs, active.ended = {name: array.copy() for name, array in obs.items()}, ended  # the caller may write into its own
+        active.obs, active.ended = {name: array.copy() for name, array in obs.items()}, ended  # copied: the caller may write into `obs`
         episodes = [
             Episode(
                 task_id=int(active.task_ids[slot]),
@@ -108,7 +110,7 @@ class SlotTable:
         self._backend.marker = marker
 
     def _check(self, obs: Arrays, rewards: np.ndarray) -> None:
-        """One number that is none would be in every weight after the next update."""
+        """Raises a `TaskFault` for a NaN or an infinity, which would reach every weight in the next update."""
         for name, array in (("reward", rewards), *obs.items()):
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 row = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))[0])
@@ -124,7 +126,7 @@ class SlotTable:
             start += count
 
     def _load(self) -> None:
-        """Takes the state of the first `counts` environments of each task, starting those that do not exist yet."""
+        """Reads the state of the first `counts` environments of each task; starts environments that do not exist yet."""
         for task, count in enumerate(self._counts.tolist()):
             table = self._tables[task]
             if count > table.size:
@@ -141,7 +143,7 @@ class SlotTable:
 
 
 class _Active:
-    """Where the active slots stand, by row."""
+    """The state of the active slots, by row."""
 
     def __init__(
         self, task_ids: np.ndarray, obs: Arrays, ended: np.ndarray, returns: np.ndarray, lengths: np.ndarray, succeeded: np.ndarray
@@ -155,7 +157,7 @@ class _Active:
 
 
 class _TaskTable:
-    """Where all environments of one task stand, paused ones too."""
+    """The state of all environments of one task, paused ones too."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -166,7 +168,7 @@ class _TaskTable:
         self.succeeded = np.zeros(0, bool)
 
     def append(self, obs: Arrays) -> None:
-        """Environments that have just started."""
+        """Adds environments that have just started, with their first observations."""
         count = len(next(iter(obs.values())))
         self.obs = {name: np.concatenate([self.obs[name], array]) if self.size else array.copy() for name, array in obs.items()}
         self.ended = np.concatenate([self.ended, np.zeros(count, bool)])
@@ -176,7 +178,7 @@ class _TaskTable:
         self.size += count
 
     def write(self, active: _Active, rows: slice) -> None:
-        """The state of the first environments, from the given rows."""
+        """Sets the state of the first environments to that of `rows` of the active slots."""
         count = rows.stop - rows.start
         for name, array in self.obs.items():
             array[:count] = active.obs[name][rows]
@@ -197,7 +199,7 @@ def check_counts(counts: Sequence[int] | np.ndarray, suite: TaskSuite) -> np.nda
         raise SuiteError(
             f"{suite.name} has {suite.num_tasks} tasks and needs a number of slots for each, at least one in all; got {counts}"
         )
-    return array.astype(np.int64)  # a copy: the caller may reuse its own
+    return array.astype(np.int64)  # copied: the caller may write into `counts`
 
 
 def _task_ids(counts: np.ndarray) -> np.ndarray:

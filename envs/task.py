@@ -1,8 +1,7 @@
-"""Tasks and suites: the one place where a task's index, name and score are decided."""
+"""Tasks and suites as data: names, spaces, scores, and the rules of an evaluation."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
-from envs.errors import SuiteError, UnknownTaskError
+from envs.errors import SuiteError, UnknownTaskError, did_you_mean
 
 BackendName = Literal["envpool", "gymnasium"]
 
@@ -21,31 +20,57 @@ class Task:
 
     name: str
     make_env: Callable[..., gymnasium.Env]
-    """Builds Gymnasium's version of the environment, with `render_mode="rgb_array"` one that can be recorded; its observations go through
-    the suite's adapter."""
+    """Builds Gymnasium's version of the environment; with `render_mode="rgb_array"` one that can be recorded. The suite's `adapt` reads its
+    observations."""
     low: float = 0.0
-    """Return that scores 0."""
+    """The return that scores 0."""
     high: float | None = 1.0
-    """Return that scores 1; None where nobody knows, and then a success scores 1 and anything else 0."""
+    """The return that scores 1; None where it is unknown, and then a success scores 1 and anything else 0."""
     context: float | None = None
-    """The number in which the suite's tasks differ, if that is what they do."""
+    """The task's value of the one number in which the suite's tasks differ; None where they differ in more."""
     success_return: float | None = None
-    """An episode that returns more than this has succeeded; None where only the environment can tell."""
+    """An episode with a return above this has succeeded; None where only the environment reports success."""
     envpool_id: str | None = None
-    """EnvPool's id; None where EnvPool does not have the task."""
+    """EnvPool's id of the task; None where EnvPool does not have it."""
     envpool_options: Mapping[str, Any] = field(default_factory=dict)
-    """What EnvPool is told besides."""
+    """Further arguments of `envpool.make`."""
     make_evaluation_env: Callable[..., gymnasium.Env] | None = None
-    """Gymnasium's version as the published protocol evaluates it, where that differs. Its `reset` is told the environment's number."""
+    """Builds Gymnasium's version for the published protocol; None where it is that of the training. `reset` gets the environment's number
+    in its options."""
 
     def succeeded(self, episode_return: float) -> bool:
         """Whether the return of an episode shows that it succeeded."""
         return self.success_return is not None and episode_return > self.success_return
 
     def score(self, returns: np.ndarray | float) -> np.ndarray:
-        """Returns mapped to 0 … 1 by the task's published range, which has to be known; NaN stays NaN."""
+        """Returns mapped to 0 … 1 by the task's published range; NaN stays NaN. `high` has to be known."""
         assert self.high is not None
         return np.clip((np.asarray(returns, float) - self.low) / (self.high - self.low), 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class EvaluationProtocol:
+    """The rules of a suite's evaluation: named and versioned, so that two figures are comparable or visibly not."""
+
+    name: str
+    episodes: int
+    """Episodes of each task."""
+    actions: Literal["sampled", "greedy"]
+    """Drawn from the policy, or always the most likely one."""
+    backend: BackendName = "gymnasium"
+    """The backend that steps the environments, which may differ from the one of the training."""
+
+
+@dataclass(frozen=True)
+class PlayRecipe:
+    """The lines of a script that plays a suite's tasks with Gymnasium and a simulator's package, without this project."""
+
+    package: str
+    """Imported before an environment is made."""
+    make_env: str
+    """The expression that makes an environment; `{task}` stands for the task's name."""
+    read: str
+    """The expression for the array that a policy reads, from the variable `observation`."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +82,15 @@ class TaskSuite:
     observation_space: gymnasium.spaces.Dict
     action_space: gymnasium.Space
     adapt: Callable[[object], dict[str, np.ndarray]]
-    """From what an environment or a pool of them observes to arrays of `observation_space`, with or without a leading axis."""
-    family: str
-    """The suites that are scored by the same rules, such as `minigrid`."""
+    """Turns the observations of one environment, or of a pool with a leading axis, into arrays of `observation_space`."""
     scored_by: Literal["return", "success"] = "return"
     """Whether an episode's score is its return within the task's range, or 1 for a success and 0 for none."""
     rules: Mapping[str, str] = field(default_factory=dict)
-    """What a figure has to name beside the tasks, such as the version of their rewards; written into every result."""
+    """Facts that a figure has to name beside the tasks, such as the version of the rewards; written into every result."""
+    protocol: EvaluationProtocol | None = None
+    """The rules by which results on these tasks are published; None where there are none."""
+    recipe: PlayRecipe | None = None
+    """How an exported policy plays without this project; None where no Gymnasium call makes the same environment."""
     names: tuple[str, ...] = field(init=False)
     """The tasks' names in order."""
 
@@ -75,42 +102,41 @@ class TaskSuite:
 
     @property
     def num_tasks(self) -> int:
-        """How many tasks there are."""
+        """The number of tasks."""
         return len(self.tasks)
 
     @property
     def backends(self) -> tuple[BackendName, ...]:
-        """What can step the tasks, the fastest first."""
+        """The backends that have all tasks, the fastest first."""
         return ("envpool", "gymnasium") if all(task.envpool_id for task in self.tasks) else ("gymnasium",)
 
     def index(self, name: str) -> int:
         """The index of the task called `name`.
 
         Raises:
-            UnknownTaskError: with the nearest name.
+            UnknownTaskError: there is no such task; the message has the nearest name.
         """
         if name not in self.names:
-            near = difflib.get_close_matches(name, self.names, n=1, cutoff=0.0)
-            raise UnknownTaskError(f"{self.name} has no task {name!r}; did you mean {near[0]}?")
+            raise UnknownTaskError(f"{self.name} has no task {name!r}{did_you_mean(name, self.names, cutoff=0.0)}")
         return self.names.index(name)
 
     def score(self, task_id: int, returns: np.ndarray | float, successes: np.ndarray | float = np.nan) -> np.ndarray:
-        """What one task's episodes count for, 0 … 1; NaN stays NaN."""
+        """The scores of one task's episodes, 0 … 1; NaN stays NaN."""
         by_success = self.scored_by == "success" or self.tasks[task_id].high is None
         return np.asarray(successes, float) if by_success else self.tasks[task_id].score(returns)
 
     @property
     def contexts(self) -> np.ndarray | None:
-        """The tasks' numbers [num_tasks]; None if not every task has one."""
+        """The tasks' contexts [num_tasks]; None if not every task has one."""
         contexts = [task.context for task in self.tasks if task.context is not None]
         return np.array(contexts) if len(contexts) == self.num_tasks else None
 
     def observe(self, task_id: int, observation: object) -> dict[str, np.ndarray]:
-        """What one of a task's environments observes, as arrays of `observation_space`."""
+        """An observation of one of a task's environments as arrays of `observation_space`."""
         return self.adapt(observation)
 
     def act(self, task_id: int, action: np.ndarray) -> Any:
-        """What one of a task's environments is given for an action of `action_space`."""
+        """The argument of the `step` of one of a task's environments for an action of `action_space`."""
         return action
 
     def for_evaluation(self) -> TaskSuite:

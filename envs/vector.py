@@ -1,7 +1,7 @@
-"""The contract between environments and whoever steps them, and the part of it that every backend shares.
+"""The contract of environments: `VectorTasks` for their users, and `Backend` for the libraries that step them.
 
-A backend keeps environments of each task, steps the ones it is told to, and knows nothing of slots, pauses or episodes. `SlotTable`
-turns that into `VectorTasks`.
+A backend keeps environments of each task, steps those that it is told to step, and knows nothing of slots, pauses or episodes. `SlotTable`
+makes `VectorTasks` of a backend.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ class Episode(NamedTuple):
     episode_return: float  # undiscounted sum of rewards
     length: int  # steps
     success: bool
-    terminated: bool  # it ended for good
-    truncated: bool  # it was cut off, by a time limit
+    terminated: bool  # a terminal state was reached
+    truncated: bool  # the episode was cut off by a time limit
 
 
 class Fault(NamedTuple):
     """An environment that failed and was replaced."""
 
     task_id: int
-    reason: str  # in a line
+    reason: str  # one line
     traceback: str
 
 
 class Step(NamedTuple):
-    """What one step of all B slots gave. All arrays are fresh."""
+    """The result of one step of all B slots. All arrays are fresh."""
 
-    obs: Arrays  # name -> [B, ...]; of an ended episode the final observation
+    obs: Arrays  # name -> [B, ...]; where an episode has ended, its final observation
     rewards: np.ndarray  # [B] float32
     terminated: np.ndarray  # [B] bool
     truncated: np.ndarray  # [B] bool
     valid: np.ndarray  # [B] bool; False where the step was the reset after an episode's end, or was lost
     episodes: list[Episode]
-    lost: np.ndarray  # [B] bool; True where the environment failed: the observation before this step was the episode's last
+    lost: np.ndarray  # [B] bool; True where the environment failed: the observation before this step was the last of its episode
     faults: list[Fault]
 
 
@@ -55,8 +55,8 @@ class VectorTasks(Protocol):
     The step after an episode's end is the reset: its action is ignored, its reward is 0, `valid` is False and its observation is the
     first of the new episode (Gymnasium's NEXT_STEP autoreset).
 
-    Tolerant ones replace an environment that fails. Its step is lost: it is not valid, and whoever had taken the step before it for an
-    episode's middle has to cut the episode there.
+    Tolerant environments are replaced when they fail. The failed step is lost: it is not valid, and the step before it has to be treated as
+    the last one of a truncated episode.
     """
 
     @property
@@ -72,10 +72,10 @@ class VectorTasks(Protocol):
         """The task of each slot, [B] int64, ascending."""
 
     def reset(self) -> Arrays:
-        """Starts every slot and gives its first observation. To be called once, before the first step.
+        """Starts every slot and gives its first observation. Called once, before the first step.
 
         Raises:
-            RuntimeError: the slots have started already; they reset themselves after each episode.
+            RuntimeError: the slots have started already; each resets itself after an episode.
         """
 
     def observe(self) -> Arrays:
@@ -86,7 +86,7 @@ class VectorTasks(Protocol):
 
         Raises:
             RuntimeError: `reset` has not been called.
-            ValueError: there is not one action for each slot, or one that a discrete space does not have. Others are clipped.
+            ValueError: there is not one action for each slot, or a discrete space does not have an action. Continuous actions are clipped.
         """
 
     def set_allocation(self, counts: Sequence[int] | np.ndarray) -> None:
@@ -99,14 +99,17 @@ class VectorTasks(Protocol):
         """
 
     def watch(self, marker: np.ndarray) -> None:
-        """Keeps the id of the task that is being stepped in `marker` [1] int64, -1 between steps: it survives where this process hangs."""
+        """Keeps the id of the task that is being stepped in `marker` [1] int64, -1 between steps.
+
+        In shared memory, another process can read it while this one hangs.
+        """
 
     def close(self) -> None:
         """Frees the environments."""
 
 
 class BackendStep(NamedTuple):
-    """What a backend's step gave, in the order of tasks."""
+    """The result of a backend's step, rows in the order of tasks."""
 
     obs: Arrays  # name -> [B, ...]
     rewards: np.ndarray  # [B] float32

@@ -355,7 +355,7 @@ def suite_of(num_tasks: int) -> TaskSuite:
     toy = make_suite("toy/three")
     words = ("press", "button-press-topdown", "hand", "peg-insert-side", "door")
     tasks = tuple(Task(f"family-{words[index % 5]}-{index:02}-v3", toy.tasks[0].make_env) for index in range(num_tasks))
-    return TaskSuite("family/all", tasks, toy.observation_space, toy.action_space, toy.adapt, "family")
+    return TaskSuite("family/all", tasks, toy.observation_space, toy.action_space, toy.adapt)
 
 
 def view_of(num_tasks: int) -> RunView:

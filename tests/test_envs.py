@@ -14,7 +14,6 @@ from scipy import stats
 
 import envs
 from envs.registry import FAMILIES
-from envs.suites import toy
 
 CASES = contract.cases()
 
@@ -180,8 +179,8 @@ def test_toy_values_are_those_of_the_best_actions(task, actions):
     rewards = [float(step.rewards[0]) for step in steps]
     value = sum(gamma**t * reward for t, reward in enumerate(rewards))
     if steps[-1].truncated[0]:
-        value += gamma ** len(rewards) * toy.optimal_value(task, gamma)
-    assert value == pytest.approx(toy.optimal_value(task, gamma))
+        value += gamma ** len(rewards) * contract.optimal_value(task, gamma)
+    assert value == pytest.approx(contract.optimal_value(task, gamma))
     assert steps[-1].episodes[0].success
     assert suite.score(0, sum(rewards)) == 1.0
 

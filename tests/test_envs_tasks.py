@@ -75,7 +75,7 @@ def test_environments_that_come_later_have_the_seeds_they_would_have_had_from_th
 def test_no_actions_do_better_than_the_optimal_value(name):
     gamma = 0.9
     best = max(discounted_return(name, actions, gamma) for actions in itertools.product(range(3), repeat=6))
-    assert best == pytest.approx(toy.optimal_value(name, gamma))
+    assert best == pytest.approx(contract.optimal_value(name, gamma))
 
 
 def discounted_return(name: str, actions: tuple[int, ...], gamma: float) -> float:
@@ -88,7 +88,7 @@ def discounted_return(name: str, actions: tuple[int, ...], gamma: float) -> floa
         total += gamma**t * reward
         if terminated:
             return total
-    return total + gamma ** len(actions) * toy.optimal_value(name, gamma) * (name == "constant")
+    return total + gamma ** len(actions) * contract.optimal_value(name, gamma) * (name == "constant")
 
 
 @pytest.mark.parametrize("name", envs.list_suites())

@@ -12,7 +12,7 @@ from mtrl.config import FaultsConfig
 from mtrl.distributed.watchdog import Watchdog, forget
 from mtrl.rollouts.allocation import Allocator
 from mtrl.rollouts.collector import build_collector
-from mtrl.rollouts.source import Fault
+from mtrl.rollouts.source import SourceFault
 from mtrl.training.quarantine import Quarantine, VersionWatch
 from mtrl.training.trainer import Trainer
 
@@ -97,8 +97,8 @@ def test_the_episode_ends_before_the_step_that_was_lost():
     np.testing.assert_allclose(vtrace_advantages(*known, 1.0, targets)[own], 0.0, atol=1e-4)
 
 
-def fault(task: int | None = 0) -> Fault:
-    return Fault(1, task, "it broke", "Traceback: here")
+def fault(task: int | None = 0) -> SourceFault:
+    return SourceFault(1, task, "it broke", "Traceback: here")
 
 
 class TestQuarantine:

@@ -7,12 +7,18 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from envs import SuiteError, make_suite, make_vector
+from envs import EvaluationProtocol, PlayRecipe, SuiteError, TaskSuite, make_suite, make_vector
+from envs.registry import FAMILIES, Family
+from mtrl.config import ModelConfig
+from mtrl.evaluation.export import play_script
+from mtrl.evaluation.protocols import protocol_of
+from mtrl.models.policy import build_policy
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "guides" / "own-environments.md").read_text()
@@ -86,3 +92,36 @@ def test_views_of_grids_are_grids_and_everything_else_is_a_vector():
 def test_what_does_not_fit_is_a_sentence(name, said):
     with pytest.raises(SuiteError, match=said):
         make_suite(name)
+
+
+def test_a_family_is_one_line_in_the_registry_and_its_suites_say_how_they_are_evaluated_and_played(monkeypatch):
+    protocol = EvaluationProtocol("mine-v1", episodes=7, actions="greedy")
+    recipe = PlayRecipe("my_package", 'gymnasium.make("Mine/{task}-v0")', 'observation["vector"]')
+
+    def make(name: str) -> TaskSuite:
+        return replace(make_suite("toy/three"), name=f"mine/{name}", protocol=protocol, recipe=recipe)
+
+    monkeypatch.setitem(FAMILIES, "mine", Family(make, lambda: ["all"]))
+    suite = make_suite("mine/all")
+    assert protocol_of(suite) == protocol
+    lines = play_script(suite, build_policy(ModelConfig(), suite, seed=0).actor, suite.index("cue")).splitlines()
+    assert "import my_package" in lines and 'env = gymnasium.make("Mine/cue-v0")' in lines
+    assert any('policy(torch.from_numpy(observation["vector"])[None])' in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("suite", "rules"),
+    [
+        ("minigrid/DistShift1", ("minigrid-v1", 25, "sampled", "gymnasium")),
+        ("minigrid/DistShift1+minigrid/LavaGapS7", ("minigrid-v1", 25, "sampled", "gymnasium")),
+        ("chaos/minigrid/mt3?raise=0.1", ("minigrid-v1", 25, "sampled", "gymnasium")),
+        ("metaworld/reach?reward=v1", ("metaworld-50-v1", 50, "greedy", "gymnasium")),
+        ("atari/Pong", ("atari-v1", 10, "sampled", "envpool")),
+        ("babyai/GoToObj", ("babyai-512-v1", 512, "greedy", "gymnasium")),
+        ("minigrid/DistShift1+toy/cue", ("generic-v1", 25, "sampled", "gymnasium")),
+        ("minigrid/DistShift1+context/cartpole", ("generic-v1", 25, "sampled", "gymnasium")),
+        ("context/cartpole+gym/CartPole-v1", ("generic-v1", 25, "sampled", "gymnasium")),
+    ],
+)
+def test_published_protocols(suite, rules):
+    assert astuple(protocol_of(make_suite(suite))) == rules

@@ -1,1 +1,1 @@
-"""What steps environments: Gymnasium's loop, EnvPool, and several backends joined."""
+"""Backends that step environments: Gymnasium's in a loop, EnvPool's in threads, and several backends joined."""

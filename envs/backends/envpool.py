@@ -1,7 +1,7 @@
 """EnvPool behind the vector protocol: C++ environments, one pool for each task.
 
-A pool steps any subset of its environments and leaves the others as they are, which is all that pausing needs. Every pool gets its
-actions before the first result is waited for, so that their threads work at the same time.
+A pool steps any subset of its environments and leaves the others as they are: pausing needs nothing else. All pools get their actions
+before the first result is waited for, so that their threads work at the same time.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class _Pool:
         self._pool.send(actions, self._ids[:count])
 
     def receive(self, count: int) -> tuple[object, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """What the step gave, in the order of the environments."""
+        """Observations, rewards, terminated, truncated and success of the step, in the order of the environments."""
         obs, rewards, terminated, truncated, info = self._pool.recv(reset=False, return_info=True)
         success = info["success"].astype(bool) if "success" in info else np.zeros(count, bool)
         ids = info["env_id"]

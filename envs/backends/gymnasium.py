@@ -1,4 +1,4 @@
-"""Any Gymnasium environment behind the vector protocol, one after the other in this process: the reference for other backends."""
+"""Any Gymnasium environments behind the vector protocol, stepped one after the other in this process: the reference for other backends."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from envs.seeds import SeedSequences
 from envs.task import TaskSuite
 from envs.vector import Arrays, BackendStep, Fault
 
-LONGEST_REST = 1024  # steps that a place rests whose environments fail one after the other
+LONGEST_REST = 1024  # steps; the longest pause of a place between two environments that fail
 
 
 class GymnasiumBackend:
     """Steps environments in a plain loop.
 
-    A tolerant one replaces an environment that raises, or returns what does not fit the suite. If the new one fails as well before it has
-    made a step, its place rests for 1, 2, 4, … steps before the next.
+    A tolerant backend replaces an environment that raises an error, or returns values that do not fit the suite. If the new environment
+    fails before its first step, the place rests for 1, 2, 4, … steps before the next one starts.
     """
 
     def __init__(self, suite: TaskSuite, seeds: SeedSequences, tolerant: bool = False):
@@ -74,7 +74,7 @@ class GymnasiumBackend:
             return place.step(action)
         except Exception as error:
             if not self._tolerant:
-                raise  # at its place, where a debugger finds it
+                raise  # here, where a debugger can look at the environment
             reason = str(error) if isinstance(error, TaskFault) else f"{type(error).__name__}: {error}"
             return place.replaced(Fault(task, reason, traceback.format_exc()))
 
@@ -93,7 +93,7 @@ class _Result(NamedTuple):
 
 
 class _Place:
-    """One environment after the other, each of which resets itself in the step after an episode's end."""
+    """A place for one environment at a time. The step after an episode's end resets the environment."""
 
     def __init__(self, suite: TaskSuite, task: int, seeds: SeedSequences, number: int):
         self._suite = suite
@@ -102,12 +102,12 @@ class _Place:
         self._number = number
         self._env: gymnasium.Env | None = None
         self._ended = False
-        self._replaced = 0  # environments that failed here
-        self._in_a_row = 0  # of them without a step between
-        self._resting = 0  # steps left
+        self._replaced = 0  # environments that have failed at this place
+        self._in_a_row = 0  # environments that have failed since the last successful step
+        self._resting = 0  # steps until the next environment starts
 
     def step(self, action: np.ndarray | None) -> _Result:
-        """What came of an action; of a reset if there is no episode to act in."""
+        """The result of an action, or of a reset if there is no episode to act in."""
         if self._resting > 0:
             self._resting -= 1
             if self._resting > 0:
@@ -128,13 +128,13 @@ class _Place:
         return _Result(obs, float(reward), bool(terminated), bool(truncated), bool(info.get("success", False)))
 
     def replaced(self, fault: Fault) -> _Result:
-        """Gives up the environment. The next one begins at once, or after a rest if the last ones did not get as far as a step."""
+        """Replaces the environment: at once, or after a rest if the last environments failed before their first step."""
         self.close()
         self._env, self._ended = None, False
         self._replaced += 1
         self._in_a_row += 1
         if self._in_a_row == 1:
-            with contextlib.suppress(Exception):  # the next step finds out
+            with contextlib.suppress(Exception):  # an environment that cannot start gets a rest below
                 return _Result(self._begin(), lost=True, fault=fault)
         self.close()
         self._env = None
@@ -142,13 +142,13 @@ class _Place:
         return self._nothing(fault)
 
     def close(self) -> None:
-        """Closes the environment, which may be past that."""
+        """Closes the environment; errors of a broken one are ignored."""
         if self._env is not None:
             with contextlib.suppress(Exception):
                 self._env.close()
 
     def _begin(self) -> Arrays:
-        """A new environment's first observation. One that replaces another has seeds that no other has."""
+        """Starts a new environment and gives its first observation. No two environments have the same seed, replacements included."""
         self._env = self._suite.tasks[self._task].make_env()
         number = self._seeds.first_number + self._number
         seed = self._seeds.of(self._suite.names[self._task], self._number, self._replaced)
@@ -168,6 +168,6 @@ class _Place:
         return obs
 
     def _nothing(self, fault: Fault | None) -> _Result:
-        """Where there is no environment there is nothing to see."""
+        """An all-zero observation for a place without an environment."""
         space = self._suite.observation_space
         return _Result({name: np.zeros(part.shape or (), part.dtype) for name, part in space.items()}, lost=True, fault=fault)

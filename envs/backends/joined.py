@@ -1,4 +1,4 @@
-"""Several backends as one: each steps some of a suite's tasks, which follow each other."""
+"""Several backends as one: each steps a range of the suite's tasks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from envs.vector import Arrays, Backend, BackendStep
 
 
 class JoinedBackend:
-    """Parts one after the other.
+    """Backends of the parts of a suite, in the order of the parts.
 
     Args:
-        backends: what steps each part's tasks, which it counts from 0.
-        sizes: how many tasks each has.
-        widen: a part's observations as the suite's, told the part and their leading shape; by default they are.
-        actions_of: a part's actions among the suite's; by default they are.
+        backends: the backend of each part; it counts the part's tasks from 0.
+        sizes: the number of tasks of each part.
+        widen: turns a part's observations into the suite's; arguments are the part's number, the observations and their leading shape. By
+            default both are the same.
+        actions_of: turns the suite's actions into a part's; arguments are the part's number and the actions. By default both are the same.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class JoinedBackend:
             results.append(stepped._replace(obs=self._widen(part, stepped.obs, (count,)), faults=faults))
             first += count
         obs = {name: np.concatenate([result.obs[name] for result in results]) for name in results[0].obs}
-        rest = {name: np.concatenate([getattr(result, name) for result in results]) for name in BackendStep._fields[1:-1]}
-        return BackendStep(obs, **rest, faults=[fault for result in results for fault in result.faults])
+        per_slot = ("rewards", "terminated", "truncated", "success", "lost")
+        arrays = {name: np.concatenate([getattr(result, name) for result in results]) for name in per_slot}
+        return BackendStep(obs, **arrays, faults=[fault for result in results for fault in result.faults])
 
     def close(self) -> None:
         """Closes all parts."""
@@ -75,7 +77,7 @@ class JoinedBackend:
             backend.close()
 
     def _of_part(self, part: int, use: Callable[[Backend], Any]) -> Any:
-        """What a part's backend gives; faults name the task as the whole suite counts."""
+        """The result of `use` on a part's backend. A `TaskFault` gets the task's number in the whole suite."""
         try:
             return use(self._backends[part])
         except TaskFault as fault:
@@ -84,7 +86,7 @@ class JoinedBackend:
 
 
 class _Shifted:
-    """A marker for a part, whose first task is number `by` of all."""
+    """The marker of a part: its task 0 is task `by` of the whole suite."""
 
     def __init__(self, marker: np.ndarray, by: int):
         self._marker, self._by = marker, by

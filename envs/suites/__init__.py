@@ -1,1 +1,1 @@
-"""Task suites, one file for each family."""
+"""Families of task suites, one file for each; `chaos` adds failures to any suite."""

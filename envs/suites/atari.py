@@ -1,20 +1,20 @@
 """Atari 2600: the 57 games that agents are compared on, as four stacked grey frames with the full set of 18 actions.
 
-As in IMPALA's multi-task runs: up to 30 idle frames at the start, each action held for four frames, the larger of the last two shown, no
-end at the loss of a life, 30 minutes at most. Scores are human-normalised: 0 is what random play gets and 1 what a person does.
+As in IMPALA's multi-task runs: up to 30 idle frames at the start, each action repeated for four frames, the pixelwise maximum of the last
+two observed, no end of an episode at the loss of a life, 30 minutes at most. Scores are human-normalised: 0 is the return of random play,
+1 that of a person.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 from typing import NamedTuple
 
 import gymnasium
 import numpy as np
 
-from envs.errors import SuiteError, UnknownTaskError
-from envs.task import Task, TaskSuite
+from envs.errors import SuiteError, UnknownTaskError, did_you_mean
+from envs.task import EvaluationProtocol, Task, TaskSuite
 
 FRAMES, SIZE = 4, 84
 ACTIONS = 18
@@ -50,12 +50,13 @@ PUBLISHED = {
         ("Zaxxon", 32.5, 9173.3),
     )
 }  # fmt: skip
-# Small enough for a workstation, and different in what they ask for: timing, aiming, steering, patience.
+# Few enough for a workstation, and with different demands: timing, aiming, steering, patience.
 GAMES_5 = ("Pong", "Breakout", "Boxing", "Freeway", "SpaceInvaders")
 SETS = {"5": GAMES_5, "57": tuple(PUBLISHED)}
 
 OBSERVATION_SPACE = gymnasium.spaces.Dict({"frames": gymnasium.spaces.Box(0, 255, (FRAMES, SIZE, SIZE), np.uint8)})
 ACTION_SPACE: gymnasium.Space = gymnasium.spaces.Discrete(ACTIONS)
+PROTOCOL = EvaluationProtocol("atari-v1", episodes=10, actions="sampled", backend="envpool")  # EnvPool steps ALE's own code
 
 
 def names() -> list[str]:
@@ -75,7 +76,7 @@ def make(name: str) -> TaskSuite:
         observation_space=OBSERVATION_SPACE,
         action_space=ACTION_SPACE,
         adapt=_frames,
-        family="atari",
+        protocol=PROTOCOL,
     )
 
 
@@ -87,7 +88,7 @@ def make_game(game: str, render_mode: str | None = None) -> gymnasium.Env:
     """
     try:
         import ale_py
-        import cv2  # noqa: F401  (frames are made smaller with it)
+        import cv2  # noqa: F401  (AtariPreprocessing resizes frames with it)
     except ImportError as error:
         raise SuiteError(
             f"Atari's games need the ale-py and opencv-python-headless packages outside EnvPool ({error}); install mtrl-trainer[atari]"
@@ -96,7 +97,7 @@ def make_game(game: str, render_mode: str | None = None) -> gymnasium.Env:
     env: gymnasium.Env = gymnasium.make(
         f"ALE/{game}-v5",
         render_mode=render_mode,
-        frameskip=1,  # skipping is the wrapper's
+        frameskip=1,  # AtariPreprocessing skips frames
         repeat_action_probability=0.0,
         full_action_space=True,
         max_num_frames_per_episode=MAX_STEPS * SKIP,
@@ -107,8 +108,7 @@ def make_game(game: str, render_mode: str | None = None) -> gymnasium.Env:
 
 def _task(game: str) -> Task:
     if game not in PUBLISHED:
-        near = difflib.get_close_matches(game, [*PUBLISHED, *SETS], n=1, cutoff=0.3)
-        raise UnknownTaskError(f"atari has no game {game!r}" + (f"; did you mean {near[0]}?" if near else ""))
+        raise UnknownTaskError(f"atari has no game {game!r}{did_you_mean(game, [*PUBLISHED, *SETS])}")
     published = PUBLISHED[game]
     return Task(
         name=game,
@@ -125,7 +125,7 @@ def _task(game: str) -> Task:
             "repeat_action_probability": 0.0,
             "episodic_life": False,
             "reward_clip": False,
-            "use_fire_reset": False,  # the policy has the button
+            "use_fire_reset": False,  # the policy can press the fire button itself
             "max_episode_steps": MAX_STEPS,
         },
     )

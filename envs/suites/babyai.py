@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 
 import gymnasium
 import numpy as np
 
-from envs.errors import SuiteError, UnknownTaskError
+from envs.errors import SuiteError, UnknownTaskError, did_you_mean
 from envs.suites.minigrid import ACTION_SPACE, make_registered, registered_ids
 from envs.suites.minigrid import in_envpool as known_to_envpool
-from envs.task import Task, TaskSuite
+from envs.task import EvaluationProtocol, Task, TaskSuite
 
 # The levels of Polytropon's study (Ponti et al. 2023), from one room with one object to a maze of nine rooms.
 LEVELS_8 = ("GoToObj", "GoToRedBallGrey", "GoToRedBall", "GoToLocal", "PutNextLocal", "PickupLoc", "GoToObjMaze", "GoTo")
@@ -22,8 +21,8 @@ GRAMMAR = """
     in front of you, behind you, on your left, on your right, and, then, after
 """
 WORDS = tuple(sorted(set(GRAMMAR.replace(",", " ").split())))
-"""All that BabyAI's grammar can say. A word's number is its place here, from 1; 0 is no word."""
-MISSION_LENGTH = 72  # words of the longest sentence, two pairs of clauses that each put something next to something
+"""All words of BabyAI's grammar. A word's number is its place here, from 1; 0 fills up the rest of a sentence."""
+MISSION_LENGTH = 72  # words of the longest sentence: two pairs of clauses, each of which puts one object next to another
 NUMBERS = {word: number for number, word in enumerate(WORDS, 1)}
 
 OBSERVATION_SPACE = gymnasium.spaces.Dict(
@@ -32,6 +31,8 @@ OBSERVATION_SPACE = gymnasium.spaces.Dict(
         "mission": gymnasium.spaces.Box(0, len(WORDS), (MISSION_LENGTH,), np.uint8),
     }
 )
+
+PROTOCOL = EvaluationProtocol("babyai-512-v1", episodes=512, actions="greedy")
 
 
 def names() -> list[str]:
@@ -53,13 +54,13 @@ def make(name: str) -> TaskSuite:
         observation_space=OBSERVATION_SPACE,
         action_space=ACTION_SPACE,
         adapt=view_and_words,
-        family="babyai",
         scored_by="success",
+        protocol=PROTOCOL,
     )
 
 
 def view_and_words(observation: object) -> dict[str, np.ndarray]:
-    """The view, and the mission's words as numbers; of one environment (whose mission is a string) or of a pool (whose are bytes)."""
+    """The view, and the mission's words as numbers. One environment has its mission as a string, a pool has them as bytes."""
     image, mission = observation["image"], observation["mission"]  # type: ignore[index]
     if isinstance(mission, str):
         return {"image": image, "mission": words_of(mission)}
@@ -82,7 +83,7 @@ def words_of(sentence: str) -> np.ndarray:
         raise SuiteError(f"babyai: the mission {sentence!r} has {fault}, which the vocabulary does not have room for")
     numbers = np.zeros(MISSION_LENGTH, np.uint8)
     numbers[: len(words)] = [NUMBERS[word] for word in words]
-    numbers.flags.writeable = False  # it is kept
+    numbers.flags.writeable = False  # the cache keeps it
     return numbers
 
 
@@ -94,9 +95,7 @@ def _task(level: str) -> Task:
     env_id = f"BabyAI-{level}-v0"
     known = registered_ids("BabyAI-")
     if env_id not in known:
-        near = difflib.get_close_matches(level, [*map(_short, sorted(known)), *SETS], n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UnknownTaskError(f"babyai has no level {level!r}{hint}")
+        raise UnknownTaskError(f"babyai has no level {level!r}{did_you_mean(level, [*map(_short, sorted(known)), *SETS])}")
     return Task(
         name=level,
         make_env=functools.partial(_make_level, env_id),
@@ -106,8 +105,13 @@ def _task(level: str) -> Task:
 
 
 def _make_level(env_id: str, render_mode: str | None = None) -> gymnasium.Env:
-    """An environment of a level. minigrid prints a line for every world it draws and rejects, here it says nothing."""
+    _silence_rejections()
+    return make_registered(env_id, render_mode)
+
+
+@functools.cache
+def _silence_rejections() -> None:
+    """Stops minigrid from printing a line for every world that it draws and rejects. Done once in a process."""
     from minigrid.envs.babyai.core import roomgrid_level
 
-    roomgrid_level.print = lambda *_: None  # its own name, which hides the builtin from that module alone
-    return make_registered(env_id, render_mode)
+    roomgrid_level.print = lambda *_: None  # a name in that module, which hides the builtin there and nowhere else

@@ -1,4 +1,4 @@
-"""Any suite with environments that fail or are slow: to see what a run makes of it. `chaos/minigrid/mt3?raise=0.0002&hang=0.000001`."""
+"""Any suite with environments that fail or are slow, to test how a run copes: `chaos/minigrid/mt3?raise=0.0002&hang=0.000001`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FOR_EVER = 10**6  # seconds
 
 
 class ChaosEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Fails in a step with the given chance of each kind, and waits `sleep` seconds in every one."""
+    """Fails in a step with the given chance of each kind, and waits `sleep` seconds in every step."""
 
     def __init__(self, make_env: Callable[..., gymnasium.Env], chances: dict[str, float], sleep: float, **options: Any):
         super().__init__(make_env(**options))
@@ -29,13 +29,13 @@ class ChaosEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._rng = np.random.default_rng()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """The environment's own; its failures follow the seed as well."""
+        """The environment's own reset; the seed also determines the failures."""
         if seed is not None:
             self._rng = np.random.default_rng([seed, 1])
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """The environment's own, or a failure."""
+        """The environment's own step, or a failure."""
         if self._sleep:
             time.sleep(self._sleep)
         observation, reward, terminated, truncated, info = self.env.step(action)
@@ -60,12 +60,15 @@ class ChaosEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def disturb(suite: TaskSuite, query: str) -> TaskSuite:
-    """`suite` with failures: `KIND=CHANCE&…`, the chance of each kind of failure in a step; `only=TASK,TASK` spares the others.
+    """`suite` with failures.
 
-    `sleep=SECONDS` is how long each step waits.
+    Args:
+        suite: the tasks.
+        query: `KIND=CHANCE&…`, the chance of each kind of failure in a step. `only=TASK,TASK` disturbs these tasks alone, and
+            `sleep=SECONDS` makes each of their steps wait.
 
     Raises:
-        SuiteError: an unknown kind, or a chance that is none.
+        SuiteError: there is no such kind or task, or a chance is not a number from 0 to 1.
     """
     name = f"{suite.name}?{query}" if query else suite.name
     options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
@@ -90,7 +93,7 @@ def _failing(task: Task, chances: dict[str, float], sleep: float) -> Task:
 
 
 def _python_only(task: Task) -> Task:
-    """EnvPool's environments cannot be made to fail."""
+    """The task without EnvPool, whose environments cannot be made to fail."""
     return dataclasses.replace(task, envpool_id=None)
 
 

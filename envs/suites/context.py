@@ -1,8 +1,7 @@
-"""Suites whose tasks differ in one number, their context: a pole that is longer or heavier than the one before."""
+"""Suites with tasks that differ in one number, their context: the length of a pole, or its mass."""
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,22 +9,22 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from envs.errors import SuiteError, UnknownTaskError
+from envs.errors import SuiteError, UnknownTaskError, did_you_mean
 from envs.task import Task, TaskSuite
 
 COUNT = 20  # contexts of a named set
-ROLL_IN = 0.1  # how often an episode begins where the policy came in the context before
-ROLL_IN_DISCOUNT = 0.99  # after a number of steps that is geometric with this discount
-KEPT = 1000  # states of each context that others may begin in
+ROLL_IN = 0.1  # chance that an episode begins in a state that the policy has reached in the previous context
+ROLL_IN_DISCOUNT = 0.99  # the number of steps to such a state is geometric with this discount
+KEPT = 1000  # states of each context that episodes of the next context may begin in
 
 
 class World(NamedTuple):
-    """One environment of Gymnasium's and the numbers in it that may vary."""
+    """One of Gymnasium's environments, and its parameters that may vary."""
 
     env_id: str
-    parameters: dict[str, tuple[float, float]]  # the attribute's name and the range of a named set
+    parameters: dict[str, tuple[float, float]]  # name of the attribute -> its range in a named set
     low: float  # return that scores 0
-    high: float  # and 1
+    high: float  # return that scores 1
     success: float  # the least return of a success
     apply: Callable[[Any, str, float], None]  # sets a parameter of the unwrapped environment
 
@@ -41,7 +40,7 @@ def _set_pendulum(env: Any, parameter: str, value: float) -> None:
 
 
 WORLDS = {
-    # Ranges are a tenth to ten times what Gymnasium has; `length` is half of the pole's.
+    # Ranges are from a tenth of Gymnasium's value to ten times it; `length` is half of the pole's length.
     "cartpole": World(
         "CartPole-v1",
         {"length": (0.05, 5.0), "masscart": (0.1, 10.0), "masspole": (0.01, 1.0), "gravity": (0.98, 98.0)},
@@ -50,7 +49,7 @@ WORLDS = {
         success=500.0,
         apply=_set_cartpole,
     ),
-    # Its torque is bounded, so that twice the length is as far as the pendulum can be brought up at all.
+    # The torque is bounded: a pendulum of more than twice Gymnasium's length cannot be swung up.
     "pendulum": World(
         "Pendulum-v1",
         {"length": (0.5, 1.5), "mass": (0.5, 1.5), "gravity": (5.0, 15.0)},
@@ -65,7 +64,8 @@ WORLDS = {
 class ContextEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
     """Gymnasium's environment with one number changed.
 
-    With `visited` an episode may begin in a state that the context before has reached (ROLLIN, Li et al. 2023), and leaves one itself.
+    With `visited` an episode may begin in a state that was reached in the previous context (ROLLIN, Li et al. 2023), and stores one of its
+    own states for the next context.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ContextEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
         self.action_space = self._env.action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Begins as Gymnasium does, or where the context before has been."""
+        """Begins as Gymnasium's environment does, or in a state of the previous context."""
         super().reset(seed=seed)
         observation, info = self._env.reset(seed=seed)
         self._return, self._steps = 0.0, 0
@@ -93,7 +93,7 @@ class ContextEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
         return {"vector": np.asarray(observation, np.float32)}, info
 
     def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """As Gymnasium's, with `success` in the step that ends an episode."""
+        """Gymnasium's step, with `success` in the `info` of the step that ends an episode."""
         observation, reward, terminated, truncated, info = self._env.step(action)
         self._return += float(reward)
         self._steps += 1
@@ -118,20 +118,20 @@ class ContextEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
 
 
 class Visited:
-    """The newest states that each context's episodes have left."""
+    """The newest states that the episodes of each context have stored."""
 
     def __init__(self, contexts: int):
         self._states: list[list[np.ndarray]] = [[] for _ in range(contexts)]
 
     def add(self, place: int, state: np.ndarray) -> None:
-        """Keeps a state of the context at `place`; the oldest makes room."""
+        """Stores a state of the context at `place`; above `KEPT` states the oldest is dropped."""
         states = self._states[place]
         states.append(state)
         if len(states) > KEPT:
             states.pop(0)
 
     def draw(self, place: int, rng: np.random.Generator) -> np.ndarray | None:
-        """One of that context's states; None if it has none or there is no such context."""
+        """A random state of the context at `place`; None if it has none, or there is no such context."""
         states = self._states[place] if place >= 0 else []
         return states[int(rng.integers(len(states)))] if states else None
 
@@ -144,11 +144,11 @@ def names() -> list[str]:
 def make(name: str) -> TaskSuite:
     """`WORLD[:PARAMETER][=VALUE,VALUE…][+rollin]`: by default 20 values of the length, evenly spread.
 
-    With `+rollin` training episodes of a context begin, one in ten times, in a state that the context before has reached.
+    With `+rollin` one in ten training episodes of a context begins in a state that was reached in the previous context.
 
     Raises:
         UnknownTaskError: no such world or parameter.
-        SuiteError: a value is no positive number.
+        SuiteError: a value is not a positive number, or there is no such option.
     """
     rest, _, option = name.partition("+")
     if option not in ("", "rollin"):
@@ -178,7 +178,6 @@ def make(name: str) -> TaskSuite:
         observation_space=_vector_space(env.observation_space),
         action_space=env.action_space,
         adapt=_same,
-        family="context",
     )
 
 
@@ -194,8 +193,7 @@ def _values(name: str, listed: str) -> list[float]:
 
 def _check_known(word: str, known: Any, what: str) -> None:
     if word not in known:
-        near = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
-        raise UnknownTaskError(f"context has no {what} {word!r}; did you mean {near[0]}?")
+        raise UnknownTaskError(f"context has no {what} {word!r}{did_you_mean(word, known, cutoff=0.0)}")
 
 
 def _vector_space(space: Any) -> gymnasium.spaces.Dict:

@@ -1,4 +1,4 @@
-"""Whatever Gymnasium knows by an id, a user's own environments among them: `gym/my_tasks:Reach-v0,my_tasks:Push-v0`."""
+"""Any environments with an id in Gymnasium's registry, a user's own among them: `gym/my_tasks:Reach-v0,my_tasks:Push-v0`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make(name: str) -> TaskSuite:
 
     An episode succeeds if the environment's `info` says so (`success` or `is_success`), or if its return reaches the `reward_threshold`
     that the environment was registered with. Its score is its return between `low` and `high` where they are given, else 1 for a success.
-    Observations are MiniGrid's view where they have one, and else flattened to one vector.
+    Observations that contain MiniGrid's view are reduced to it; all others are flattened to one vector.
 
     Raises:
         SuiteError: an environment cannot be made, or the tasks' spaces differ.
@@ -46,13 +46,12 @@ def make(name: str) -> TaskSuite:
         observation_space=observation_space,
         action_space=action_space,
         adapt=image_only if observation_space == GRID else _as_vector,
-        family="gym",
         scored_by="success" if high is None else "return",
     )
 
 
 class _Reporting(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Says `success` where an environment says `is_success`, as those for robots do."""
+    """Reports `success` where an environment reports `is_success`, as Gymnasium-Robotics does."""
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
@@ -66,7 +65,7 @@ def _task(env_id: str, low: float, high: float | None) -> Task:
         make_env=functools.partial(_make_env, env_id),
         low=low,
         high=high,
-        success_return=None if threshold is None else float(np.nextafter(threshold, -np.inf)),  # reaching it is enough
+        success_return=None if threshold is None else float(np.nextafter(threshold, -np.inf)),  # the threshold itself succeeds
     )
 
 
@@ -79,7 +78,7 @@ def _make_env(env_id: str, render_mode: str | None = None) -> gymnasium.Env:
 def _spaces(env_id: str) -> tuple[gymnasium.spaces.Dict, gymnasium.Space]:
     try:
         env = _make_env(env_id)
-    except Exception as error:  # whatever an environment of somebody's own may raise
+    except Exception as error:  # a user's own environment may raise anything
         reason = " ".join(str(error).split())
         raise SuiteError(f"gym: {env_id} cannot be made: {type(error).__name__}: {reason}") from error
     try:

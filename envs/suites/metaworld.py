@@ -1,32 +1,34 @@
 """Meta-World v3: fifty robot-arm tasks with one observation and action space (MT1, MT10, MT25, MT50).
 
 Rewards are version 2 unless a name ends in `?reward=v1`, episodes last 500 steps, goals are visible and drawn anew for each episode. An
-episode has succeeded if it did in any step; nothing ends early for it. EnvPool has the tasks of Meta-World 3.0.0 with rewards of version
-2; those that differ there from 3.1 run on Farama's package alone.
+episode has succeeded if any of its steps has; a success does not end it. EnvPool has the tasks of Meta-World 3.0.0 with rewards of version
+2; the tasks that differ between 3.0.0 and 3.1 run on Farama's package alone.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from envs.errors import SuiteError, UnknownTaskError
-from envs.task import Task, TaskSuite
+from envs.errors import SuiteError, UnknownTaskError, did_you_mean
+from envs.task import EvaluationProtocol, PlayRecipe, Task, TaskSuite
 
 MAX_STEPS = 500
-TRAINING_GOALS = 50  # of the published protocol
+TRAINING_GOALS = 50  # of each task; the published protocol trains and evaluates on them
 SIZE = 39
 SETS = ("mt10", "mt25", "mt50")
 REWARDS = ("v1", "v2")
-# By reward; and measured with scripted policies (success, return): dial-turn 0 of 4 instead of 4 of 4, door-lock 4121 instead of 3481.
+# Their rewards differ. Measured with scripted policies: dial-turn succeeds in 0 of 4 episodes instead of 4, door-lock returns 4121 instead
+# of 3481.
 DIFFERS_IN_ENVPOOL = frozenset({"button-press-topdown-wall", "dial-turn", "door-lock"})
 
 OBSERVATION_SPACE = gymnasium.spaces.Dict({"vector": gymnasium.spaces.Box(-np.inf, np.inf, (SIZE,), np.float32)})
 ACTION_SPACE: gymnasium.Space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
+PROTOCOL = EvaluationProtocol("metaworld-50-v1", episodes=TRAINING_GOALS, actions="greedy")
+RECIPE = PlayRecipe("metaworld", 'gymnasium.make("Meta-World/MT1", env_name="{task}-v3")', 'observation.astype("float32")')
 
 
 def names() -> list[str]:
@@ -35,7 +37,7 @@ def names() -> list[str]:
 
 
 def make(name: str) -> TaskSuite:
-    """`mt10`, `mt25`, `mt50`, one task (`reach`, or `mt1:reach`) or several, separated by commas; then perhaps `?reward=v1`.
+    """`mt10`, `mt25`, `mt50`, one task (`reach`, or `mt1:reach`) or several, separated by commas; with `?reward=v1` the older rewards.
 
     Raises:
         UnknownTaskError: Meta-World has no such task.
@@ -51,16 +53,17 @@ def make(name: str) -> TaskSuite:
         observation_space=OBSERVATION_SPACE,
         action_space=ACTION_SPACE,
         adapt=_vector,
-        family="metaworld",
         scored_by="success",
+        protocol=PROTOCOL,
+        recipe=RECIPE,
     )
 
 
 class MetaWorldEnv(gymnasium.Wrapper):
-    """One task as Gymnasium has environments: it seeds itself, draws its goals, and its time limit is a truncation.
+    """One task by Gymnasium's rules: `reset(seed=…)` seeds it, it draws its own goals, and its time limit is a truncation.
 
-    Farama's class ignores `reset(seed=…)`, draws goals from NumPy's global state, hides the goal unless told otherwise and raises when it
-    is stepped past its limit.
+    Farama's class ignores `reset(seed=…)`, draws goals from NumPy's global state, hides the goal by default, and raises an error when it is
+    stepped past its limit.
     """
 
     def __init__(self, task: str, *, reward: str = "v2", training_goals: bool = False, render_mode: str | None = None):
@@ -73,12 +76,12 @@ class MetaWorldEnv(gymnasium.Wrapper):
         self._arm._freeze_rand_vec = False
         self._arm.seeded_rand_vec = True
         self._arm._partially_observable = False
-        # It is cached with the goal's coordinates pinned to 0, and observations are clipped to it.
+        # Observations are clipped to this space, which was cached while the goal was hidden, with bounds of 0 for its coordinates.
         self._arm.__dict__.pop("sawyer_observation_space", None)
         self._steps = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """A new goal. `options["number"]` says where to begin among the training goals."""
+        """Starts an episode with a new goal. `options["number"]` is the place of the first one among the training goals."""
         if seed is not None:
             self._arm.seed(seed)
         if self._goals:
@@ -106,14 +109,13 @@ def _reward_version(query: str) -> str:
 def _task(name: str, reward: str) -> Task:
     if f"{name}-v3" not in _package().env_dict.ALL_V3_ENVIRONMENTS:
         known = [_short(full) for full in _package().env_dict.ALL_V3_ENVIRONMENTS]
-        near = difflib.get_close_matches(name, [*known, *SETS], n=1, cutoff=0.3)
-        raise UnknownTaskError(f"metaworld has no task {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+        raise UnknownTaskError(f"metaworld has no task {name!r}{did_you_mean(name, [*known, *SETS])}")
     in_envpool = reward == "v2" and name not in DIFFERS_IN_ENVPOOL
     return Task(
         name=name,
         make_env=functools.partial(MetaWorldEnv, name, reward=reward),
         make_evaluation_env=functools.partial(MetaWorldEnv, name, reward=reward, training_goals=True),
-        high=10.0 * MAX_STEPS if reward == "v2" else None,  # version 2 pays at most 10 a step, version 1 as it likes
+        high=10.0 * MAX_STEPS if reward == "v2" else None,  # version 2 pays at most 10 for a step, version 1 has no bound
         envpool_id="MetaWorld/" + "".join(part.title() for part in name.split("-")) + "-v3" if in_envpool else None,
         envpool_options={"partially_observable": False, "max_episode_steps": MAX_STEPS},
     )

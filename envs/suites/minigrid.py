@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 
 import gymnasium
 import numpy as np
 
-from envs.errors import SuiteError, UnknownTaskError
-from envs.task import Task, TaskSuite
+from envs.errors import SuiteError, UnknownTaskError, did_you_mean
+from envs.task import EvaluationProtocol, PlayRecipe, Task, TaskSuite
 
 MT3 = ("LavaGapS7", "RedBlueDoors-6x6", "MemoryS11")
 MT5 = (*MT3, "DoorKey-6x6", "DistShift1")
@@ -29,6 +28,8 @@ ACHIEVABLE_RETURN = {
 
 OBSERVATION_SPACE = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (7, 7, 3), np.uint8)})
 ACTION_SPACE: gymnasium.Space = gymnasium.spaces.Discrete(7)
+PROTOCOL = EvaluationProtocol("minigrid-v1", episodes=25, actions="sampled")
+RECIPE = PlayRecipe("minigrid", 'gymnasium.make("MiniGrid-{task}-v0")', 'observation["image"]')
 
 
 def names() -> list[str]:
@@ -50,12 +51,13 @@ def make(name: str) -> TaskSuite:
         observation_space=OBSERVATION_SPACE,
         action_space=ACTION_SPACE,
         adapt=image_only,
-        family="minigrid",
+        protocol=PROTOCOL,
+        recipe=RECIPE,
     )
 
 
 def image_only(observation: object) -> dict[str, np.ndarray]:
-    """The agent's view alone, as MOORE has it: neither its direction nor the mission."""
+    """The agent's view alone, as in MOORE: neither its direction nor the mission."""
     return {"image": observation["image"]}  # type: ignore[index]
 
 
@@ -66,9 +68,7 @@ def _short(name: str) -> str:
 def _task(name: str) -> Task:
     env_id = f"MiniGrid-{name}-v0"
     if env_id not in registered_ids():
-        near = difflib.get_close_matches(name, [*map(_short, sorted(registered_ids())), *SETS], n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UnknownTaskError(f"minigrid has no task {name!r}{hint}")
+        raise UnknownTaskError(f"minigrid has no task {name!r}{did_you_mean(name, [*map(_short, sorted(registered_ids())), *SETS])}")
     return Task(
         name=name,
         make_env=functools.partial(make_registered, env_id),
@@ -86,10 +86,10 @@ def make_registered(env_id: str, render_mode: str | None = None) -> gymnasium.En
 
 @functools.cache
 def registered_ids(prefix: str = "MiniGrid-") -> frozenset[str]:
-    """The ids of the minigrid package, which are in Gymnasium's registry once it is imported.
+    """The ids with `prefix` that the minigrid package registers in Gymnasium.
 
     Raises:
-        SuiteError: it is not installed.
+        SuiteError: minigrid is not installed.
     """
     try:
         import minigrid  # noqa: F401  (registers its environments)
@@ -100,7 +100,7 @@ def registered_ids(prefix: str = "MiniGrid-") -> frozenset[str]:
 
 @functools.cache
 def in_envpool() -> frozenset[str]:
-    """All that EnvPool has."""
+    """The ids of all environments of EnvPool; none if it is not installed."""
     try:
         import envpool
     except ImportError:

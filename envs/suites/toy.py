@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from envs.errors import UnknownTaskError
-from envs.task import Task, TaskSuite
+from envs.errors import UnknownTaskError, did_you_mean
+from envs.task import EvaluationProtocol, Task, TaskSuite
 
 SIZE = 8
 OBSERVATION_SPACE = gymnasium.spaces.Dict({"vector": gymnasium.spaces.Box(0.0, 1.0, (SIZE,), np.float32)})
 ACTION_SPACE: gymnasium.Space = gymnasium.spaces.Discrete(3)
+PROTOCOL = EvaluationProtocol("toy-v1", episodes=5, actions="sampled")
 
 
 class Corridor(gymnasium.Env[dict[str, np.ndarray], int]):
@@ -34,7 +34,7 @@ class Corridor(gymnasium.Env[dict[str, np.ndarray], int]):
         return _one_hot(self._cell), {}
 
     def step(self, action: int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Moves; the wall on the left stops."""
+        """Moves by one cell; the wall on the left stops the agent."""
         self._cell = max(0, self._cell + int(action) - 1)
         self._steps += 1
         arrived = self._cell == self.length - 1
@@ -42,7 +42,7 @@ class Corridor(gymnasium.Env[dict[str, np.ndarray], int]):
 
 
 class Constant(gymnasium.Env[dict[str, np.ndarray], int]):
-    """Reward 1 whatever is done, cut off after 10 steps but never over: every state's value is 1 / (1 - γ)."""
+    """Every action pays 1. Episodes are truncated after 10 steps and never terminate: the value of the only state is 1 / (1 - γ)."""
 
     observation_space = OBSERVATION_SPACE
     action_space = ACTION_SPACE
@@ -78,7 +78,7 @@ class Cue(gymnasium.Env[dict[str, np.ndarray], int]):
         return _one_hot(self.cues[0]), {}
 
     def step(self, action: int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Pays for the cue that was shown, and shows the next."""
+        """Pays for the action of the cue that was shown, and shows the next cue."""
         hit = int(action) == self.cues[self._steps]
         self._hits += hit
         self._steps += 1
@@ -88,10 +88,10 @@ class Cue(gymnasium.Env[dict[str, np.ndarray], int]):
 
 
 class Ladder(gymnasium.Env[dict[str, np.ndarray], int]):
-    """A sequence of answers to be given in order: the first wrong one ends the episode, and only the last right one pays 1.
+    """A sequence of answers to be given in order: the first wrong answer ends the episode, and only the last right one pays 1.
 
-    Rung k asks for the first 4 k answers, and all rungs ask for the same ones. Guessing finds rung k with probability 81^-k, but whoever
-    has mastered the rung below finds it with 1/81: with a policy that the tasks share, each is learnable as soon as the one before it is.
+    Rung k asks for the first 4 k answers of a sequence that all rungs share. Random answers solve rung k with probability 81^-k; a policy
+    that has mastered rung k - 1 and guesses the rest solves it with 1/81. So a policy that the tasks share can learn the rungs one by one.
     """
 
     answers_per_rung = 4
@@ -142,22 +142,13 @@ def make(name: str) -> TaskSuite:
         UnknownTaskError: there is no such task.
     """
     if name == "ladder":
-        return TaskSuite("toy/ladder", LADDER, Ladder.observation_space, ACTION_SPACE, _same, "toy")
+        return TaskSuite("toy/ladder", LADDER, Ladder.observation_space, ACTION_SPACE, _same, protocol=PROTOCOL)
     chosen = list(TASKS) if name == "three" else [part.strip() for part in name.split(",")]
     for task in chosen:
         if task not in TASKS:
-            near = difflib.get_close_matches(task, [*TASKS, *names()], n=1, cutoff=0.0)
-            raise UnknownTaskError(f"toy has no task {task!r}; did you mean {near[0]}?")
-    return TaskSuite(f"toy/{name}", tuple(TASKS[task] for task in chosen), OBSERVATION_SPACE, ACTION_SPACE, _same, "toy")
-
-
-def optimal_value(task: str, discount: float) -> float:
-    """The discounted value of the task's first state under the best policy."""
-    if task == "constant":
-        return 1.0 / (1.0 - discount)
-    if task == "corridor":
-        return float(discount ** (Corridor.length - 2))
-    return 0.25 * sum(discount**step for step in range(len(Cue.cues)))
+            raise UnknownTaskError(f"toy has no task {task!r}{did_you_mean(task, [*TASKS, *names()], cutoff=0.0)}")
+    tasks = tuple(TASKS[task] for task in chosen)
+    return TaskSuite(f"toy/{name}", tasks, OBSERVATION_SPACE, ACTION_SPACE, _same, protocol=PROTOCOL)
 
 
 def _same(observation: object) -> dict[str, np.ndarray]:

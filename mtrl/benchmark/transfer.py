@@ -153,7 +153,7 @@ def _play(actor: object, suite: TaskSuite, seed: int) -> np.ndarray:
         for episode in step.episodes:
             if np.isnan(scores[episode.slot]):
                 scores[episode.slot] = suite.score(episode.task_id, episode.episode_return, float(episode.success))
-        inference.follow(step)
+        inference.follow(step.rewards, step.valid)
         obs = step.obs
     tasks.close()
     return scores.reshape(suite.num_tasks, EPISODES).mean(1)

@@ -16,7 +16,7 @@ from ray.rllib.env.env_runner import EnvRunner
 from envs import TaskFault, make_suite
 from mtrl.distributed.watchdog import Watchdog
 from mtrl.rollouts.collector import Collected, Collector, build_collector
-from mtrl.rollouts.source import Fault
+from mtrl.rollouts.source import SourceFault
 
 LONGEST_WAIT = 30.0  # seconds before environments that keep failing are built again
 
@@ -42,7 +42,7 @@ class MultiTaskEnvRunner(EnvRunner):
         self._watchdog = Watchdog(f"{config.weight_server}-{self.worker_index}", self._experiment.faults.unroll_seconds)
         self._failures_in_a_row = 0
 
-    def sample(self, **kwargs: Any) -> Collected | Fault | Failure:
+    def sample(self, **kwargs: Any) -> Collected | SourceFault | Failure:
         """One unroll with the newest weights, or what went wrong.
 
         Errors are returned: RLlib ends a runner that raises, and what it said is lost with it. After a task's fault the environments are
@@ -51,7 +51,7 @@ class MultiTaskEnvRunner(EnvRunner):
         hang = self._watchdog.hang()
         if hang is not None:
             reason = f"an unroll took more than {self._experiment.faults.unroll_seconds:g} s; the process was ended"
-            return Fault(self.worker_index, hang.task, reason, hang.stacks)
+            return SourceFault(self.worker_index, hang.task, reason, hang.stacks)
         if self._failures_in_a_row > 1:
             time.sleep(min(0.5 * 2.0 ** (self._failures_in_a_row - 2), LONGEST_WAIT))
         try:
@@ -61,7 +61,7 @@ class MultiTaskEnvRunner(EnvRunner):
             self._failures_in_a_row += 1
             self.stop()
             self._collector = None
-            return Fault(self.worker_index, fault.task_id, str(fault), traceback.format_exc())
+            return SourceFault(self.worker_index, fault.task_id, str(fault), traceback.format_exc())
         except Exception as error:
             return Failure(error, traceback.format_exc())
         self._failures_in_a_row = 0

@@ -14,7 +14,7 @@ from envs.vector import Arrays
 from mtrl.distributed.env_runner import Failure
 from mtrl.distributed.weight_server import Published
 from mtrl.rollouts.collector import Collected
-from mtrl.rollouts.source import Fault, restarts_after, source_state
+from mtrl.rollouts.source import SourceFault, restarts_after, source_state
 
 POLL_SECONDS = 0.003
 TAG = "sample"
@@ -36,7 +36,7 @@ class RaySource:
         self._serial = 0
         self._version = -1
         self._weights: list[Any] = []  # the reference to that version's
-        self._faults: list[Fault] = []
+        self._faults: list[SourceFault] = []
         self._dead: set[int] = set()  # runners from which nothing has come since they died
         self._restarts = 0  # processes that have run this experiment before
         self._probed = time.monotonic()
@@ -60,7 +60,7 @@ class RaySource:
                 return arrived
             self._probe()
 
-    def faults(self) -> list[Fault]:
+    def faults(self) -> list[SourceFault]:
         """Of environments that could not be replaced, and of runners."""
         faults, self._faults = self._faults, []
         return faults
@@ -87,11 +87,11 @@ class RaySource:
                 # All its requests fail, but it was at one of them.
                 if runner not in self._dead:
                     self.lost += 1
-                    self._faults.append(Fault(runner, None, "died, and is started again", str(value)))
+                    self._faults.append(SourceFault(runner, None, "died, and is started again", str(value)))
                 self._dead.add(runner)
                 continue
             self._dead.discard(runner)
-            if isinstance(value, Fault):
+            if isinstance(value, SourceFault):
                 self.lost += 1
                 self._faults.append(value)
             elif isinstance(value, Failure):

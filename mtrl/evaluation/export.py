@@ -1,8 +1,8 @@
 """A trained policy as a file that torch alone can run: `torch.export`, a model card, and a script that plays with it.
 
-For one task the mixture can be folded: the task's weights become constants, the other tasks' heads go, and experts that contribute
-nothing go as well. With Gram-Schmidt those are the ones after the last with a weight (each expert is made orthogonal to those before it,
-so an earlier one shapes the later ones even at weight 0); without it, all at weight 0.
+For one task the mixture can be folded: the task's weights become constants, and the heads of the other tasks and the experts without any
+effect are left out. With Gram-Schmidt these are the experts after the last one with a weight: each expert is made orthogonal to the earlier
+ones, so that an earlier expert changes the later ones even at weight 0. Without Gram-Schmidt these are all experts at weight 0.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ MEMORY_INPUTS = ("hidden", "cell", "last_action", "last_reward", "start")
 
 
 class Exported(NamedTuple):
-    """What an export wrote, and what folding gained."""
+    """The result of an export."""
 
     folder: Path
-    experts: int  # in the file
-    of_experts: int  # in the policy
-    microseconds: float  # for a row, in batches of SPEED_ROWS
-    microseconds_before: float | None  # of the whole policy, where one task was folded
+    experts: int  # experts in the file
+    of_experts: int  # experts in the policy
+    microseconds: float  # time for a row, in batches of SPEED_ROWS
+    microseconds_before: float | None  # the same of the whole policy, if one task was folded
 
 
 class PortableActor(nn.Module):
     """An actor as a function of tensors alone: `(observation, task_ids, *memory)` or, folded, `(observation, *memory)`.
 
-    Gives logits `[N, actions]`, or means and standard deviations side by side `[N, 2 · size]`; with a memory also its new hidden and cell
+    Returns logits `[N, actions]`, or means and standard deviations side by side `[N, 2 · size]`; with a memory also its new hidden and cell
     state. The memory's inputs are hidden, cell, last_action, last_reward and start (whether the observation is an episode's first).
     """
 
@@ -77,7 +77,7 @@ class PortableActor(nn.Module):
             task_ids, *memory = inputs
         else:
             task_ids, memory = torch.zeros_like(observation.flatten(1)[:, 0], dtype=torch.int64), list(inputs)
-        # Statistics know all tasks; the folded weights know one.
+        # The encoder's statistics have a row for each task, the folded weights have one row.
         own_ids = task_ids if self._task is None else task_ids + self._task
         blend = mix if self._orthogonal else mix_plain
         obs = {self._observation: observation}
@@ -95,7 +95,7 @@ class PortableActor(nn.Module):
 
 
 class _PortableHead(nn.Module):
-    """A head that looks its task up row by row, so that rows need no order."""
+    """A head that gathers the parameters of each row's task, so that rows may come in any order."""
 
     def __init__(self, head: nn.Module, task: int | None):
         super().__init__()
@@ -193,7 +193,7 @@ def example_inputs(suite: TaskSuite, actor: Actor, task: int | None, rows: int) 
 
 
 def model_card(description: dict[str, Any], suite: TaskSuite, actor: Actor, task: str | None, exported: Exported) -> str:
-    """What the file is, in Markdown."""
+    """A description of the exported policy, in Markdown."""
     (observation,) = suite.observation_space
     space = suite.observation_space[observation]
     tasks = [task] if task is not None else list(suite.names)
@@ -233,17 +233,14 @@ def model_card(description: dict[str, Any], suite: TaskSuite, actor: Actor, task
 
 def play_script(suite: TaskSuite, actor: Actor, task: int | None) -> str:
     """A script that loads the file and plays an episode."""
-    (observation,) = suite.observation_space
-    name = suite.names[task or 0]
-    packages, make, read = _SIMULATORS.get(suite.family, ("", "", ""))
-    arguments = [f"torch.from_numpy({read.format(key=observation)})[None]"]
-    arguments += [] if task is not None else ["torch.tensor([0])"]
+    name, recipe = suite.names[task or 0], suite.recipe
     lines = [f'"""Plays one episode of {name} with the exported policy."""', ""]
-    if not make or actor.memory is not None:
+    if recipe is None or actor.memory is not None:
         shapes = ", ".join(f"torch.zeros({list(t[:1].shape)}, dtype={t.dtype})" for t in example_inputs(suite, actor, task, 2))
         return "\n".join([*lines, "import torch", "", 'policy = torch.export.load("policy.pt2").module()', f"print(policy({shapes}))", ""])
-    lines += [*(f"import {package}" for package in packages.split()), "import gymnasium", "import torch", ""]
-    lines += ['policy = torch.export.load("policy.pt2").module()', f"env = {make.format(name=name)}"]
+    arguments = [f"torch.from_numpy({recipe.read})[None]"] + ([] if task is not None else ["torch.tensor([0])"])
+    lines += [f"import {recipe.package}", "import gymnasium", "import torch", ""]
+    lines += ['policy = torch.export.load("policy.pt2").module()', f"env = {recipe.make_env.format(task=name)}"]
     lines += ["observation, _ = env.reset(seed=0)", "total, ended = 0.0, False", "while not ended:", "    with torch.inference_mode():"]
     lines += [f"        parameters = policy({', '.join(arguments)})[0]"]
     if isinstance(actor.distribution, Normal):
@@ -256,13 +253,6 @@ def play_script(suite: TaskSuite, actor: Actor, task: int | None) -> str:
     return "\n".join(lines)
 
 
-# By family: packages, how an environment is made, and what of its observation the policy reads.
-_SIMULATORS = {
-    "minigrid": ("minigrid", 'gymnasium.make("MiniGrid-{name}-v0")', 'observation["{key}"]'),
-    "metaworld": ("metaworld", 'gymnasium.make("Meta-World/MT1", env_name="{name}-v3")', 'observation.astype("float32")'),
-}
-
-
 def _stack(space: gymnasium.Space[Any], rows: int) -> Any:
     return np.stack([space.sample() for _ in range(rows)])
 
@@ -273,7 +263,7 @@ def _score(score: float | None) -> str:
 
 @torch.inference_mode()
 def _microseconds(module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
-    """Per row; the fastest of several rounds."""
+    """Time per row, of the fastest of several rounds."""
     module.eval()
     module(*inputs)
     best, end = float("inf"), time.perf_counter() + SPEED_SECONDS

@@ -111,7 +111,7 @@ def play(
         for _ in range(EPISODE_STEPS):
             actions, _ = inference.act(shown(obs))
             step = tasks.step(inference.to_environment(actions))
-            inference.follow(step)
+            inference.follow(step.rewards, step.valid)
             obs = step.obs
             for episode in step.episodes:
                 finished.setdefault(episode.slot, episode)

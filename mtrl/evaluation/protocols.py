@@ -1,36 +1,12 @@
-"""How results are scored, by family of suites: named and versioned, so that two figures are comparable or visibly not."""
+"""The rules of an evaluation: a suite's published protocol, or a generic one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from envs import EvaluationProtocol, TaskSuite
 
-from envs import TaskSuite
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """The rules of one evaluation."""
-
-    name: str
-    episodes: int
-    """Episodes of each task."""
-    actions: Literal["sampled", "greedy"]
-    """Drawn from the policy, or always the most likely one."""
-    backend: str = "gymnasium"
-    """Whose environments are played: the reference's, not the ones trained on."""
+GENERIC = EvaluationProtocol("generic-v1", episodes=25, actions="sampled")
 
 
-PROTOCOLS = {
-    "atari": Protocol("atari-v1", episodes=10, actions="sampled", backend="envpool"),  # ALE's own code is what EnvPool steps
-    "babyai": Protocol("babyai-512-v1", episodes=512, actions="greedy"),
-    "metaworld": Protocol("metaworld-50-v1", episodes=50, actions="greedy"),  # one for each training goal
-    "minigrid": Protocol("minigrid-v1", episodes=25, actions="sampled"),
-    "toy": Protocol("toy-v1", episodes=5, actions="sampled"),
-}
-GENERIC = Protocol("generic-v1", episodes=25, actions="sampled")
-
-
-def protocol_of(suite: TaskSuite) -> Protocol:
-    """The protocol of the suite's family."""
-    return PROTOCOLS.get(suite.family, GENERIC)
+def protocol_of(suite: TaskSuite) -> EvaluationProtocol:
+    """The suite's own protocol; `GENERIC` where it has none, or mixes suites with different ones."""
+    return suite.protocol or GENERIC

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from envs import Episode, TaskSuite, make_suite
+from envs import Episode, EvaluationProtocol, TaskSuite, make_suite
 from mtrl.evaluation.jobs import Job, Players, in_this_process
-from mtrl.evaluation.protocols import Protocol, protocol_of
+from mtrl.evaluation.protocols import protocol_of
 from mtrl.evaluation.statistics import mean_interval, stratified_mean, success_interval
 from mtrl.storage.checkpoint import load_policy, resolve
 from mtrl.storage.run_directory import RunDirectory, versions
@@ -187,7 +187,7 @@ class _Kept:
         return rows if len(rows) == job.episodes else None
 
 
-def _changes(protocol: Protocol, suite: TaskSuite, wanted: dict[str, Any], tasks: list[int]) -> dict[str, Any]:
+def _changes(protocol: EvaluationProtocol, suite: TaskSuite, wanted: dict[str, Any], tasks: list[int]) -> dict[str, Any]:
     """What was asked for instead of the protocol's rule; results with an entry here are not comparable with it."""
     changes: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None and value != getattr(protocol, name)}
     return changes | ({"tasks": ", ".join(suite.names[task] for task in tasks)} if len(tasks) < suite.num_tasks else {})

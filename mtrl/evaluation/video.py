@@ -1,4 +1,4 @@
-"""Films of a policy at work: one mp4 per task, with the step, the rewards and the experts' weights beside each frame."""
+"""Videos of a policy: one mp4 per task, with the step, the rewards and the experts' weights beside each frame."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from envs import Step, SuiteError, Task, TaskSuite
+from envs import SuiteError, Task, TaskSuite
 from mtrl.evaluation.jobs import EPISODE_STEPS, EVALUATION_RUNNER
 from mtrl.evaluation.policy import load_actor
 from mtrl.models.policy import Actor
@@ -22,15 +22,15 @@ from mtrl.storage.run_directory import video_file
 from mtrl.storage.sealed import publish
 
 HEIGHT = 384  # of a frame, in pixels
-PANEL = 288  # width of what stands beside it
-VIDEO_NUMBER = 1_000_000  # of the recorded episode: none that is counted
+PANEL = 288  # width of the panel beside a frame, in pixels
+VIDEO_NUMBER = 1_000_000  # number of the recorded episode: no episode of an evaluation has it
 LAST_FRAME_SECONDS = 1.0
 MOST_FRAMES_PER_SECOND = 20
 INK, FAINT, PAPER, BAR, NEGATIVE = "#1c2733", "#66727f", "#ffffff", "#2f7ed8", "#c2571a"
 
 
 class Moment(NamedTuple):
-    """Where an episode stands when a picture is taken."""
+    """The state of an episode when a frame is drawn."""
 
     step: int
     reward: float  # of the last step
@@ -40,7 +40,7 @@ class Moment(NamedTuple):
 
 
 def choose_renderer() -> None:
-    """Lets MuJoCo draw without a display, unless the user has chosen how. It looks when it is imported, so this comes first."""
+    """Lets MuJoCo draw without a display, unless the user has chosen a renderer. Has to be called before MuJoCo is imported."""
     if "DISPLAY" not in os.environ:
         os.environ.setdefault("MUJOCO_GL", "egl")
 
@@ -48,7 +48,7 @@ def choose_renderer() -> None:
 def film_policy(
     policy: Path, folder: Path, *, tasks: Sequence[str] = (), seed: int = 0, sampled: bool, report: Callable[[str], None] = lambda _: None
 ) -> dict[str, str]:
-    """Films one episode of each task.
+    """Records one episode of each task.
 
     Args:
         policy: folder of a saved policy.
@@ -56,7 +56,7 @@ def film_policy(
         tasks: names of the tasks to record; all if empty.
         seed: of environments and actions.
         sampled: whether actions are drawn from the policy.
-        report: told a sentence about each task that cannot be recorded. Nothing is raised for it.
+        report: called with a sentence about each task that cannot be recorded; no error is raised.
 
     Returns:
         file names by task.
@@ -68,7 +68,7 @@ def film_policy(
         file = video_file(name)
         try:
             record(actor, suite, suite.index(name), folder / file, seed=seed, sampled=sampled)
-        except Exception as error:  # whatever a renderer raises: a video is never worth an evaluation
+        except Exception as error:  # renderers raise anything, and a missing video must not end an evaluation
             report(f"no video of {name}: {_cause(error)}")
         else:
             files[name] = file
@@ -76,7 +76,7 @@ def film_policy(
 
 
 def record(actor: Actor, suite: TaskSuite, task: int, path: Path, *, seed: int, sampled: bool) -> None:
-    """Films one episode of one task.
+    """Records one episode of one task.
 
     Raises:
         SuiteError: the task's environment cannot be drawn.
@@ -88,8 +88,8 @@ def record(actor: Actor, suite: TaskSuite, task: int, path: Path, *, seed: int, 
     try:
         weights = actor.trunk.gate.task_weights()[task].tolist()  # type: ignore[operator]
         rate = float(env.metadata.get("render_fps", 30))
-        stride = max(1, round(rate / MOST_FRAMES_PER_SECOND))  # drawing a robot arm takes longer than all else
-        # Under a temporary name, so that nobody plays half a video.
+        stride = max(1, round(rate / MOST_FRAMES_PER_SECOND))  # drawing a robot arm takes most of the time
+        # Under a temporary name until it is whole.
         temporary = path.with_name(f".{path.name}")
         writer: Any = None
         for moment in _episode(env, inference, suite, task, seed):
@@ -119,12 +119,11 @@ def _episode(env: gymnasium.Env[Any, Any], inference: Inference, suite: TaskSuit
         yield Moment(step, float(reward), total, succeeded, last)
         if last:
             return
-        no = np.zeros(1, bool)
-        inference.follow(Step({}, np.array([reward], np.float32), no, no, ~no, [], no, []))
+        inference.follow(np.array([reward], np.float32), valid=np.ones(1, bool))
 
 
 def beside(picture: np.ndarray, task: str, moment: Moment, weights: Sequence[float]) -> np.ndarray:
-    """A picture [H, W, 3] scaled to `HEIGHT`, and right of it what stands behind it; [HEIGHT, W', 3] uint8 with even sides."""
+    """A picture [H, W, 3] scaled to `HEIGHT`, with the episode's state and the experts' weights beside it: [HEIGHT, W', 3] uint8."""
     image = Image.fromarray(picture)
     width = round(image.width * HEIGHT / image.height / 16) * 16
     canvas = Image.new("RGB", (width + PANEL, HEIGHT), PAPER)
@@ -167,7 +166,7 @@ def _picture(env: gymnasium.Env[Any, Any], task: str) -> np.ndarray:
 
 
 def _cause(error: Exception) -> str:
-    """One line; of a missing graphics library also what to install."""
+    """The error in one line; for a missing graphics library it names the packages to install."""
     text = " ".join(str(error).split()) or type(error).__name__
     if any(
         word in text

@@ -1,1 +1,1 @@
-"""From weights and shares to rollouts: acting, collecting, allocation of slots, sources."""
+"""Rollouts from weights and shares: inference, collecting, allocation of slots, sources."""

@@ -6,16 +6,16 @@ import numpy as np
 
 
 class Allocator:
-    """Error diffusion: what rounding took from a task in one unroll is owed to it in the next.
+    """Error diffusion: the part of a slot that rounding takes from a task in one unroll is owed to it in the next.
 
     A task with share 0.003 of 64 slots gets one slot in every fifth unroll, and over n unrolls no task is ever further from its wanted
-    number of slots than one slot. With a bound on one task's slots, what it cannot have goes to the others in proportion to their shares.
+    number of slots than one slot. With a bound on one task's slots, the slots above it go to the other tasks in proportion to their shares.
     """
 
     def __init__(self, num_tasks: int, num_slots: int, rng: np.random.Generator, most: int | None = None):
         self._num_slots = num_slots
         self._most = num_slots if most is None else min(most, num_slots)
-        # Starting in the middle of somewhere keeps many runners from serving the same small task in the same unroll.
+        # Random debts at the start keep many runners from serving the same small task in the same unroll.
         start = rng.random(num_tasks)
         self.owed = start - start.mean()  # slots owed to each task; sums to 0
 
@@ -25,7 +25,7 @@ class Allocator:
         wanted = self.owed + bounded(shares, self._most / self._num_slots) * self._num_slots
         counts = np.clip(np.floor(wanted), 0, self._most).astype(np.int64)
         while (excess := int(counts.sum()) - self._num_slots) > 0:
-            # Owing a task a negative number floors at zero slots, which can hand out too many elsewhere.
+            # A task with a negative wanted number gets zero slots, so that the counts of the others can sum to too many.
             given = np.flatnonzero(counts)
             latest = given[np.argsort((wanted - counts)[given], kind="stable")][:excess]
             counts[latest] -= 1
@@ -36,14 +36,14 @@ class Allocator:
         return counts
 
     def _write_off(self, gone: np.ndarray) -> None:
-        """A task that shall have nothing is owed nothing, or rounding would give it a slot now and then."""
+        """Cancels the debts to tasks without a share, or rounding would give them a slot now and then."""
         if (self.owed[gone] != 0).any():
             self.owed[gone] = 0.0
             self.owed[~gone] -= self.owed[~gone].mean()
 
 
 def bounded(shares: np.ndarray, most: float) -> np.ndarray:
-    """Shares of at most `most` each; what is over goes to the tasks below it, in proportion to their shares."""
+    """Shares of at most `most` each; the excess goes to the tasks below the bound, in proportion to their shares."""
     result = shares.astype(float)
     full = np.zeros(len(shares), bool)
     while (over := result > most + 1e-12).any():

@@ -1,4 +1,4 @@
-"""The collector: steps environments of many tasks with the current policy and hands out rollouts. Runs in any process."""
+"""The collector: steps environments of many tasks with the current policy and returns rollouts. Runs in any process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Collected(NamedTuple):
     """One unroll of one runner."""
 
     rollout: Rollout
-    episodes: list[Episode]  # those that ended during the unroll
+    episodes: list[Episode]  # episodes that ended during the unroll
     faults: list[Fault]  # environments that failed during the unroll and were replaced
     runner: int
     env_seconds: float  # spent in environments
@@ -29,7 +29,7 @@ class Collected(NamedTuple):
 
 
 class Collector:
-    """B slots, a policy and their randomness. `collect` continues where the last unroll stopped."""
+    """B slots, a policy, and the random state of both. `collect` continues where the last unroll stopped."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Collector:
         device: torch.device | None = None,
         slots_per_task: int | None = None,
     ):
-        self.version = -1  # of the weights that act; -1 before any were set
+        self.version = -1  # of the current weights; -1 before the first ones
         self._tasks = tasks
         self._unroll_length = unroll_length
         self._runner = runner
@@ -86,7 +86,7 @@ class Collector:
             after = time.perf_counter()
             inference_seconds += between - before
             env_seconds += after - between
-            self._inference.follow(step)
+            self._inference.follow(step.rewards, step.valid)
             self._obs = step.obs
             actions.append(action)
             rewards[t], terminated[t], truncated[t], valid[t] = step.rewards, step.terminated, step.truncated, step.valid
@@ -94,7 +94,7 @@ class Collector:
             if step.faults or step.lost.any():
                 faults.extend(step.faults)
                 if t > 0:
-                    # The episode ended with the observation before. Where the unroll begins here, the trace has ended there anyway.
+                    # The episode ended with the observation before this step. At t = 0 that was the end of the last unroll's trace.
                     truncated[t - 1] |= step.lost & valid[t - 1] & ~terminated[t - 1]
         _write(obs, steps, self._obs)
         self._memories.store(task_ids, self._inference.memory)
@@ -118,7 +118,7 @@ class Collector:
         return {"generator": self._inference.generator.get_state(), "owed": self._allocator.owed.copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on with the randomness of a `state_dict`."""
+        """Restores the random state of a `state_dict`."""
         self._inference.generator.set_state(state["generator"])
         self._allocator.owed = np.array(state["owed"])
 
@@ -147,12 +147,12 @@ def build_collector(
 
     Args:
         config: the experiment.
-        suite: its tasks.
-        runner: its number.
-        restart_count: how often it was built before.
-        shares: tasks without a share get no environment yet.
+        suite: the experiment's tasks.
+        runner: the runner's number.
+        restart_count: how often this collector was built before.
+        shares: wanted share of the slots per task [num_tasks]; tasks without a share get no environment yet.
         tolerant: whether environments that fail are replaced.
-        marker: where the task that is being stepped is written, see `VectorTasks.watch`.
+        marker: an array [1] for the task that is being stepped, see `VectorTasks.watch`.
 
     Raises:
         ConfigError: the suite cannot be collected as the experiment says.
@@ -188,7 +188,7 @@ def _first_counts(slots: int, suite: TaskSuite, shares: np.ndarray | None) -> np
 
 
 def check_fit(config: ExperimentConfig, suite: TaskSuite) -> None:
-    """What can be known before any environment is made.
+    """Checks the settings that can be checked before any environment is made.
 
     Raises:
         ConfigError: fewer slots than tasks, or a backend that lacks a task.

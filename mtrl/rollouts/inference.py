@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs import Step
 from envs.vector import Arrays
 from mtrl.models.policy import Actor
 from mtrl.models.rows import can_share, make_rows, row_keys
@@ -15,14 +14,14 @@ from mtrl.models.rows import can_share, make_rows, row_keys
 class Inference:
     """Samples actions, evaluating each distinct observation of a task once per unroll where the policy allows it.
 
-    The weights stay as they are during an unroll, so what the actor makes of an observation alone can be kept for its length: most
-    observations of a grid world's unroll are found there instead of being computed.
+    Weights do not change during an unroll, so the actor's outputs for an observation can be reused until its end: in grid worlds, most
+    observations of an unroll are looked up instead of evaluated.
     """
 
     def __init__(self, actor: Actor, generator: torch.Generator, device: torch.device, *, sampled: bool = True):
         self._actor = actor.to(device).eval()
         self._device = device
-        self._sampled = sampled  # else the most likely action is taken
+        self._sampled = sampled  # actions are drawn from the policy, or else the most likely ones
         self.generator = generator
         self._seen: list[dict[bytes, int]] = []  # per task: an observation's bytes -> its row of `_evaluated`
         self._evaluated = torch.empty(0)
@@ -36,7 +35,7 @@ class Inference:
         self._actor.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
 
     def initial_memory(self, slots: int) -> Arrays | None:
-        """The memory of slots that have just begun; None for actors without one."""
+        """The memory of slots at an episode's beginning; None for actors without a memory."""
         return self._actor.memory.initial(slots) if self._actor.memory is not None else None
 
     def start(self, task_ids: np.ndarray, memory: Arrays | None = None) -> None:
@@ -45,7 +44,7 @@ class Inference:
         self._counts = tuple(np.bincount(task_ids, minlength=self._actor.num_tasks).tolist())
         self._seen = [{} for _ in range(self._actor.num_tasks)]
         self._evaluated = torch.empty(0)
-        # Replaced at every step and never written into: the rollout keeps the first one.
+        # Replaced at every step and never written into: the rollout keeps the first memory.
         self.memory = memory if memory is not None else self.initial_memory(len(task_ids))
 
     def act(self, obs: Arrays) -> tuple[np.ndarray, np.ndarray]:
@@ -59,13 +58,18 @@ class Inference:
         return actions.numpy(), distribution.log_prob(parameters, actions).numpy()
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
-        """What environments are given for actions of `act`."""
+        """The actions of `act` as environments take them, such as tanh of a Gaussian's sample."""
         return self._actor.distribution.to_environment(actions)
 
-    def follow(self, step: Step) -> None:
-        """What the actions led to; a memory reads it before the next observation."""
+    def follow(self, rewards: np.ndarray, valid: np.ndarray) -> None:
+        """Tells a memory the result of the newest actions, which it reads with the next observation.
+
+        Args:
+            rewards: of each slot's step, [B] float32.
+            valid: whether the step was one of an episode, [B] bool; after any other step the next observation begins an episode.
+        """
         if self.memory is not None:
-            self.memory |= {"last_reward": step.rewards, "start": ~step.valid}
+            self.memory |= {"last_reward": rewards, "start": ~valid}
 
     @torch.inference_mode()
     def _recall(self, evaluated: Tensor) -> Tensor:
@@ -95,7 +99,7 @@ class Inference:
 
 
 class SlotMemories:
-    """What each slot's memory holds while its task is paused. Slot i of a task is always the same environment."""
+    """The memories of all slots, paused ones too. Slot i of a task is always the same environment."""
 
     def __init__(self, inference: Inference, num_tasks: int):
         self._initial = inference.initial_memory
@@ -117,7 +121,7 @@ class SlotMemories:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def store(self, task_ids: np.ndarray, memory: Arrays | None) -> None:
-        """Keeps what the slots of `task_ids` hold now."""
+        """Keeps the memories of the slots of `task_ids` [B] for the unroll in which they act again."""
         if memory is None:
             return
         for task in np.unique(task_ids).tolist():

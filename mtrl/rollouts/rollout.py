@@ -1,4 +1,4 @@
-"""A rollout: what a collector produces and a learner consumes. NumPy only."""
+"""A rollout, the data that collectors produce and learners consume. NumPy only."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from envs.vector import Arrays
 
 
 class Rollout(NamedTuple):
-    """T consecutive steps of B slots, time-major. Row t holds what happened between observation t and observation t + 1.
+    """T consecutive steps of B slots, time-major. Row t is the step from observation t to observation t + 1.
 
-    A step that follows an episode's end is the environment's reset: `valid` is False there, its reward is 0 and its action was ignored.
-    The observation at t + 1 of a step that ended an episode is that episode's last one, so it can be bootstrapped from.
+    The step after an episode's end is the environment's reset: `valid` is False there, its reward is 0 and its action was ignored. If step
+    t ended an episode, observation t + 1 is the last one of that episode, so that a truncated episode can be bootstrapped from it.
     """
 
     obs: Arrays  # name -> [T + 1, B, ...]
     actions: np.ndarray  # [T, B, ...]
     behaviour_log_probs: np.ndarray  # [T, B] float32
     rewards: np.ndarray  # [T, B] float32
-    terminated: np.ndarray  # [T, B] bool, the episode ended for good
+    terminated: np.ndarray  # [T, B] bool, the episode ended in a terminal state
     truncated: np.ndarray  # [T, B] bool, the episode was cut off
     valid: np.ndarray  # [T, B] bool
     task_ids: np.ndarray  # [B] int64, ascending, constant within the rollout
     initial_memory: Arrays | None  # name -> [B, ...]; None for memoryless policies
-    version: np.ndarray  # [B] int64, the learner's version that acted in each slot
+    version: np.ndarray  # [B] int64, the version of the weights that acted in each slot
 
     @property
     def unroll_length(self) -> int:
@@ -40,7 +40,7 @@ class Rollout(NamedTuple):
 
     @property
     def num_frames(self) -> int:
-        """Valid steps: what counts as trained frames."""
+        """The number of valid steps, which count as trained frames."""
         return int(self.valid.sum())
 
     def frames_per_task(self, num_tasks: int) -> np.ndarray:
@@ -48,20 +48,20 @@ class Rollout(NamedTuple):
         return np.bincount(self.task_ids, weights=self.valid.sum(axis=0), minlength=num_tasks).astype(np.int64)
 
 
+PER_STEP = ("actions", "behaviour_log_probs", "rewards", "terminated", "truncated", "valid")
+"""Fields of a rollout that are one array [T, B, ...]."""
+PER_SLOT = ("task_ids", "version")
+"""Fields of a rollout that are one array [B]."""
+
+
 def take_slots(rollout: Rollout, slots: np.ndarray) -> Rollout:
     """The rollout of the given ascending slots alone, copied."""
     memory = rollout.initial_memory
     return Rollout(
         obs={name: array[:, slots] for name, array in rollout.obs.items()},
-        actions=rollout.actions[:, slots],
-        behaviour_log_probs=rollout.behaviour_log_probs[:, slots],
-        rewards=rollout.rewards[:, slots],
-        terminated=rollout.terminated[:, slots],
-        truncated=rollout.truncated[:, slots],
-        valid=rollout.valid[:, slots],
-        task_ids=rollout.task_ids[slots],
         initial_memory=None if memory is None else {name: array[slots] for name, array in memory.items()},
-        version=rollout.version[slots],
+        **{name: getattr(rollout, name)[:, slots] for name in PER_STEP},
+        **{name: getattr(rollout, name)[slots] for name in PER_SLOT},
     )
 
 
@@ -69,7 +69,7 @@ def concatenate(rollouts: Sequence[Rollout]) -> Rollout:
     """One rollout of all slots of `rollouts`, sorted by task id as every rollout is.
 
     Raises:
-        ValueError: `rollouts` is empty or their unroll lengths differ.
+        ValueError: `rollouts` is empty, or the unroll lengths differ.
     """
     if not rollouts:
         raise ValueError("concatenate needs at least one rollout")
@@ -82,22 +82,10 @@ def concatenate(rollouts: Sequence[Rollout]) -> Rollout:
     def slots(arrays: Sequence[np.ndarray], axis: int) -> np.ndarray:
         return np.take(np.concatenate(arrays, axis=axis), order, axis=axis)
 
-    def per_slot(name: str) -> np.ndarray:
-        return slots([getattr(rollout, name) for rollout in rollouts], 0)
-
-    def per_step(name: str) -> np.ndarray:
-        return slots([getattr(rollout, name) for rollout in rollouts], 1)
-
     memories = [rollout.initial_memory for rollout in rollouts if rollout.initial_memory is not None]
     return Rollout(
         obs={name: slots([rollout.obs[name] for rollout in rollouts], 1) for name in rollouts[0].obs},
-        actions=per_step("actions"),
-        behaviour_log_probs=per_step("behaviour_log_probs"),
-        rewards=per_step("rewards"),
-        terminated=per_step("terminated"),
-        truncated=per_step("truncated"),
-        valid=per_step("valid"),
-        task_ids=per_slot("task_ids"),
         initial_memory={name: slots([memory[name] for memory in memories], 0) for name in memories[0]} if memories else None,
-        version=per_slot("version"),
+        **{name: slots([getattr(rollout, name) for rollout in rollouts], 1) for name in PER_STEP},
+        **{name: slots([getattr(rollout, name) for rollout in rollouts], 0) for name in PER_SLOT},
     )

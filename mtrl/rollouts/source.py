@@ -1,4 +1,4 @@
-"""Where rollouts come from: what the loop asks of a source, and the one in this process. `mtrl.distributed.source` is Ray's."""
+"""Sources of rollouts: the protocol, and the source in this process. `mtrl.distributed.source` has the one with Ray's runners."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from mtrl.rollouts.collector import Collected, build_collector
 
 
 class RolloutSource(Protocol):
-    """Where rollouts come from. Called from one thread only."""
+    """A source of rollouts. Called from one thread only."""
 
     asynchronous: bool  # whether rollouts arrive while the learner works
     lost: int  # unrolls that never arrived, since this process began
-    local_cores: float  # of this machine that runners keep busy while the learner works
+    local_cores: float  # cores of this machine that runners keep busy while the learner works
 
     def publish(self, version: int, weights: Arrays, shares: np.ndarray) -> None:
-        """What runners take at the start of their next unroll: the actor's weights and each task's wanted share."""
+        """Offers the actor's weights and each task's wanted share [num_tasks]; a runner takes them at the start of its next unroll."""
 
     def collect(self, timeout: float) -> list[Collected]:
-        """What has arrived, after waiting at most `timeout` seconds for something to arrive; asks for more."""
+        """The unrolls that have arrived, after at most `timeout` seconds of waiting for one; asks the runners for more."""
 
-    def faults(self) -> list[Fault]:
-        """What has failed since the last call, besides the faults that came with rollouts."""
+    def faults(self) -> list[SourceFault]:
+        """The faults since the last call, without those that came with rollouts."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next rollouts depend on besides weights and shares, as `source_state` has it, so that every source can load it."""
+        """The state besides weights and shares that the next rollouts depend on: a `source_state`, so that every source can load it."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a `state_dict`; environments start new episodes, with seeds that no earlier start has used."""
@@ -43,7 +43,7 @@ def source_state(restarts: int, collector: dict[str, Any] | None = None) -> dict
 
     Args:
         restarts: how many processes have run this experiment before; it selects streams of random numbers that none of them has used.
-        collector: the random state of the one collector of a run without Ray; None where it is not known.
+        collector: the random state of the one collector of a run without Ray; None for a run with Ray, or with other tasks.
     """
     return {"collector": collector, "restarts": restarts}
 
@@ -75,8 +75,8 @@ class InProcessSource:
         """One unroll, however long it takes."""
         return [self._collector.collect()]
 
-    def faults(self) -> list[Fault]:
-        """None: in this process an error stops at its place, where a debugger finds it."""
+    def faults(self) -> list[SourceFault]:
+        """None: in this process an error is raised where it happens, for a debugger to stop there."""
         return []
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class InProcessSource:
         return source_state(self._restarts, self._collector.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on with the saved random state in new episodes, which differ from those the earlier run began with."""
+        """Goes on with the saved random state in new episodes, which differ from the first episodes of the earlier run."""
         self._collector.close()
         self._restarts = restarts_after(state)
         self._collector = build_collector(self._config, self._suite, runner=0, restart_count=self._restarts)
@@ -97,10 +97,10 @@ class InProcessSource:
         self._collector.close()
 
 
-class Fault(NamedTuple):
+class SourceFault(NamedTuple):
     """Something that failed while rollouts were collected."""
 
     runner: int
-    task: int | None  # None where nobody knows
+    task: int | None  # None where it is unknown
     reason: str
     traceback: str

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mtrl.config import FaultsConfig
-from mtrl.rollouts.source import Fault
+from mtrl.rollouts.source import SourceFault
 
 LONGEST_RETRY = 8  # times the first one
 STALLED_UPDATES = 100  # that a runner may lie behind while its version stands still
@@ -34,7 +34,7 @@ class Quarantine:
         """Tasks that are left out now, [num_tasks] bool."""
         return self._until > 0
 
-    def report(self, fault: Fault, now: float) -> list[str]:
+    def report(self, fault: SourceFault, now: float) -> list[str]:
         """Takes in a fault at the time `now` in seconds, and says what a person should hear."""
         if fault.task is None:
             return [f"runner {fault.runner}: {fault.reason}"]

@@ -20,7 +20,7 @@ from mtrl.evaluation.statistics import interquartile_mean
 from mtrl.learning.learner import Learner, LearnerProtocol, RestartableLearner, UpdateResult
 from mtrl.rollouts.collector import Collected
 from mtrl.rollouts.rollout import Rollout, concatenate
-from mtrl.rollouts.source import Fault, InProcessSource, RolloutSource
+from mtrl.rollouts.source import InProcessSource, RolloutSource, SourceFault
 from mtrl.training.metrics import Interval, task_metrics
 from mtrl.training.quarantine import Quarantine, VersionWatch
 from mtrl.training.task_statistics import TaskStatistics
@@ -249,7 +249,7 @@ class Trainer:
         """What a rollout says about its runner and its environments."""
         now = time.monotonic()
         for fault in collected.faults:
-            self._messages += self.quarantine.report(Fault(collected.runner, *fault), now)
+            self._messages += self.quarantine.report(SourceFault(collected.runner, fault.task_id, fault.reason, fault.traceback), now)
         self.quarantine.finished(np.array([episode.task_id for episode in collected.episodes], np.int64))
         self._messages += self._versions.check(collected.runner, int(collected.rollout.version.min()), self.learner.version)
 
