@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from mtrl.cli.arguments import parse_with_experiment
-from mtrl.cli.shared import DEFAULT_CONFIG, check_choice, check_packages, find_config, fraction, whole_number
+from mtrl.cli.shared import DEFAULT_CONFIG, check_choice, check_packages, find_config, parse_fraction, parse_whole_number
 from mtrl.config import load_config
 
 BENCHMARKS = ("throughput", "peers", "learner", "curriculum", "transfer", "soak", "chaos", "scaling")
@@ -49,27 +49,33 @@ def bench(arguments: list[str], program: str) -> int:
     if options.what == "curriculum":
         from mtrl.benchmark.curriculum import compare
 
-        compare(config, options.schedulers.split(","), whole_number("--seeds", options.seeds, 1), fraction("--score", options.score))
+        compare(
+            config, options.schedulers.split(","), parse_whole_number("--seeds", options.seeds, 1), parse_fraction("--score", options.score)
+        )
         return 0
     if options.what == "transfer":
         from mtrl.benchmark.transfer import compare as compare_sources
 
-        compare_sources(config, whole_number("--seeds", options.seeds, 1), Path("runs") / f"{config.name}-transfer")
+        compare_sources(config, parse_whole_number("--seeds", options.seeds, 1), Path("runs") / f"{config.name}-transfer")
         return 0
     if options.what == "soak":
         from mtrl.benchmark.soak import soak
 
-        soak(config, whole_number("--minutes", options.minutes, 1))
+        soak(config, parse_whole_number("--minutes", options.minutes, 1))
         return 0
     if options.what == "chaos":
         from mtrl.benchmark.chaos import chaos
 
-        chaos(config, whole_number("--minutes", options.minutes, 1))
+        chaos(config, parse_whole_number("--minutes", options.minutes, 1))
         return 0
     if options.what == "scaling":
         from mtrl.benchmark.scaling import scaling
 
-        scaling(config, [whole_number("--runners", count, 1) for count in options.runners.split(",")], fraction("--sleep", options.sleep))
+        scaling(
+            config,
+            [parse_whole_number("--runners", count, 1) for count in options.runners.split(",")],
+            parse_fraction("--sleep", options.sleep),
+        )
         return 0
     from mtrl.benchmark import speed
 
