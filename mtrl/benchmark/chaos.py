@@ -1,4 +1,4 @@
-"""The same run twice, left alone and disturbed: runners are killed, environments raise and hang, a node leaves. What it loses by that."""
+"""The same run twice, left alone and disturbed by killed runners, failing environments and a lost node: the loss in speed and score."""
 
 from __future__ import annotations
 

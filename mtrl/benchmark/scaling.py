@@ -1,4 +1,4 @@
-"""What one more runner or learner brings: environments that mostly wait, so that one machine can stand for many."""
+"""The gain of one more runner or learner: environments that mostly wait, so that one machine can stand for many."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _train(trainer: Trainer, seconds: float) -> None:
 
 
 def _sizes(config: ExperimentConfig) -> None:
-    """What travels: a frame, and one version of the weights."""
+    """Prints the sizes of a frame and of one version of the weights, which travel between processes."""
     suite = make_suite(config.suite.name)
     learner = Learner(config, suite)
     rollout = initial_rollout(config, suite)

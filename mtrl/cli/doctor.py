@@ -1,4 +1,4 @@
-"""What this machine can run: packages, cores, memory, GPU, and one real step of every backend.
+"""A report of this machine: packages, cores, memory, GPU, and one real step of every backend.
 
 Everything that may crash runs in a process of its own, so that a broken package is a line of the report and not the end of it.
 """
@@ -76,14 +76,14 @@ def examine(config: ExperimentConfig) -> int:
 
 
 def examine_cluster(config: ExperimentConfig, run_dir: Path | None) -> int:
-    """The same of the Ray cluster that RAY_ADDRESS names."""
+    """Prints the report of the Ray cluster that RAY_ADDRESS names; returns the exit code."""
     from mtrl.distributed.inspect import inspect_cluster
 
     return _conclude(rich.console.Console(), inspect_cluster(config, run_dir), config)
 
 
 def _conclude(console: rich.console.Console, findings: list[Finding], config: ExperimentConfig) -> int:
-    """Prints what was found and returns the exit code."""
+    """Prints the findings and returns the exit code."""
     table = Table.grid(padding=(0, 2))
     for width in (7, 24, None):
         table.add_column(width=width, no_wrap=width == 7)
@@ -102,7 +102,7 @@ def _conclude(console: rich.console.Console, findings: list[Finding], config: Ex
 
 
 def collect_findings(config: ExperimentConfig) -> list[Finding]:
-    """Everything there is to say, the slow checks side by side."""
+    """Findings of all checks; the slow checks run side by side."""
     with ThreadPoolExecutor(2) as pool:
         listed = pool.submit(_run_ours, "print_backends", config.suite.name)
         torch = pool.submit(_run_python, TORCH_FACTS)

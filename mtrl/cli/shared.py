@@ -1,4 +1,4 @@
-"""What several commands read and check."""
+"""Options and checks that several commands share."""
 
 from __future__ import annotations
 

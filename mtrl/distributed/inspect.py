@@ -1,4 +1,4 @@
-"""What can be known of a Ray cluster before a run waits for it: cores and GPUs, versions on every node, and whether all see one folder."""
+"""Checks of a Ray cluster before a run waits for it: cores and GPUs, versions on every node, one run folder for all nodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NODE_SECONDS = 120.0  # how long a node may take to answer
 
 
 def inspect_cluster(config: ExperimentConfig, run_dir: Path | None) -> list[Finding]:
-    """Everything there is to say about the cluster that RAY_ADDRESS names, or that Ray would start here."""
+    """Findings about the cluster that RAY_ADDRESS names, or that Ray would start here."""
     start_ray()
     nodes = [node for node in ray.nodes() if node["Alive"]]
     have = ray.cluster_resources()
@@ -52,7 +52,7 @@ def inspect_cluster(config: ExperimentConfig, run_dir: Path | None) -> list[Find
 
 
 def _ask(nodes: list[dict[str, Any]], file: str | None) -> dict[str, dict[str, Any] | str]:
-    """What each node says of itself, by address; a sentence where it says nothing."""
+    """Each node's versions and token by its address; a sentence for a node that does not answer."""
     asked = {}
     for node in nodes:
         where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -79,7 +79,7 @@ def _look(file: str | None) -> dict[str, Any]:
 
 
 def code_hash() -> str:
-    """Of this project's Python files, so that nodes with other code are found whatever their commit says."""
+    """A hash of this project's Python files; it tells nodes with different code apart even if they report the same commit."""
     digest = hashlib.sha256()
     for package in ("mtrl", "envs"):
         for path in sorted((PROJECT_ROOT / package).rglob("*.py")):

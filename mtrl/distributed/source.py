@@ -35,7 +35,7 @@ class RaySource:
         self.lost = 0  # unrolls that died with their runner
         self._serial = 0
         self._version = -1
-        self._weights: list[Any] = []  # the reference to that version's
+        self._weights: list[Any] = []  # the reference to that version's weights
         self._faults: list[Fault] = []
         self._dead: set[int] = set()  # runners from which nothing has come since they died
         self._restarts = 0  # processes that have run this experiment before

@@ -68,7 +68,7 @@ def _peers(config: ExperimentConfig, options: BenchOptions) -> None:
 
 
 def _learner(config: ExperimentConfig, options: BenchOptions) -> None:
-    """Time of the learner for a frame, under every balancing and combiner; about 2 minutes."""
+    """Time of the learner for a frame, under every balancing and combiner; about 1 minute."""
     from mtrl.benchmark.speed import learner
 
     learner(config)
