@@ -1,13 +1,28 @@
-"""The cores and the memory that this process may use: what affinity and control groups (versions 1 and 2) leave of the machine."""
+"""The machine under a run: cores and memory that affinity and control groups leave, the project's folder, packages, child processes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
+from typing import Literal, NamedTuple
+
+PACKAGE = Path(__file__).parent
+PROJECT_ROOT = PACKAGE.parent  # the folder of mtrl, envs and launch.py in a checkout; site-packages when installed
+OBJECT_STORE_BYTES = 512 * 2**20  # of Ray on this machine; rollouts and weights in transit need a tenth of it
+PACKAGES = ("torch", "numpy", "ray", "gymnasium", "envpool", "minigrid", "metaworld", "mujoco")  # a run records their versions
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
+
+
+class Finding(NamedTuple):
+    """One line of a report about a machine or a cluster."""
+
+    level: Literal["ok", "note", "problem"]  # a problem keeps the run from starting
+    subject: str
+    text: str
 
 
 def usable_cores(control_groups: Path = CONTROL_GROUPS, own_groups: Path = OWN_GROUPS) -> float:
@@ -48,6 +63,28 @@ def available_memory(control_groups: Path = CONTROL_GROUPS, own_groups: Path = O
             if limit and used:
                 free = min(free, limit[0] - used[0])
     return max(0.0, free)
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """The environment variables for a child process that imports this project's code from the same folder as this process.
+
+    Args:
+        changes: variables to set; they take precedence over those of this process.
+    """
+    return {**os.environ, "PYTHONPATH": python_path(), **changes}
+
+
+def python_path() -> str:
+    """The value of PYTHONPATH with the project's folder before the present entries."""
+    return os.pathsep.join([str(PROJECT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def package_version(distribution: str) -> str | None:
+    """The version of an installed distribution; None if it is not installed."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _groups(controller: str, control_groups: Path, own_groups: Path) -> Iterator[Path]:

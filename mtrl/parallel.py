@@ -1,8 +1,8 @@
 """Several learners that make the same update, each from a part of the batch.
 
-A loss is a sum over steps whose weights come from the whole batch, so its gradient is the sum of the parts' gradients. What else is taken
-over the batch (frames of a task, moments of advantages, PopArt's and the observations' statistics) is a sum as well. One function that
-adds a tensor up over all learners is therefore all that an update has to know of the others, and equal states stay equal.
+A loss is a sum over steps whose weights come from the whole batch, so its gradient is the sum of the parts' gradients. The other statistics
+of the batch (frames of a task, moments of advantages, PopArt's and the observations' statistics) are sums as well. One function that
+adds a tensor up over all learners is therefore the only link between learners in an update, and equal states stay equal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Total = Callable[[Tensor], Tensor]
 
 
 def alone(tensor: Tensor) -> Tensor:
-    """The total where there is one learner."""
+    """The total of a single learner: the tensor itself."""
     return tensor
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,10 @@ from mtrl.learning.learner import Learner
 from mtrl.rollouts.collector import build_collector
 from mtrl.rollouts.rollout import Rollout
 from mtrl.storage.run_directory import RunDirectory
+from mtrl.training.trainer import Trainer
+
+# Where a gradient is nothing but rounding, Adam makes a whole step of it. An epsilon above the rounding keeps that out of a comparison.
+STEADY = {"learner__actor__epsilon": 1e-4, "learner__critic__epsilon": 1e-4}
 
 
 class Silent:
@@ -58,6 +64,23 @@ def collect(config: ExperimentConfig, unrolls: int = 1, version: int = 0) -> lis
     rollouts = [collector.collect().rollout for _ in range(unrolls)]
     collector.close()
     return rollouts
+
+
+def steps_until(trainer: Trainer, condition: Callable[[list[str]], bool], seconds: float = 90.0) -> list[str]:
+    """Trains until the condition on the messages so far holds, and returns the messages."""
+    said: list[str] = []
+    end = time.monotonic() + seconds
+    while not condition(said):
+        assert time.monotonic() < end, f"not within {seconds} s; said: {said}"
+        trainer.step(0.2)
+        said += trainer.messages()
+    return said
+
+
+def assert_equal_states(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Compares the policies of two learners' states up to rounding."""
+    for name, tensor in one["policy"].items():
+        torch.testing.assert_close(other["policy"][name], tensor, rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def fingerprint(tree: Any) -> str:

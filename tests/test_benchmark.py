@@ -10,6 +10,7 @@ from helpers import toy_config
 
 from envs import make_suite
 from mtrl.benchmark import speed
+from mtrl.benchmark.initial_rollout import initial_rollout
 
 
 def test_a_row_is_median_and_spread(capsys):
@@ -71,6 +72,6 @@ def test_a_memorys_cost_is_measured_against_the_learner_without_one(capsys, monk
     monkeypatch.setattr(speed, "_time", measure)
     config = toy_config("minigrid/mt3", env_runners__slots=6, model__memory=True)
     suite = make_suite("minigrid/mt3")
-    speed._compare_without_memory(config, suite, speed._collect(config, suite))
+    speed._compare_without_memory(config, suite, initial_rollout(config, suite))
     assert had_memory == [True, False] * 5
     assert re.search(r"ratio of the two +2\.00 ", capsys.readouterr().out)

@@ -150,7 +150,7 @@ def test_an_installed_package_brings_its_experiments_along(monkeypatch: pytest.M
     installed = tmp_path / "site-packages" / "mtrl" / "_configs"
     installed.mkdir(parents=True)
     (installed / "mine.yaml").write_text("")
-    monkeypatch.setattr(shared, "__file__", str(installed.parent / "commands" / "shared.py"))
+    monkeypatch.setattr(shared, "PACKAGE", installed.parent)
     assert shared.find_config("mine") == installed / "mine.yaml"
 
 

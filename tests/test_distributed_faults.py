@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 import ray
-from helpers import toy_config
+from helpers import steps_until, toy_config
 
 from mtrl.benchmark import chaos as bench_chaos
 from mtrl.config import load_config, override
@@ -28,17 +28,6 @@ def cluster():
 
 def built(suite: str = "toy/three", **changes):
     return MultiTaskIMPALAConfig.from_experiment(toy_config(suite, **RAY_TOY | changes)).build_algo()
-
-
-def steps_until(trainer, condition, seconds: float = 90.0) -> list[str]:
-    """Trains until the condition holds and returns what was said meanwhile."""
-    said: list[str] = []
-    end = time.monotonic() + seconds
-    while not condition(said):
-        assert time.monotonic() < end, f"not within {seconds} s; said: {said}"
-        trainer.step(0.2)
-        said += trainer.messages()
-    return said
 
 
 def test_a_runner_that_is_killed_costs_one_unroll_and_acts_again_with_new_weights():

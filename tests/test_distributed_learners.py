@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import ray
-from helpers import collect, fingerprint, toy_config
-from test_parallel import STEADY, UPDATES, assert_equal_states
+from helpers import STEADY, assert_equal_states, collect, fingerprint, toy_config
 
 from envs import make_suite
 from mtrl.config import override
@@ -23,6 +22,7 @@ from mtrl.storage.checkpoint import load_checkpoint, resolve, steps
 from mtrl.storage.run_directory import RunDirectory
 from mtrl.training.run import run_training
 
+UPDATES = 20
 SHARED = {
     "env_runners__num_env_runners": 1,
     "env_runners__num_cpus_per_env_runner": 0.5,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import ray
-from helpers import toy_config
+from helpers import steps_until, toy_config
 from ray.cluster_utils import Cluster
-from test_distributed_faults import steps_until
 
 from mtrl.distributed import MultiTaskIMPALAConfig
-from mtrl.distributed.cluster import ENVIRONMENT, ROOT, start_ray
+from mtrl.distributed.cluster import ENVIRONMENT, start_ray
+from mtrl.machine import python_path
 
 RUNNERS = {"env_runners__num_env_runners": 2, "env_runners__slots": 12, "total_frames": 10_000_000}
 
@@ -20,7 +18,7 @@ RUNNERS = {"env_runners__num_env_runners": 2, "env_runners__slots": 12, "total_f
 def cluster(monkeypatch):
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PYTHONPATH", python_path())
     small = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args=small)
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)

@@ -10,9 +10,9 @@ import pytest
 from packaging.requirements import Requirement
 
 from mtrl.cli import doctor
-from mtrl.cli.doctor import Child, Finding
+from mtrl.cli.doctor import Child
 from mtrl.config import ExperimentConfig, override
-from mtrl.distributed.cluster import OBJECT_STORE_BYTES
+from mtrl.machine import Finding
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ExperimentConfig()
@@ -79,7 +79,6 @@ def test_cores_that_runners_reserve_and_do_not_have_are_a_problem(monkeypatch: p
 
 
 def test_a_small_shared_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert doctor.OBJECT_STORE_BYTES == OBJECT_STORE_BYTES
     usage = type("Usage", (), {"free": 64 * 2**20})
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage)
     (memory, shared) = doctor.check_memory(CONFIG)
@@ -110,7 +109,7 @@ def test_torch_facts(facts: str, said: list[str]) -> None:
 
 def test_version_pairs_come_from_the_packages_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = {"mujoco": "3.4.0", "metaworld": "3.1.1"}
-    monkeypatch.setattr(doctor, "_version", installed.get)
+    monkeypatch.setattr(doctor, "package_version", installed.get)
     wanted = [Requirement("mujoco==3.3.0"), Requirement("numpy>=1"), Requirement("pytest>99; extra == 'dev'")]
     assert list(doctor._conflicts(wanted, "metaworld")) == [
         "mujoco 3.4.0 is installed, but metaworld wants ==3.3.0; they may fail together"

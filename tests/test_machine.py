@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from mtrl import machine
 from mtrl.benchmark import speed
 from mtrl.cli import doctor
 from mtrl.cli.commands import evaluate, sweep
-from mtrl.machine import available_memory, usable_cores, whole_cores
+from mtrl.machine import available_memory, child_environment, usable_cores, whole_cores
 
 AFFINITY = len(os.sched_getaffinity(0))
 FREE = available_memory(Path("/none"), Path("/none"))
@@ -84,3 +86,17 @@ def test_everybody_counts_in_the_same_way() -> None:
         if "sched_getaffinity" in path.read_text()
     ]
     assert counted == [Path("machine.py")]
+
+
+def test_a_child_imports_this_projects_code_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package `mtrl` that PYTHONPATH names first in this process must not hide ours in the child."""
+    (tmp_path / "mtrl.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    command = [sys.executable, "-c", "import mtrl, os; print(mtrl.__file__, os.environ['MTRL_CHILD'])"]
+    output = subprocess.run(command, env=child_environment(MTRL_CHILD="7"), cwd="/", capture_output=True, text=True, check=True).stdout
+    assert output.split() == [str(Path(machine.__file__).parent / "__init__.py"), "7"]
+
+
+def test_only_the_machines_module_counts_the_folders_above_a_file() -> None:
+    folder = Path(machine.__file__).parent
+    assert [path.name for path in folder.rglob("*.py") if ".parents[" in path.read_text()] == []

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from helpers import collect, toy_config
+from helpers import STEADY, assert_equal_states, collect, toy_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,8 +18,6 @@ from mtrl.config import ConfigError, ExperimentConfig
 from mtrl.learning.learner import Learner, NonFiniteError, UpdateResult
 from mtrl.rollouts.rollout import Rollout, concatenate, take_slots
 
-# Where a gradient is nothing but rounding, Adam makes a whole step of it. An epsilon above the rounding keeps that out of the comparison.
-STEADY = {"learner__actor__epsilon": 1e-4, "learner__critic__epsilon": 1e-4}
 UPDATES = 20
 
 EXPERIMENTS = {
@@ -68,11 +66,6 @@ class Together:
         parts = [take_slots(rollout, np.arange(rank, rollout.num_slots, size)) for rank in range(size)]
         futures = [self._threads.submit(learner.update, part, progress) for learner, part in zip(self.learners, parts, strict=True)]
         return [future.result() for future in futures]
-
-
-def assert_equal_states(one: dict, other: dict) -> None:
-    for name, tensor in one["policy"].items():
-        torch.testing.assert_close(other["policy"][name], tensor, rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

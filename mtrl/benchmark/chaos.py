@@ -1,4 +1,4 @@
-"""The same run twice, left alone and disturbed: runners are killed, environments raise and hang, a node leaves. What it loses by that."""
+"""The same run twice, left alone and disturbed by killed runners, failing environments and a lost node: the loss in speed and score."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ import numpy as np
 from envs import make_suite
 from mtrl.benchmark.processes import named, session_of
 from mtrl.config import ExperimentConfig, dump_yaml, override
+from mtrl.machine import PROJECT_ROOT, child_environment
 from mtrl.storage.run_directory import RunDirectory
 
-ROOT = Path(__file__).parents[2]
 KILL_SECONDS = 20.0  # between two runners that are killed
 RAISE = 1 / 5000  # chance of a step
 HANG_SECONDS = 60.0  # between two hangs, on average
 UNROLL_SECONDS = 10.0  # after which an unroll counts as hanging
 ASSUMED_SPEED = 3000.0  # steps/s, to turn time between hangs into a chance of a step
-OBJECT_STORE_BYTES = 200 * 2**20
+NODE_STORE_BYTES = 200 * 2**20  # object store of each node
 LEAVES, JOINS = 0.4, 0.5  # of the time: when the second node is lost, and when another one joins
 RUNNER = "MultiTaskEnvRunner"
 
 
-class Outcome(NamedTuple):
+class ChaosOutcome(NamedTuple):
     """One run."""
 
     frames: int
@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
         return self.frames / self.seconds
 
 
-def chaos(config: ExperimentConfig, minutes: float) -> tuple[Outcome, Outcome]:
+def chaos(config: ExperimentConfig, minutes: float) -> tuple[ChaosOutcome, ChaosOutcome]:
     """Trains for so many minutes without and with disturbances, on Python's environments and two Ray nodes both times, and prints both."""
     plain = override(config, {"suite.backend": "gymnasium"})
     hang = 1 / (HANG_SECONDS * ASSUMED_SPEED)
@@ -75,11 +75,11 @@ def chaos(config: ExperimentConfig, minutes: float) -> tuple[Outcome, Outcome]:
     return outcomes[0], outcomes[1]
 
 
-def _run(config: ExperimentConfig, seconds: float, *, kills: bool) -> Outcome:
+def _run(config: ExperimentConfig, seconds: float, *, kills: bool) -> ChaosOutcome:
     """A run in processes of its own, stopped by SIGTERM as a scheduler would."""
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     (folder / "config.yaml").write_text(dump_yaml(config))
-    command = [sys.executable, str(ROOT / "launch.py"), "train", str(folder / "config.yaml"), "--run-dir", str(folder / "run")]
+    command = [sys.executable, str(PROJECT_ROOT / "launch.py"), "train", str(folder / "config.yaml"), "--run-dir", str(folder / "run")]
     rng, killed, start = random.Random(0), 0, 0.0
     next_kill = KILL_SECONDS
     with (folder / "log").open("w") as log, _Nodes(config, log) as nodes:
@@ -122,11 +122,10 @@ class _Nodes:
             address = f"127.0.0.1:{probe.getsockname()[1]}"
         runners = config.env_runners
         cores = -(-runners.num_env_runners * runners.num_cpus_per_env_runner // 2)  # half the runners fit on each
-        self._common = ["--num-cpus", str(int(cores)), "--object-store-memory", str(OBJECT_STORE_BYTES), "--block", "--disable-usage-stats"]
+        self._common = ["--num-cpus", str(int(cores)), "--object-store-memory", str(NODE_STORE_BYTES), "--block", "--disable-usage-stats"]
         self._address, self._log = address, log
-        here = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # nodes of several addresses cannot hide on loopback
-        self.environment = os.environ | token | {"PYTHONPATH": here, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_ADDRESS": address}
+        self.environment = child_environment(**token, RAY_ENABLE_UV_RUN_RUNTIME_ENV="0", RAY_ADDRESS=address)
         port = address.split(":")[1]
         self._first = self._start("--head", "--port", port, "--node-ip-address", "127.0.0.1", "--include-dashboard", "false")
         self._wait(1)
@@ -181,7 +180,7 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _outcome(config: ExperimentConfig, folder: Path, seconds: float, kills: int) -> Outcome:
+def _outcome(config: ExperimentConfig, folder: Path, seconds: float, kills: int) -> ChaosOutcome:
     rows = RunDirectory.open(folder / "run").read_metrics()
     names = make_suite(config.suite.name).names
     last = rows[-1]
@@ -189,7 +188,7 @@ def _outcome(config: ExperimentConfig, folder: Path, seconds: float, kills: int)
     backwards = any(after["summary/frames"] < before["summary/frames"] for before, after in itertools.pairwise(rows))
     if counted != int(last["summary/frames"]) or backwards:
         raise RuntimeError(f"frames are not accounted for: {counted} over tasks, {last['summary/frames']:.0f} in all; see {folder}")
-    return Outcome(
+    return ChaosOutcome(
         frames=int(last["summary/frames"]),
         seconds=seconds,
         score=float(np.mean([last.get(f"tasks/{name}/score", 0.0) for name in names])),

@@ -12,13 +12,12 @@ from envs import make_suite
 from mtrl.config import ConfigError, ExperimentConfig, override, read_scalar
 from mtrl.curriculum import make_scheduler
 from mtrl.curriculum.evidence import Evidence
+from mtrl.curriculum.forgetting import MASTERED
 from mtrl.evaluation.statistics import mean_interval
 from mtrl.training.trainer import build_trainer
 
-MASTERED = 0.9  # success rate over a task's recent episodes from which it counts as mastered
 
-
-class Outcome(NamedTuple):
+class SchedulerOutcome(NamedTuple):
     """One training run."""
 
     frames_to_mastery: int | None  # until every task was mastered; None if they never were
@@ -39,7 +38,7 @@ def compare(config: ExperimentConfig, schedulers: Sequence[str], seeds: int, sco
     plans = {name: override(config, _scheduler(name) | {"env_runners.num_env_runners": 0}) for name in schedulers}
     for plan in plans.values():
         make_scheduler(plan.curriculum, make_suite(plan.suite.name).names)
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in schedulers}
+    outcomes: dict[str, list[SchedulerOutcome]] = {name: [] for name in schedulers}
     # Seed by seed, so that a machine that slows down slows everybody down.
     for seed in range(seeds):
         for name, plan in plans.items():
@@ -51,7 +50,7 @@ def compare(config: ExperimentConfig, schedulers: Sequence[str], seeds: int, sco
     _print_table(config, outcomes, score)
 
 
-def train(config: ExperimentConfig, score: float = 0.8) -> Outcome:
+def train(config: ExperimentConfig, score: float = 0.8) -> SchedulerOutcome:
     """One run, which ends when all tasks are mastered and otherwise with the experiment's budget."""
     trainer = build_trainer(config)
     scheduler, spent = trainer.scheduler, [0.0]
@@ -76,7 +75,7 @@ def train(config: ExperimentConfig, score: float = 0.8) -> Outcome:
     finally:
         trainer.close()
     seconds = time.perf_counter() - start
-    return Outcome(mastered, reached, float(np.nan_to_num(trainer.statistics.scores).mean()), seconds, spent[0] / seconds)
+    return SchedulerOutcome(mastered, reached, float(np.nan_to_num(trainer.statistics.scores).mean()), seconds, spent[0] / seconds)
 
 
 def _scheduler(text: str) -> dict[str, Any]:
@@ -88,7 +87,7 @@ def _scheduler(text: str) -> dict[str, Any]:
     return {"curriculum.scheduler": name} | ({"curriculum.options": found} if found else {})
 
 
-def _print_table(config: ExperimentConfig, outcomes: dict[str, list[Outcome]], score: float) -> None:
+def _print_table(config: ExperimentConfig, outcomes: dict[str, list[SchedulerOutcome]], score: float) -> None:
     budget = config.total_frames
     columns = {
         "frames to mastery of all tasks": [[outcome.frames_to_mastery for outcome in found] for found in outcomes.values()],

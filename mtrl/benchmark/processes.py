@@ -1,4 +1,4 @@
-"""What a program and all that it has started hold of this machine (Linux)."""
+"""Memory, files and threads of a program and of all processes that it has started (Linux)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ProcessUsage(NamedTuple):
 
 
 def held_by(pid: int) -> ProcessUsage:
-    """What the process and everything in its session holds. Ray's daemons leave its tree of processes, but not its session."""
+    """The usage of the process and of all others in its session. Ray's daemons leave its tree of processes, but not its session."""
     return sum_up([part for member in session_of(pid) if (part := _held_by_one(member)) is not None])
 
 
@@ -41,7 +41,7 @@ def named(pids: list[int], text: str) -> list[int]:
 
 
 def sum_up(parts: list[ProcessUsage]) -> ProcessUsage:
-    """One for all."""
+    """The sum of several usages."""
     return ProcessUsage(*(sum(column) for column in zip(*parts, strict=True))) if parts else ProcessUsage(0.0, 0.0, 0, 0, 0)
 
 

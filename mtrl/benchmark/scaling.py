@@ -1,30 +1,24 @@
-"""What one more runner or learner brings: environments that mostly wait, so that one machine can stand for many."""
+"""The gain of one more runner or learner: environments that mostly wait, so that one machine can stand for many."""
 
 from __future__ import annotations
 
 import json
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from envs import make_suite
+from mtrl.benchmark.fresh_process import run_in_fresh_process
+from mtrl.benchmark.initial_rollout import initial_rollout
 from mtrl.benchmark.processes import held_by
 from mtrl.benchmark.speed import describe
-from mtrl.config import ExperimentConfig, dump_yaml, load_config, override
+from mtrl.config import ExperimentConfig, load_config, override
 from mtrl.learning.learner import Learner
-from mtrl.rollouts.collector import build_collector
-from mtrl.rollouts.rollout import Rollout
 from mtrl.training.trainer import Trainer
 
-ROOT = Path(__file__).parents[2]
 WARM_UP_SECONDS = 5.0  # in which a rollout has to have come from every runner before it counts
 SECONDS = 20.0
 SMALL_CORE = 1 / 64  # what Ray reserves for a runner that mostly waits
@@ -53,7 +47,7 @@ def scaling(config: ExperimentConfig, runners: Sequence[int], sleep: float) -> l
     print("runners  frames/s  of n x 1  rollouts/s    lag  learner busy  driver busy    shared    memory  start")
     found: list[Scaled] = []
     for count in runners:
-        found.append(_in_fresh_process(waiting(config, count, sleep)))
+        found.append(Scaled(*run_in_fresh_process("mtrl.benchmark.scaling", waiting(config, count, sleep), str(SECONDS))))
         print(_line(found[-1], found[0]), flush=True)
     _sizes(config)
     _learners(config)
@@ -121,10 +115,10 @@ def _train(trainer: Trainer, seconds: float) -> None:
 
 
 def _sizes(config: ExperimentConfig) -> None:
-    """What travels: a frame, and one version of the weights."""
+    """Prints the sizes of a frame and of one version of the weights, which travel between processes."""
     suite = make_suite(config.suite.name)
     learner = Learner(config, suite)
-    rollout = _rollout(config, learner)
+    rollout = initial_rollout(config, suite)
     fields = [array for value in rollout if value is not None for array in (value.values() if isinstance(value, dict) else [value])]
     size = sum(array.nbytes for array in fields)
     weights = sum(array.nbytes for array in learner.actor_weights().values())
@@ -136,7 +130,7 @@ def _learners(config: ExperimentConfig) -> None:
     """The same rollout, learned by the driver and by actors that share it."""
     from mtrl.distributed import build_ray_trainer
 
-    rollout = _rollout(config, Learner(config, make_suite(config.suite.name)))
+    rollout = initial_rollout(config, make_suite(config.suite.name))
     print(f"an update of {rollout.num_frames:,} frames, one thread each:")
     base = None
     for count in LEARNERS:
@@ -157,28 +151,6 @@ def _learners(config: ExperimentConfig) -> None:
             f"{rollout.num_frames / middle:9,.0f} frames/s, {base / middle:.2f} times the driver's",
             flush=True,
         )
-
-
-def _rollout(config: ExperimentConfig, learner: Learner) -> Rollout:
-    suite = make_suite(config.suite.name)
-    collector = build_collector(config, suite, runner=0)
-    collector.set_weights(0, learner.actor_weights())
-    collector.set_shares(np.full(suite.num_tasks, 1 / suite.num_tasks))
-    collector.collect()
-    rollout = collector.collect().rollout
-    collector.close()
-    return rollout
-
-
-def _in_fresh_process(config: ExperimentConfig) -> Scaled:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "experiment.yaml"
-        path.write_text(dump_yaml(config))
-        command = [sys.executable, "-W", "ignore", "-m", "mtrl.benchmark.scaling", str(path), str(SECONDS)]
-        output = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, start_new_session=True)
-    if output.returncode:
-        raise RuntimeError(f"{config.env_runners.num_env_runners} runners failed:\n{output.stderr[-3000:]}")
-    return Scaled(*json.loads(output.stdout.strip().splitlines()[-1]))
 
 
 if __name__ == "__main__":

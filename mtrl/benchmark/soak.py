@@ -13,9 +13,9 @@ from scipy.stats import linregress
 
 from mtrl.benchmark.processes import ProcessUsage, held_by
 from mtrl.config import ExperimentConfig, dump_yaml
+from mtrl.machine import PROJECT_ROOT
 from mtrl.storage.run_directory import RunDirectory
 
-ROOT = Path(__file__).parents[2]
 LOOK_SECONDS = 10.0
 SETTLED = 0.2  # of the time, after which caches are full and the slope begins to count
 MEBIBYTE = 2.0**20
@@ -29,7 +29,7 @@ def soak(config: ExperimentConfig, minutes: float, look_seconds: float = LOOK_SE
     """
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     (folder / "config.yaml").write_text(dump_yaml(config))
-    command = [sys.executable, str(ROOT / "launch.py"), "train", str(folder / "config.yaml"), "--run-dir", str(folder / "run")]
+    command = [sys.executable, str(PROJECT_ROOT / "launch.py"), "train", str(folder / "config.yaml"), "--run-dir", str(folder / "run")]
     process = subprocess.Popen([*command, "--total-frames", str(10**12)], stdout=subprocess.DEVNULL, start_new_session=True)
     start, times, looks = time.monotonic(), [], []
     try:

@@ -6,28 +6,27 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from envs import TaskSuite, make_suite, make_vector
 from envs.task import BackendName
-from mtrl.config import ConfigError, ExperimentConfig, dump_yaml, override
+from mtrl.benchmark.fresh_process import run_in_fresh_process
+from mtrl.benchmark.initial_rollout import initial_rollout, warm_collector
+from mtrl.config import ConfigError, ExperimentConfig, override
 from mtrl.learning.balancers import BALANCERS
 from mtrl.learning.combiners import COMBINERS
 from mtrl.learning.devices import has_bfloat16
 from mtrl.learning.learner import Learner
 from mtrl.machine import usable_cores, whole_cores
-from mtrl.rollouts.collector import Collector, build_collector
 from mtrl.rollouts.rollout import Rollout
 from mtrl.storage.run_directory import versions
 
+MODULE = "mtrl.benchmark.speed"  # what a fresh process runs: `_main` below
 ROUNDS = 3
 ROUND_SECONDS = 20.0
 WARM_UP_SECONDS = 10.0
@@ -48,7 +47,7 @@ def throughput(config: ExperimentConfig) -> None:
         alone = _parts(config, suite)
         for name, rate in alone.items():
             parts[name].append(rate)
-        system.append(_in_fresh_process("system", config))
+        system.append(run_in_fresh_process(MODULE, config, "system"))
     stepping = {backend: [_bare_stepping(suite, config, backend) for _ in range(ROUNDS)] for backend in suite.backends}
     ceiling = [1 / sum(1 / parts[name][i] for name in parts) for i in range(ROUNDS)]
     for name, rates in parts.items():
@@ -64,7 +63,7 @@ def learner(config: ExperimentConfig) -> None:
     """Cost of a frame in the learner, forward and backward and optimiser, on a real rollout of the initial policy."""
     describe(config)
     suite = make_suite(config.suite.name)
-    rollout = _collect(config, suite)
+    rollout = initial_rollout(config, suite)
     for share in (True, False):
         changed = override(config, {"model.share_repeats": share})
         subject = Learner(changed, suite)
@@ -104,8 +103,8 @@ def peers(config: ExperimentConfig) -> None:
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(ROUNDS):
-        ours.append(_in_fresh_process("system", config))
-        theirs.append(_in_fresh_process("rllib", config))
+        ours.append(run_in_fresh_process(MODULE, config, "system"))
+        theirs.append(run_in_fresh_process(MODULE, config, "rllib"))
     _row("this system", ours, "frames/s")
     _row("RLlib IMPALA, 2x256", theirs, "frames/s")
     print(f"ratio of medians: {statistics.median(ours) / statistics.median(theirs):.2f}")
@@ -142,7 +141,7 @@ def describe(config: ExperimentConfig) -> None:
 
 def _parts(config: ExperimentConfig, suite: TaskSuite) -> dict[str, float]:
     """Frames per second of each part with all cores at work on nothing else."""
-    collector = _collector(config, suite)
+    collector = warm_collector(config, suite)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     before = time.process_time()
@@ -177,24 +176,6 @@ def _bare_stepping(suite: TaskSuite, config: ExperimentConfig, backend: BackendN
     return rate
 
 
-def _collector(config: ExperimentConfig, suite: TaskSuite) -> Collector:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.env_runners.inference_threads)
-    collector = build_collector(config, suite, runner=0)
-    collector.set_weights(0, Learner(config, suite).actor_weights())
-    collector.set_shares(np.full(suite.num_tasks, 1 / suite.num_tasks))
-    collector.collect()
-    torch.set_num_threads(threads)
-    return collector
-
-
-def _collect(config: ExperimentConfig, suite: TaskSuite) -> Rollout:
-    collector = _collector(config, suite)
-    rollout = collector.collect().rollout
-    collector.close()
-    return rollout
-
-
 def _time(function: Callable[[], object], seconds: float) -> list[float]:
     """Durations of calls for `seconds`, after two that do not count."""
     function()
@@ -208,23 +189,11 @@ def _time(function: Callable[[], object], seconds: float) -> list[float]:
     return times
 
 
-def _in_fresh_process(kind: str, config: ExperimentConfig) -> float:
-    """Measures in a process of its own, so that no system warms up or wears out another."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "experiment.yaml"
-        path.write_text(dump_yaml(config))
-        command = [sys.executable, "-W", "ignore", "-m", "mtrl.benchmark.speed", kind, str(path)]
-        output = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
-    if output.returncode:
-        raise RuntimeError(f"measuring {kind} failed:\n{output.stderr[-3000:]}")
-    return float(json.loads(output.stdout.strip().splitlines()[-1]))
-
-
 def _row(name: str, values: list[float], unit: str) -> None:
     print(f"{name:45} {statistics.median(values):12,.2f} {unit}  ({min(values):,.2f} to {max(values):,.2f}, n={len(values)})", flush=True)
 
 
-def _main(kind: str, path: str) -> None:
+def _main(path: str, kind: str) -> None:
     from mtrl.config import load_config
 
     config = load_config(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import itertools
 import re
@@ -17,7 +16,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from mtrl.config import ExperimentConfig, Section, parse_config, read_scalar, warn_of_former_name
-from mtrl.errors import UserError
+from mtrl.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -180,8 +179,7 @@ def _explain_unknown(token: str, known: list[str]) -> str:
     if not token.startswith("-"):
         return f"{token!r} is one argument too many"
     option = token.partition("=")[0]
-    near = difflib.get_close_matches(option.replace("_", "-"), known, n=1, cutoff=0.5)
-    return f"there is no option {option}; " + (f"did you mean {near[0]}?" if near else "--help lists them")
+    return f"there is no option {option}; {did_you_mean(option.replace('_', '-'), known) or '--help lists them'}"
 
 
 def _sentence(box: str) -> str:

@@ -18,8 +18,7 @@ from mtrl.cli.commands.report import report
 from mtrl.cli.commands.suites import suites
 from mtrl.cli.commands.sweep import sweep
 from mtrl.cli.commands.train import train
-from mtrl.cli.shared import nearest
-from mtrl.errors import UserError
+from mtrl.errors import UserError, did_you_mean
 
 COMMANDS: dict[str, Callable[[list[str], str], int]] = {
     "train": train,
@@ -72,7 +71,8 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"note: {command} is now called {FORMER_COMMANDS[command]}", file=sys.stderr)
         command = FORMER_COMMANDS[command]
     if command not in COMMANDS:
-        raise UserError(f"no command {command!r}; there are {', '.join(COMMANDS)}{nearest(command, tuple(COMMANDS))}")
+        hint = did_you_mean(command, COMMANDS)
+        raise UserError(f"no command {command!r}; there are {', '.join(COMMANDS)}" + (f"; {hint}" if hint else ""))
     return COMMANDS[command](rest, f"{program} {command}")
 
 

@@ -1,4 +1,4 @@
-"""What this machine can run: packages, cores, memory, GPU, and one real step of every backend.
+"""A report of this machine: packages, cores, memory, GPU, and one real step of every backend.
 
 Everything that may crash runs in a process of its own, so that a broken package is a line of the report and not the end of it.
 """
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import rich.console
 from packaging.requirements import Requirement
@@ -24,11 +24,19 @@ from rich.table import Table
 from rich.text import Text
 
 from mtrl.config import ExperimentConfig
-from mtrl.machine import available_memory, usable_cores
+from mtrl.machine import (
+    OBJECT_STORE_BYTES,
+    PACKAGES,
+    PROJECT_ROOT,
+    Finding,
+    available_memory,
+    child_environment,
+    package_version,
+    usable_cores,
+)
 
-PACKAGES = ("torch", "numpy", "ray", "gymnasium", "envpool", "minigrid", "metaworld", "mujoco", "pydantic", "safetensors", "tensorboardX")
+CHECKED_PACKAGES = (*PACKAGES, "pydantic", "safetensors", "tensorboardX")
 GIB = 2**30
-OBJECT_STORE_BYTES = GIB // 2  # what mtrl.distributed.cluster gives Ray's object store
 SIMULATORS = {
     "envpool": "environments step on gymnasium instead, 20 to 30 times slower",
     "minigrid": "minigrid suites will not work, nor will their evaluation",
@@ -48,14 +56,6 @@ print(json.dumps({
 """
 
 
-class Finding(NamedTuple):
-    """One line of the report."""
-
-    level: Literal["ok", "note", "problem"]  # a problem keeps the default run from starting
-    subject: str
-    text: str
-
-
 class Child(NamedTuple):
     """How a process of its own ended."""
 
@@ -69,22 +69,21 @@ def examine(config: ExperimentConfig) -> int:
     Returns:
         the exit code: 1 if that run cannot start.
     """
-    installed = {package: version for package in PACKAGES if (version := _version(package))}
+    installed = {package: version for package in CHECKED_PACKAGES if (version := package_version(package))}
     console = rich.console.Console()
     console.print(Text(f"python {platform.python_version()}, " + ", ".join(f"{name} {version}" for name, version in installed.items())))
     return _conclude(console, collect_findings(config), config)
 
 
 def examine_cluster(config: ExperimentConfig, run_dir: Path | None) -> int:
-    """The same of the Ray cluster that RAY_ADDRESS names."""
+    """Prints the report of the Ray cluster that RAY_ADDRESS names; returns the exit code."""
     from mtrl.distributed.inspect import inspect_cluster
 
-    lines = inspect_cluster(config, run_dir)
-    return _conclude(rich.console.Console(), [Finding(*line) for line in lines], config)  # type: ignore[arg-type]
+    return _conclude(rich.console.Console(), inspect_cluster(config, run_dir), config)
 
 
 def _conclude(console: rich.console.Console, findings: list[Finding], config: ExperimentConfig) -> int:
-    """Prints what was found and returns the exit code."""
+    """Prints the findings and returns the exit code."""
     table = Table.grid(padding=(0, 2))
     for width in (7, 24, None):
         table.add_column(width=width, no_wrap=width == 7)
@@ -103,7 +102,7 @@ def _conclude(console: rich.console.Console, findings: list[Finding], config: Ex
 
 
 def collect_findings(config: ExperimentConfig) -> list[Finding]:
-    """Everything there is to say, the slow checks side by side."""
+    """Findings of all checks; the slow checks run side by side."""
     with ThreadPoolExecutor(2) as pool:
         listed = pool.submit(_run_ours, "print_backends", config.suite.name)
         torch = pool.submit(_run_python, TORCH_FACTS)
@@ -152,7 +151,7 @@ def step_once(suite_name: str, backend: str) -> None:
 def check_versions() -> Iterator[Finding]:
     """Python and packages against what we ask for, and packages against what each other asks for."""
     conflicts = list(_conflicts(_own_requirements(), "this project"))
-    for package in PACKAGES:
+    for package in CHECKED_PACKAGES:
         conflicts += _conflicts(_requirements_of(package), package)
     for conflict in conflicts:
         yield Finding("note", "versions", conflict)
@@ -164,17 +163,16 @@ def check_versions() -> Iterator[Finding]:
 
 def check_names() -> Iterator[Finding]:
     """Whether `envs` and `mtrl` are ours: other distributions install packages of these names."""
-    ours = Path(__file__).parents[1]
     fault = _run_python("import envs; assert hasattr(envs, 'make_suite'); print(envs.__path__[0])")
     place = Path(fault.output.strip() or ".")
-    if fault.fault or place.resolve().parent != ours.resolve().parent:
+    if fault.fault or place.resolve().parent != PROJECT_ROOT.resolve():
         yield Finding("problem", "package names", f"the package `envs` is not this project's ({fault.fault or place}); pip uninstall envs")
     else:
-        yield Finding("ok", "package names", f"mtrl and envs come from {ours.parent}")
+        yield Finding("ok", "package names", f"mtrl and envs come from {PROJECT_ROOT}")
     for name in ("envs", "mtrl"):
-        if _version(name):
+        if package_version(name):
             yield Finding(
-                "note", "package names", f"a foreign distribution {name} {_version(name)} is installed, too; pip uninstall {name}"
+                "note", "package names", f"a foreign distribution {name} {package_version(name)} is installed, too; pip uninstall {name}"
             )
 
 
@@ -272,7 +270,7 @@ def _run_ours(function: str, *arguments: str) -> Child:
 
 def _run_python(code: str, *arguments: str) -> Child:
     """Runs `code` in a new interpreter that finds packages where this one does."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONWARNINGS": "ignore"}
+    environment = child_environment(PYTHONPATH=os.pathsep.join(filter(None, sys.path)), PYTHONWARNINGS="ignore")
     command = [sys.executable, "-P", "-c", code, *arguments]  # -P: not the current folder's packages
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_SECONDS, env=environment)
@@ -290,7 +288,7 @@ def _conflicts(requirements: list[Requirement], owner: str) -> Iterator[str]:
     for requirement in requirements:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        version = _version(requirement.name)
+        version = package_version(requirement.name)
         if version is None and owner == "this project":
             yield f"{requirement.name} is not installed; {owner} wants {requirement}"
         elif version is not None and not requirement.specifier.contains(version, prereleases=True):
@@ -299,7 +297,7 @@ def _conflicts(requirements: list[Requirement], owner: str) -> Iterator[str]:
 
 def _own_requirements() -> list[Requirement]:
     """What pyproject.toml asks for: beside the package in a checkout, else in the installed distribution's metadata."""
-    project = Path(__file__).parents[2] / "pyproject.toml"
+    project = PROJECT_ROOT / "pyproject.toml"
     if project.is_file():
         return [Requirement(line) for line in tomllib.loads(project.read_text())["project"]["dependencies"]]
     owners = metadata.packages_distributions().get("mtrl", [])
@@ -311,13 +309,6 @@ def _requirements_of(distribution: str) -> list[Requirement]:
         return [Requirement(line) for line in metadata.requires(distribution) or []]
     except metadata.PackageNotFoundError:
         return []
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _gib(size: float) -> str:

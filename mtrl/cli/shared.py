@@ -1,13 +1,13 @@
-"""What several commands read and check."""
+"""Options and checks that several commands share."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtrl.errors import UserError
+from mtrl.errors import UserError, did_you_mean
+from mtrl.machine import PACKAGE, PROJECT_ROOT
 
 DEFAULT_CONFIG = "minigrid_mt3"
 
@@ -24,21 +24,19 @@ def find_config(name: str) -> Path:
     known = {file.stem: file for file in sorted(_configs_directory().glob("*.yaml"))}
     if path.parent == Path() and path.stem in known:
         return known[path.stem]
-    near = difflib.get_close_matches(path.stem, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+    hint = did_you_mean(path.stem, known) or f"there are {', '.join(known)}"
     raise UserError(f"no experiment {name}: neither a file nor a name in configs/; {hint}")
 
 
 @dataclass(frozen=True)
-class NoOptions:
+class NoArguments:
     """For commands without options."""
 
 
 def _configs_directory() -> Path:
     """The experiments that come with the program: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    installed = package / "_configs"
-    return installed if installed.is_dir() else package.parent / "configs"
+    installed = PACKAGE / "_configs"
+    return installed if installed.is_dir() else PROJECT_ROOT / "configs"
 
 
 def check_packages() -> None:
@@ -52,7 +50,7 @@ def check_packages() -> None:
         )
 
 
-def whole_number(option: str, text: str, least: int) -> int:
+def parse_whole_number(option: str, text: str, least: int) -> int:
     """What an option's text says.
 
     Raises:
@@ -63,7 +61,7 @@ def whole_number(option: str, text: str, least: int) -> int:
     return int(text)
 
 
-def fraction(option: str, text: str) -> float:
+def parse_fraction(option: str, text: str) -> float:
     """What an option's text says.
 
     Raises:
@@ -85,10 +83,6 @@ def check_choice(what: str, word: str, known: Sequence[str]) -> None:
         UserError: with the nearest.
     """
     if word not in known:
-        raise UserError(f"{what}: must be one of {', '.join(known)}, got {word!r}{nearest(word, known)}")
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """The end of a sentence about a word that is not known."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
+        raise UserError(
+            f"{what}: must be one of {', '.join(known)}, got {word!r}" + (f"; {hint}" if (hint := did_you_mean(word, known)) else "")
+        )

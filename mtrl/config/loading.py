@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import yaml
 
 from mtrl.config.schema import ConfigError, ExperimentConfig, Section
 from mtrl.config.seal import DamagedFileError, check_seal
+from mtrl.errors import did_you_mean
 
 
 def load_config(path: str | Path) -> ExperimentConfig:
@@ -96,8 +96,7 @@ def _explain_fault(fault: Any, model: type[Section]) -> str:
     path = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         known = _field_names(fault["loc"][:-1], model)
-        near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else ("known are " + ", ".join(known) if known else "there are none")
+        hint = did_you_mean(str(fault["loc"][-1]), known) or ("known are " + ", ".join(known) if known else "there are none")
         return f"{path}: unknown field; {hint}"
     message = fault["msg"].removeprefix("Value error, ")
     if not path:

@@ -172,7 +172,7 @@ class MultiTaskIMPALA(Algorithm):
         return MultiTaskIMPALAConfig()
 
     def setup(self, config: AlgorithmConfig) -> None:
-        """Starts the state server, the runners and the learner, and puts the trainer over them."""
+        """Starts the weight server, the runners and the learner, and puts the trainer over them."""
         leave_threads_to_learner()
         self.config = self.config.copy(copy_frozen=False)
         self.config.weight_server = f"mtrl-state-{uuid.uuid4().hex}"
@@ -236,7 +236,7 @@ class MultiTaskIMPALA(Algorithm):
         return state | {"trainer": self.trainer.state_dict()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restores both."""
+        """Restores RLlib's state and the trainer's."""
         super().set_state({name: value for name, value in state.items() if name != "trainer"})
         if "trainer" in state:
             self.trainer.load_state_dict(state["trainer"])

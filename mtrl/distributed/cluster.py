@@ -9,7 +9,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -17,6 +16,7 @@ from ray._private import ray_constants
 
 from envs import make_suite
 from mtrl.config import ConfigError, ExperimentConfig
+from mtrl.machine import OBJECT_STORE_BYTES, python_path
 from mtrl.models.policy import build_policy
 from mtrl.rollouts.collector import check_fit
 from mtrl.training.trainer import leave_threads_to_learner
@@ -24,9 +24,6 @@ from mtrl.training.trainer import leave_threads_to_learner
 if TYPE_CHECKING:
     from mtrl.distributed.algorithm import MultiTaskIMPALA
     from mtrl.training.trainer import Trainer
-
-OBJECT_STORE_BYTES = 512 * 2**20  # rollouts and weights in flight need a tenth of it
-ROOT = Path(__file__).parents[2]
 
 # What Ray's processes inherit. Set only where the user has not.
 ENVIRONMENT = {
@@ -73,7 +70,7 @@ def start_ray() -> None:
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ["PYTHONPATH"] = python_path()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if "RAY_ADDRESS" not in os.environ:
         # "local": a cluster that somebody else has started on this machine is not ours to join.

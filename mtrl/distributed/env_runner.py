@@ -22,7 +22,7 @@ LONGEST_WAIT = 30.0  # seconds before environments that keep failing are built a
 
 
 class Failure(NamedTuple):
-    """An error in a runner that is no environment's, and will be there again."""
+    """An error of a runner's own code, which would occur again after a restart."""
 
     error: Exception
     traceback: str
@@ -91,7 +91,7 @@ class MultiTaskEnvRunner(EnvRunner):
         return self._collector.collect()
 
     def assert_healthy(self) -> None:
-        """The constructor got through."""
+        """Succeeds once the constructor has finished."""
         assert self._suite is not None
 
     def get_spaces(self) -> dict[str, tuple[Any, Any]]:
@@ -104,7 +104,7 @@ class MultiTaskEnvRunner(EnvRunner):
         return {}
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
-        """Nothing: weights come from the state server, episodes start anew."""
+        """Nothing: weights come from the weight server, episodes start anew."""
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:

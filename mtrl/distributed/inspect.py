@@ -1,41 +1,34 @@
-"""What can be known of a Ray cluster before a run waits for it: cores and GPUs, versions on every node, and whether all see one folder."""
+"""Checks of a Ray cluster before a run waits for it: cores and GPUs, versions on every node, one run folder for all nodes."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mtrl.config import ExperimentConfig
 from mtrl.distributed.cluster import ResourceError, check_resources, start_ray
+from mtrl.machine import PROJECT_ROOT, Finding
 from mtrl.storage.run_directory import versions
 
 NODE_SECONDS = 120.0  # how long a node may take to answer
 
 
-class Line(NamedTuple):
-    """One thing found."""
-
-    level: str  # ok, note or problem
-    subject: str
-    text: str
-
-
-def inspect_cluster(config: ExperimentConfig, run_dir: Path | None) -> list[Line]:
-    """Everything there is to say about the cluster that RAY_ADDRESS names, or that Ray would start here."""
+def inspect_cluster(config: ExperimentConfig, run_dir: Path | None) -> list[Finding]:
+    """Findings about the cluster that RAY_ADDRESS names, or that Ray would start here."""
     start_ray()
     nodes = [node for node in ray.nodes() if node["Alive"]]
     have = ray.cluster_resources()
-    lines = [Line("ok", "nodes", f"{len(nodes)}, {have.get('CPU', 0):g} cores, {have.get('GPU', 0):g} GPUs")]
+    lines = [Finding("ok", "nodes", f"{len(nodes)}, {have.get('CPU', 0):g} cores, {have.get('GPU', 0):g} GPUs")]
     try:
         check_resources(config)
-        lines.append(Line("ok", "runners", f"{config.env_runners.num_env_runners} fit"))
+        lines.append(Finding("ok", "runners", f"{config.env_runners.num_env_runners} fit"))
     except ResourceError as error:
-        lines.append(Line("problem", "runners", str(error)))
+        lines.append(Finding("problem", "runners", str(error)))
     token, file = secrets.token_hex(8), None
     if run_dir is not None:
         file = run_dir.absolute() / f".doctor-{token}"
@@ -43,7 +36,7 @@ def inspect_cluster(config: ExperimentConfig, run_dir: Path | None) -> list[Line
             run_dir.mkdir(parents=True, exist_ok=True)
             file.write_text(token)
         except OSError as error:
-            lines.append(Line("problem", "run directory", f"{run_dir} cannot be written to: {error.strerror}"))
+            lines.append(Finding("problem", "run directory", f"{run_dir} cannot be written to: {error.strerror}"))
             file = None
     try:
         answers = _ask(nodes, str(file) if file else None)
@@ -54,12 +47,12 @@ def inspect_cluster(config: ExperimentConfig, run_dir: Path | None) -> list[Line
     if file is not None:
         lines += _compare_folder(answers, token, file.parent)
     elif run_dir is None:
-        lines.append(Line("note", "run directory", "not looked at: give --run-dir"))
+        lines.append(Finding("note", "run directory", "not looked at: give --run-dir"))
     return lines
 
 
 def _ask(nodes: list[dict[str, Any]], file: str | None) -> dict[str, dict[str, Any] | str]:
-    """What each node says of itself, by address; a sentence where it says nothing."""
+    """Each node's versions and token by its address; a sentence for a node that does not answer."""
     asked = {}
     for node in nodes:
         where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -86,37 +79,36 @@ def _look(file: str | None) -> dict[str, Any]:
 
 
 def code_hash() -> str:
-    """Of this project's Python files, so that nodes with other code are found whatever their commit says."""
+    """A hash of this project's Python files; it tells nodes with different code apart even if they report the same commit."""
     digest = hashlib.sha256()
-    root = Path(__file__).parents[2]
     for package in ("mtrl", "envs"):
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+        for path in sorted((PROJECT_ROOT / package).rglob("*.py")):
+            digest.update(str(path.relative_to(PROJECT_ROOT)).encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def _compare_versions(answers: dict[str, dict[str, Any] | str]) -> list[Line]:
+def _compare_versions(answers: dict[str, dict[str, Any] | str]) -> list[Finding]:
     ours = {**versions(), "code": code_hash()}
     lines = []
     for address, answer in answers.items():
         if isinstance(answer, str):
-            lines.append(Line("problem", f"node {address}", f"does not answer: {answer}"))
+            lines.append(Finding("problem", f"node {address}", f"does not answer: {answer}"))
             continue
         theirs = answer["versions"]
         differing = [f"{name} {theirs.get(name)} instead of {ours[name]}" for name in ours if theirs.get(name) != ours[name]]
         hard = [text for text in differing if text.split()[0] not in ("commit", "platform")]
         if hard:
-            lines.append(Line("problem", f"node {address}", "has " + ", ".join(hard)))
+            lines.append(Finding("problem", f"node {address}", "has " + ", ".join(hard)))
         elif differing:
-            lines.append(Line("note", f"node {address}", "has " + ", ".join(differing)))
+            lines.append(Finding("note", f"node {address}", "has " + ", ".join(differing)))
     if not lines:
-        lines.append(Line("ok", "versions", f"the same on all nodes (code {ours['code']})"))
+        lines.append(Finding("ok", "versions", f"the same on all nodes (code {ours['code']})"))
     return lines
 
 
-def _compare_folder(answers: dict[str, dict[str, Any] | str], token: str, folder: Path) -> list[Line]:
+def _compare_folder(answers: dict[str, dict[str, Any] | str], token: str, folder: Path) -> list[Finding]:
     blind = [address for address, answer in answers.items() if isinstance(answer, dict) and answer["token"] != token]
     if blind:
         what = "training needs it on the driver's node only, but a driver that is started on another one will not find it there"
-        return [Line("note", "run directory", f"{folder} is not the same folder on {', '.join(blind)}: {what}")]
-    return [Line("ok", "run directory", f"{folder} is the same on all nodes")]
+        return [Finding("note", "run directory", f"{folder} is not the same folder on {', '.join(blind)}: {what}")]
+    return [Finding("ok", "run directory", f"{folder} is the same on all nodes")]

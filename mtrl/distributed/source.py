@@ -16,7 +16,7 @@ from mtrl.distributed.weight_server import Published
 from mtrl.rollouts.collector import Collected
 from mtrl.rollouts.source import SourceFault, restarts_after, source_state
 
-POLL_SECONDS = 0.003
+FETCH_SECONDS = 0.003  # how long one look at the outstanding requests may block
 TAG = "sample"
 PROBE_SECONDS = 2.0  # between two looks at runners that have died
 
@@ -35,7 +35,7 @@ class RaySource:
         self.lost = 0  # unrolls that died with their runner
         self._serial = 0
         self._version = -1
-        self._weights: list[Any] = []  # the reference to that version's
+        self._weights: list[Any] = []  # the reference to that version's weights
         self._faults: list[SourceFault] = []
         self._dead: set[int] = set()  # runners from which nothing has come since they died
         self._restarts = 0  # processes that have run this experiment before
@@ -78,7 +78,7 @@ class RaySource:
 
     def _fetch(self) -> list[Collected]:
         """What is ready. A runner that died is Ray's to restart; one whose code failed would fail again, so its error is raised."""
-        results = self._group._worker_manager.fetch_ready_async_reqs(tags=TAG, timeout_seconds=POLL_SECONDS)
+        results = self._group._worker_manager.fetch_ready_async_reqs(tags=TAG, timeout_seconds=FETCH_SECONDS)
         arrived = []
         for result in results:
             value = result.get()

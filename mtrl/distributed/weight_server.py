@@ -1,4 +1,4 @@
-"""What runners pull at the start of an unroll: the newest weights and shares, held by one small actor."""
+"""The weight server: one small actor with the newest weights and shares, which runners pull at the start of an unroll."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class WeightServer:
         self._published: Published | None = None
 
     def publish(self, published: Published) -> None:
-        """Replaces what runners get."""
+        """Replaces the version that runners pull."""
         self._published = published
 
     def newer_than(self, serial: int) -> Published | None:
-        """What was published last, or None if the caller has it."""
+        """The newest publication, or None if the caller has it."""
         if self._published is None or self._published.serial == serial:
             return None
         return self._published

@@ -13,9 +13,9 @@ from typing import Any
 
 from mtrl.config import EvaluationConfig
 from mtrl.evaluation.runner import evaluate_run
+from mtrl.machine import child_environment
 from mtrl.storage.run_directory import RunDirectory
 
-ROOT = Path(__file__).parents[2]
 LOWEST_PRIORITY = 19
 SESSION_PRIORITY = 16  # of its session: a fortieth of a busy core, so that an evaluation ends even where no core is ever free
 
@@ -51,7 +51,7 @@ class BackgroundEvaluation:
             str(step),
             str(self._config.episodes or 0),
         ]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        environment = child_environment(OMP_NUM_THREADS="1")
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
             # Its standard input is a pipe that nothing is written to: when this process is gone, it ends, and the evaluation with it.

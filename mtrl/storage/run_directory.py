@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
 import re
@@ -16,9 +15,8 @@ from envs import TaskSuite
 from mtrl.config import ExperimentConfig, dump_yaml, load_config, sealed
 from mtrl.curriculum.decisions import Decision, from_line, to_line
 from mtrl.errors import UserError
+from mtrl.machine import PACKAGES, package_version
 from mtrl.storage.sealed import TEMPORARY, replace_text, replacing
-
-PACKAGES = ("torch", "numpy", "ray", "gymnasium", "envpool", "minigrid", "metaworld", "mujoco")
 
 
 class RunDirectoryError(UserError):
@@ -185,12 +183,7 @@ def video_file(task: str) -> str:
 
 def versions() -> dict[str, Any]:
     """Code commit, Python, packages and machine."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
+    found = {package: package_version(package) or "not installed" for package in PACKAGES}
     return {"commit": code_commit(), "python": platform.python_version(), **found, "platform": platform.platform()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -9,69 +10,114 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from mtrl.cli.arguments import parse_with_experiment
-from mtrl.cli.shared import DEFAULT_CONFIG, check_choice, check_packages, find_config, fraction, whole_number
-from mtrl.config import load_config
-
-BENCHMARKS = ("throughput", "peers", "learner", "curriculum", "transfer", "soak", "chaos", "scaling")
+from mtrl.cli.shared import DEFAULT_CONFIG, check_choice, check_packages, find_config, parse_fraction, parse_whole_number
+from mtrl.config import ExperimentConfig, load_config
 
 
 @dataclass(frozen=True)
 class BenchOptions:
     """What `bench` reads."""
 
-    what: Annotated[str, Positional, arg(metavar="|".join(BENCHMARKS), help_behavior_hint="")] = ""
-    """Frames per second of training, of other libraries on the same tasks, or of the learner alone; which scheduler learns fastest; which
-    contexts to train on; whether a long run holds ever more; what runners that are killed and environments that fail cost; what another
-    runner or learner brings."""
+    what: Annotated[str, Positional, arg(metavar="NAME", help_behavior_hint="")] = ""
+    """The measurement, one of the list above."""
     config: Annotated[str | None, Positional, arg(metavar="[CONFIG]", help_behavior_hint=f"(default: {DEFAULT_CONFIG})")] = None
     """The experiment: a YAML file, or the name of one in configs/."""
     schedulers: Annotated[str, arg(metavar="A,B,C")] = "uniform,t3s,learning_progress"
-    """Of `curriculum`: whom to compare; the first is what the others are measured against."""
+    """Of `curriculum`: the schedulers to compare; the first one is the baseline of the ratios."""
     seeds: Annotated[str, arg(metavar="N")] = "3"
     """Of `curriculum` and `transfer`: runs of each."""
     score: Annotated[str, arg(metavar="X")] = "0.8"
-    """Of `curriculum`: the mean score whose frames are counted."""
+    """Of `curriculum`: count the frames until the mean score over tasks is X."""
     minutes: Annotated[str, arg(metavar="N")] = "60"
-    """Of `soak` and `chaos`: how long."""
+    """Of `soak` and `chaos`: length of each run."""
     runners: Annotated[str, arg(metavar="A,B,C")] = "1,2,4,8"
-    """Of `scaling`: how many."""
+    """Of `scaling`: the numbers of runners."""
     sleep: Annotated[str, arg(metavar="SECONDS")] = "0.001"
-    """Of `scaling`: for which every environment waits in a step, so that one machine can stand for many."""
+    """Of `scaling`: the time that every environment waits in a step, so that one machine can stand for many."""
 
 
 def bench(arguments: list[str], program: str) -> int:
     """Measure: speed, schedulers, endurance, growth."""
+    width = max(map(len, BENCHMARKS))
+    listed = "\n".join(f"  {name:{width}}  {(function.__doc__ or '').rstrip('.')}" for name, function in BENCHMARKS.items())
     options, config = parse_with_experiment(
-        BenchOptions(), arguments, program, "Measure speed.", lambda options: load_config(find_config(options.config or DEFAULT_CONFIG))
+        BenchOptions(),
+        arguments,
+        program,
+        f"Measure one thing and print it:\n\n{listed}",
+        lambda options: load_config(find_config(options.config or DEFAULT_CONFIG)),
     )
-    check_choice("bench", options.what, BENCHMARKS)
+    check_choice("bench", options.what, tuple(BENCHMARKS))
     check_packages()
-    if options.what == "curriculum":
-        from mtrl.benchmark.curriculum import compare
-
-        compare(config, options.schedulers.split(","), whole_number("--seeds", options.seeds, 1), fraction("--score", options.score))
-        return 0
-    if options.what == "transfer":
-        from mtrl.benchmark.transfer import compare as compare_sources
-
-        compare_sources(config, whole_number("--seeds", options.seeds, 1), Path("runs") / f"{config.name}-transfer")
-        return 0
-    if options.what == "soak":
-        from mtrl.benchmark.soak import soak
-
-        soak(config, whole_number("--minutes", options.minutes, 1))
-        return 0
-    if options.what == "chaos":
-        from mtrl.benchmark.chaos import chaos
-
-        chaos(config, whole_number("--minutes", options.minutes, 1))
-        return 0
-    if options.what == "scaling":
-        from mtrl.benchmark.scaling import scaling
-
-        scaling(config, [whole_number("--runners", count, 1) for count in options.runners.split(",")], fraction("--sleep", options.sleep))
-        return 0
-    from mtrl.benchmark import speed
-
-    {"throughput": speed.throughput, "peers": speed.peers, "learner": speed.learner}[options.what](config)
+    BENCHMARKS[options.what](config, options)
     return 0
+
+
+def _throughput(config: ExperimentConfig, options: BenchOptions) -> None:
+    """Frames per second of the whole system and of its parts; about 3 minutes."""
+    from mtrl.benchmark.speed import throughput
+
+    throughput(config)
+
+
+def _peers(config: ExperimentConfig, options: BenchOptions) -> None:
+    """Frames per second of this system and of RLlib's IMPALA in turns; about 4 minutes."""
+    from mtrl.benchmark.speed import peers
+
+    peers(config)
+
+
+def _learner(config: ExperimentConfig, options: BenchOptions) -> None:
+    """Time of the learner for a frame, under every balancing and combiner; about 1 minute."""
+    from mtrl.benchmark.speed import learner
+
+    learner(config)
+
+
+def _curriculum(config: ExperimentConfig, options: BenchOptions) -> None:
+    """Frames that each scheduler needs to master all tasks; schedulers x seeds training runs, one after the other."""
+    from mtrl.benchmark.curriculum import compare
+
+    seeds, score = parse_whole_number("--seeds", options.seeds, 1), parse_fraction("--score", options.score)
+    compare(config, options.schedulers.split(","), seeds, score)
+
+
+def _transfer(config: ExperimentConfig, options: BenchOptions) -> None:
+    """Worth of each way to choose the contexts to train on; contexts x seeds training runs, kept in runs/."""
+    from mtrl.benchmark.transfer import compare
+
+    compare(config, parse_whole_number("--seeds", options.seeds, 1), Path("runs") / f"{config.name}-transfer")
+
+
+def _soak(config: ExperimentConfig, options: BenchOptions) -> None:
+    """Growth of memory, open files and threads in a long run; --minutes."""
+    from mtrl.benchmark.soak import soak
+
+    soak(config, parse_whole_number("--minutes", options.minutes, 1))
+
+
+def _chaos(config: ExperimentConfig, options: BenchOptions) -> None:
+    """Speed and score lost by killed runners, failing environments and a lost node; twice --minutes."""
+    from mtrl.benchmark.chaos import chaos
+
+    chaos(config, parse_whole_number("--minutes", options.minutes, 1))
+
+
+def _scaling(config: ExperimentConfig, options: BenchOptions) -> None:
+    """Frames per second gained by another runner or learner; about a minute for each number of --runners."""
+    from mtrl.benchmark.scaling import scaling
+
+    runners = [parse_whole_number("--runners", count, 1) for count in options.runners.split(",")]
+    scaling(config, runners, parse_fraction("--sleep", options.sleep))
+
+
+BENCHMARKS: dict[str, Callable[[ExperimentConfig, BenchOptions], None]] = {
+    "throughput": _throughput,
+    "peers": _peers,
+    "learner": _learner,
+    "curriculum": _curriculum,
+    "transfer": _transfer,
+    "soak": _soak,
+    "chaos": _chaos,
+    "scaling": _scaling,
+}

@@ -19,11 +19,11 @@ class DashboardOptions:
     runs_dir: Annotated[Path | None, Positional, arg(metavar="[RUNS_DIR]", help_behavior_hint="(default: runs)")] = None
     """The folder that holds the runs."""
     port: Annotated[str, arg(metavar="N")] = "8050"
-    """Where to listen."""
+    """The port to listen on."""
     host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
-    """Which address to listen on; any but this machine's own needs a token."""
+    """The address to listen on; any address except this machine's own needs a token."""
     token: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="(default: made up when --host is not this machine alone)")] = None
-    """What visitors have to show."""
+    """The token that visitors must give."""
 
 
 def dashboard(arguments: list[str], program: str) -> int:

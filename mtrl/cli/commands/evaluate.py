@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mtrl.cli.arguments import parse
-from mtrl.cli.shared import check_choice, check_packages, whole_number
+from mtrl.cli.shared import check_choice, check_packages, parse_whole_number
 from mtrl.errors import UserError
 from mtrl.machine import whole_cores
 
@@ -57,12 +57,12 @@ def evaluate(arguments: list[str], program: str) -> int:
     if options.run is None:
         raise UserError(f"evaluate needs the directory of a run: {program} RUN")
     if options.episodes is not None:
-        whole_number("--episodes", options.episodes, 1)
+        parse_whole_number("--episodes", options.episodes, 1)
     if options.backend is not None:
         check_choice("--backend", options.backend, ("envpool", "gymnasium"))
     if options.actions is not None:
         check_choice("--actions", options.actions, ("sampled", "greedy"))
-    seed, workers = whole_number("--seed", options.seed, 0), whole_number("--workers", options.workers or str(whole_cores()), 1)
+    seed, workers = parse_whole_number("--seed", options.seed, 0), parse_whole_number("--workers", options.workers or str(whole_cores()), 1)
     check_packages()
     from mtrl.evaluation.video import choose_renderer
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from mtrl.cli.arguments import parse
-from mtrl.cli.shared import check_packages, whole_number
+from mtrl.cli.shared import check_packages, parse_whole_number
 from mtrl.errors import UserError
 
 
@@ -30,7 +30,7 @@ def explain(arguments: list[str], program: str) -> int:
     options = parse(ExplainOptions(), arguments, program, "Make a run's decisions about shares again, and show what they came from.")
     if options.run is None:
         raise UserError(f"explain needs the directory of a run: {program} RUN")
-    frames = None if options.at is None else whole_number("--at", options.at.replace("_", ""), 0)
+    frames = None if options.at is None else parse_whole_number("--at", options.at.replace("_", ""), 0)
     check_packages()
     from envs import make_suite
     from mtrl.cli.tables import print_explanation

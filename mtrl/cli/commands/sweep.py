@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from mtrl.cli.arguments import parse_with_experiment
-from mtrl.cli.shared import DEFAULT_CONFIG, check_packages, find_config, whole_number
+from mtrl.cli.shared import DEFAULT_CONFIG, check_packages, find_config, parse_whole_number
 from mtrl.config import load_config
 from mtrl.machine import whole_cores
 
@@ -37,8 +37,8 @@ def sweep(arguments: list[str], program: str) -> int:
         "Train one experiment under several seeds, evaluate every run and print one table. The same command goes on after an interruption.",
         lambda options: load_config(find_config(options.config or DEFAULT_CONFIG)),
     )
-    seeds = range(whole_number("--seeds", options.seeds, 1))
-    episodes = None if options.episodes is None else whole_number("--episodes", options.episodes, 1)
+    seeds = range(parse_whole_number("--seeds", options.seeds, 1))
+    episodes = None if options.episodes is None else parse_whole_number("--episodes", options.episodes, 1)
     check_packages()
     from mtrl.cli.console import counting
     from mtrl.cli.tables import print_sweep
