@@ -21,7 +21,7 @@ from mtrl.cli.dispatch import main
 from mtrl.evaluation.jobs import Job, in_processes, in_this_process, play, play_job
 from mtrl.evaluation.policy import load_actor
 from mtrl.evaluation.runner import evaluate_run
-from mtrl.evaluation.video import Moment, beside, film_policy
+from mtrl.evaluation.video import Moment, beside, record_policy
 from mtrl.rollouts.inference import Inference
 from mtrl.storage.run_directory import RunDirectory
 
@@ -59,7 +59,7 @@ class Counting:
 
 
 def episodes(results: dict[str, Any], task: int | None = None) -> list[dict[str, Any]]:
-    return [row for row in results["episodes"] if task is None or row["task_id"] == task]
+    return [row for row in results.episodes if task is None or row["task_id"] == task]
 
 
 def unfinished(run: RunDirectory) -> list[Path]:
@@ -89,7 +89,7 @@ def all_gone(group: int) -> bool:
 def test_seeds_decide_and_nothing_else(run: RunDirectory) -> None:
     first = evaluate_run(run, episodes=14)
     again = evaluate_run(run, episodes=14, players=in_processes(2))
-    assert episodes(first) == episodes(again) and first["score_mean"] == again["score_mean"]
+    assert episodes(first) == episodes(again) and first.score_mean == again.score_mean
     assert episodes(evaluate_run(run, episodes=14, seed=1)) != episodes(first)
     assert episodes(evaluate_run(run, episodes=14, actions="greedy")) != episodes(first)
     assert episodes(evaluate_run(run, episodes=14, actions="sampled")) == episodes(first)  # MiniGrid's protocol
@@ -102,7 +102,7 @@ def test_seeds_decide_and_nothing_else(run: RunDirectory) -> None:
 def test_part_of_the_tasks_keeps_their_indices(run: RunDirectory) -> None:
     whole = evaluate_run(run, episodes=3)
     part = evaluate_run(run, episodes=3, tasks=["DoorKey-5x5", RANDOM])
-    assert list(part["tasks"]) == [RANDOM, "DoorKey-5x5"] and part["changed"]["tasks"] == f"{RANDOM}, DoorKey-5x5"
+    assert list(part.tasks) == [RANDOM, "DoorKey-5x5"] and part.changed["tasks"] == f"{RANDOM}, DoorKey-5x5"
     assert episodes(part, 2) == episodes(whole, 2) and episodes(part, 0) == episodes(whole, 0) and not episodes(part, 1)
     with pytest.raises(UnknownTaskError, match="did you mean DoorKey-5x5"):
         evaluate_run(run, tasks=["DoorKey-5x6"])
@@ -139,10 +139,10 @@ def test_what_was_kept_of_something_else_is_not_used(run: RunDirectory) -> None:
 def test_results_by_the_protocol_are_not_replaced_by_others(run: RunDirectory) -> None:
     by_protocol = evaluate_run(run)
     others = evaluate_run(run, episodes=2)
-    assert by_protocol["file"] != others["file"] and others["changed"] == {"episodes": 2}
-    likely = evaluate_run(run, actions="greedy")
-    assert likely["file"] == others["file"] and likely["changed"] == {"actions": "greedy"} and not likely["sampled_actions"]
-    kept = json.loads((run.path / by_protocol["file"]).read_text())
+    assert by_protocol.file != others.file and others.changed == {"episodes": 2}
+    greedy = evaluate_run(run, actions="greedy")
+    assert greedy.file == others.file and greedy.changed == {"actions": "greedy"} and not greedy.sampled_actions
+    kept = json.loads((run.path / by_protocol.file).read_text())
     assert kept["protocol"] == "minigrid-v1" and kept["changed"] == {} and len(kept["episodes"]) == 75
     assert kept["policy"]["weights_sha256"] == json.loads(next(run.policies.glob("*/policy.json")).read_text())["values"]["weights_sha256"]
 
@@ -195,7 +195,7 @@ def test_workers_end_with_a_parent_that_was_killed(run: RunDirectory) -> None:
 def test_film_shows_a_whole_episode(run: RunDirectory, tmp_path: Path) -> None:
     policy = next(run.policies.glob("[0-9]*"))
     problems: list[str] = []
-    files = film_policy(policy, tmp_path, tasks=[RANDOM], sampled=True, report=problems.append)
+    files = record_policy(policy, tmp_path, tasks=[RANDOM], sampled=True, report=problems.append)
     assert files == {RANDOM: f"{RANDOM}.mp4"} and problems == []
     frames = [frame for frame in imageio.get_reader(tmp_path / files[RANDOM])]  # not list(…): a reader says that its length is infinite
     assert frames[0].shape[0] == 384 and frames[0].shape[1] > 384 + 200
@@ -216,7 +216,7 @@ def test_tasks_that_cannot_be_drawn_are_named(tmp_path: Path) -> None:
     assert main(["train", "toy", "--run-dir", str(directory), "--total-frames", "600", "--num-env-runners", "0"]) == 0
     problems: list[str] = []
     policy = next((directory / "policy").glob("[0-9]*"))
-    assert film_policy(policy, tmp_path / "video", sampled=True, report=problems.append) == {}
+    assert record_policy(policy, tmp_path / "video", sampled=True, report=problems.append) == {}
     assert len(problems) == len(make_suite("toy/three").names) and all("does not know how to draw itself" in text for text in problems)
     assert list((tmp_path / "video").iterdir()) == []
 

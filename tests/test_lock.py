@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mtrl.storage.lock import FILE, run_lock
+from mtrl.storage.layout import RunLayout
+from mtrl.storage.lock import run_lock
 from mtrl.storage.run_directory import RunDirectoryError
 
 HOLD = """
@@ -62,6 +63,6 @@ def test_patience_ends_when_the_holder_does(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_cannot_be_written_to_is_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / FILE).mkdir()
+    RunLayout(tmp_path).lock.mkdir()
     with pytest.raises(RunDirectoryError, match="cannot write to"), run_lock(tmp_path):
         pass

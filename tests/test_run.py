@@ -65,13 +65,13 @@ def test_other_tasks_are_refused(finished):
 def test_evaluation_is_repeatable_and_complete(finished):
     directory, trainer = finished
     first, second = (evaluate_run(directory) for _ in range(2))
-    assert first["episodes"] == second["episodes"]
-    assert {name: task["n"] for name, task in first["tasks"].items()} == dict.fromkeys(trainer.suite.names, 5)
-    assert first["tasks"]["constant"]["score"]["value"] == 1.0
-    interval = first["score_mean"]
-    assert interval["low"] <= interval["value"] <= interval["high"]
-    assert first["changed"] == {}
-    assert evaluate_run(directory, episodes=2)["changed"] == {"episodes": 2}
+    assert first.episodes == second.episodes
+    assert {name: task.n for name, task in first.tasks.items()} == dict.fromkeys(trainer.suite.names, 5)
+    assert first.tasks["constant"].score.value == 1.0
+    interval = first.score_mean
+    assert interval.low <= interval.value <= interval.high
+    assert first.changed == {}
+    assert evaluate_run(directory, episodes=2).changed == {"episodes": 2}
     written = json.loads((directory.path / "evaluation" / str(trainer.frames) / "results.json").read_text())
     assert written["protocol"] == "toy-v1"
 

@@ -40,7 +40,7 @@ def report(path: Path) -> None:
     """One line: the evaluated scores, their mean, and the frames to each level."""
     directory = RunDirectory.open(path)
     results = evaluate_run(directory)
-    tasks = ", ".join(f"{name} {task['score']['value']:.2f}" for name, task in results["tasks"].items())
+    tasks = ", ".join(f"{name} {task.score.value:.2f}" for name, task in results.tasks.items())
     reached = ", ".join(f"{level} after {frames_to(directory, level) or float('nan'):,.0f}" for level in LEVELS)
     print(f"{path.name}: mean {results['score_mean']['value']:.3f} ({tasks}); {reached}", flush=True)
 

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from envs import TaskSuite
 from mtrl.config import ExperimentConfig
+from mtrl.storage.layout import RunLayout
 
 Metrics = dict[str, float]
 
@@ -200,7 +201,7 @@ class RunView:
         lines = [f"run directory: {directory}"]
         if self.left_out:
             lines.append(f"left out:      {', '.join(self.left_out)} (their environments kept failing)")
-        if (self.directory / "checkpoints" / "latest").exists():
+        if (RunLayout(self.directory).checkpoints / "latest").exists():
             if self.frames < self.config.total_frames:
                 lines.append(f"to go on:      {program} train --resume {directory}")
             lines.append(f"to evaluate:   {program} evaluate {directory}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -12,56 +11,55 @@ from rich.table import Table
 from rich.text import Text
 
 from envs import list_suites, make_suite
-from mtrl.evaluation.statistics import aggregate, interquartile_mean, mean, mean_interval
+from mtrl.evaluation.results import EvaluationResults
+from mtrl.evaluation.statistics import Estimate, aggregate, interquartile_mean, mean, mean_interval
 from mtrl.training.explain import Explanation
 
 WIDEST_SUITE = 110  # characters of a line of `print_suites`
 
 
-def print_results(results: dict[str, Any], directory: Path) -> None:
+def print_results(results: EvaluationResults, directory: Path) -> None:
     """An evaluation's figures with their 95 % intervals, and where the file is."""
     terminal = rich.console.Console()
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("task", no_wrap=True)
     for title in ("score", "success", "episodes", "length"):
         table.add_column(title, justify="right", no_wrap=True)
-    for name, row in results["tasks"].items():
-        table.add_row(name, interval(row["score"]), interval(row["success_rate"]), str(row["n"]), f"{row['length_mean']:.0f}")
+    for name, row in results.tasks.items():
+        table.add_row(name, interval(row.score), interval(row.success_rate), str(row.n), f"{row.length_mean:.0f}")
     terminal.print(table)
-    protocol = results["protocol"] + "".join(f", but {name} {value}" for name, value in results["changed"].items())
-    terminal.print(Text(f"\nmean score {interval(results['score_mean'])} after {results['step']:,} frames, protocol {protocol}"))
-    terminal.print(Text(f"results: {directory / results['file']}"), soft_wrap=True)
+    protocol = results.protocol + "".join(f", but {name} {value}" for name, value in results.changed.items())
+    terminal.print(Text(f"\nmean score {interval(results.score_mean)} after {results.step:,} frames, protocol {protocol}"))
+    terminal.print(Text(f"results: {directory / results.file}"), soft_wrap=True)
 
 
-def print_sweep(names: list[str], results: list[dict[str, Any]]) -> None:
+def print_sweep(names: list[str], results: list[EvaluationResults]) -> None:
     """Evaluations of one experiment under several seeds: each task's mean over seeds, and all of them together, with 95 % intervals."""
     terminal = rich.console.Console()
-    tasks = list(results[0]["tasks"])
-    scores = np.array([[result["tasks"][task]["score"]["value"] for task in tasks] for result in results])  # [runs, tasks]
+    tasks = list(results[0].tasks)
+    scores = np.array([[result.tasks[task].score.value for task in tasks] for result in results])  # [runs, tasks]
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("score", no_wrap=True)
     for name in ("mean over seeds", *names):
         table.add_column(name, justify="right", no_wrap=True)
     rng = np.random.default_rng(0)
     for task, own in zip(tasks, scores.T, strict=True):
-        table.add_row(task, interval(mean_interval(own, rng)._asdict()), *_numbers(own))
+        table.add_row(task, interval(mean_interval(own, rng)), *_numbers(own))
     for title, statistic in (("mean", mean), ("IQM", interquartile_mean)):
-        table.add_row(title, interval(aggregate(scores, statistic, rng)._asdict()), *_numbers(statistic(scores)))
+        table.add_row(title, interval(aggregate(scores, statistic, rng)), *_numbers(statistic(scores)))
     terminal.print(table)
-    changed = "".join(f", but {name} {value}" for name, value in results[0]["changed"].items())
-    frames = ", ".join(f"{result['step']:,}" for result in results)
-    terminal.print(
-        Text(f"\nprotocol {results[0]['protocol']}{changed}; intervals from a bootstrap over {len(names)} seeds; frames {frames}")
-    )
+    changed = "".join(f", but {name} {value}" for name, value in results[0].changed.items())
+    frames = ", ".join(f"{result.step:,}" for result in results)
+    terminal.print(Text(f"\nprotocol {results[0].protocol}{changed}; intervals from a bootstrap over {len(names)} seeds; frames {frames}"))
 
 
 def _numbers(values: np.ndarray) -> list[str]:
     return [f"{value:.2f}" for value in values]
 
 
-def interval(figure: dict[str, float]) -> str:
+def interval(figure: Estimate) -> str:
     """A figure and the bounds of its confidence interval."""
-    return f"{figure['value']:.2f} ({figure['low']:.2f} – {figure['high']:.2f})"
+    return f"{figure.value:.2f} ({figure.low:.2f} – {figure.high:.2f})"
 
 
 def print_explanation(replayed: Explanation, task: str | None) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from mtrl.dashboard.figures import groups_of
 from mtrl.dashboard.runs import Run
-from mtrl.evaluation.statistics import Interval, aggregate, interquartile_mean, mean, optimality_gap, probability_of_improvement
+from mtrl.evaluation.statistics import Estimate, aggregate, interquartile_mean, mean, optimality_gap, probability_of_improvement
 
 
 class Method(NamedTuple):
@@ -17,10 +17,10 @@ class Method(NamedTuple):
 
     name: str
     scores: np.ndarray  # [runs, tasks]
-    mean: Interval
-    iqm: Interval
-    gap: Interval
-    improvement: Interval | None
+    mean: Estimate
+    iqm: Estimate
+    gap: Estimate
+    improvement: Estimate | None
     """How likely it beats the first method; None for the first."""
 
 
@@ -37,7 +37,7 @@ def compare(runs: Sequence[Run]) -> Comparison | None:
     evaluated = [run for run in runs if run.evaluations]
     if len(evaluated) < 2:
         return None
-    common = [task for task in evaluated[0].evaluations[-1]["tasks"] if all(task in run.evaluations[-1]["tasks"] for run in evaluated)]
+    common = [task for task in evaluated[0].evaluations[-1].tasks if all(task in run.evaluations[-1].tasks for run in evaluated)]
     if not common:
         return None
     methods: list[Method] = []
@@ -52,17 +52,17 @@ def compare(runs: Sequence[Run]) -> Comparison | None:
 
 def _remarks(runs: Sequence[Run], common: Sequence[str]) -> list[str]:
     newest = [run.evaluations[-1] for run in runs]
-    protocols = sorted({results["protocol"] for results in newest})
+    protocols = sorted({results.protocol for results in newest})
     remarks = []
     if len(protocols) > 1:
         remarks.append(f"The protocols differ: {', '.join(protocols)}.")
-    changed = [run.name for run, results in zip(runs, newest, strict=True) if results["changed"]]
+    changed = [run.name for run, results in zip(runs, newest, strict=True) if results.changed]
     if changed:
         remarks.append(f"Not by their protocol's rules: {', '.join(changed)}.")
-    if any(len(results["tasks"]) > len(common) for results in newest):
+    if any(len(results.tasks) > len(common) for results in newest):
         remarks.append(f"Only tasks that all of them have count: {', '.join(common)}.")
     return remarks
 
 
 def _score(run: Run, task: str) -> float:
-    return float(run.evaluations[-1]["tasks"][task]["score"]["value"])
+    return float(run.evaluations[-1].tasks[task].score.value)

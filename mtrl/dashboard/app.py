@@ -87,7 +87,7 @@ class _Pages:
             run=run,
             task=task,
             figures=f"/api/figures?run={quote(run.name, safe='')}&task={quote(task, safe='')}",
-            results=run.evaluations[-1] if run.evaluations and task in run.evaluations[-1]["tasks"] else None,
+            results=run.evaluations[-1] if run.evaluations and task in run.evaluations[-1].tasks else None,
             video=_video_address(run, task),
         )
 
@@ -106,7 +106,7 @@ class _Pages:
 
     def api_evaluation(self, request: Request) -> Response:
         return JSONResponse(
-            [{**results, "episodes": episodes_of(self._run(request).path, results)} for results in self._run(request).evaluations]
+            [results.to_json() | {"episodes": episodes_of(self._run(request).path, results)} for results in self._run(request).evaluations]
         )
 
     def api_figures(self, request: Request) -> Response:

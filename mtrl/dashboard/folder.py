@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from starlette.exceptions import HTTPException
 
 from mtrl.dashboard.runs import Run, evaluation_of, inside, last_row, read_run
+from mtrl.storage.layout import RunLayout
 
 LIVE_SECONDS = 60.0
 
@@ -67,7 +68,7 @@ class RunFolder:
             if known is None or known[0] != fingerprint:
                 known = (fingerprint, self._summarize(name))
                 self._summaries[name] = known
-        written = max((time_ns for file, time_ns, _ in fingerprint if file.endswith("metrics.jsonl")), default=0) / 1e9
+        written = max((time_ns for file, time_ns, _ in fingerprint if Path(file) == RunLayout(self.root / name).metrics), default=0) / 1e9
         return known[1]._replace(live=time.time() - written < LIVE_SECONDS)
 
     def video(self, name: str, step: str, file: str) -> Path:
@@ -93,7 +94,7 @@ class RunFolder:
             frames=row.get("summary/frames"),
             frames_per_second=row.get("summary/frames_per_second"),
             score=row.get("summary/score_mean"),
-            evaluated={bound: float(results["score_mean"][bound]) for bound in ("value", "low", "high")} if results else None,
+            evaluated=results.score_mean._asdict() if results else None,
             live=False,
             problem=None if row else "no metrics yet",
         )
@@ -105,7 +106,8 @@ class RunFolder:
                 self.summary(name)
 
     def _is_run(self, entry: Path) -> bool:
-        known = (entry / "config.yaml").exists() or (entry / "metrics.jsonl").exists()
+        layout = RunLayout(entry)
+        known = layout.config.exists() or layout.metrics.exists()
         return known and entry.is_dir() and entry.resolve().parent == self.root
 
     @staticmethod
@@ -115,13 +117,13 @@ class RunFolder:
 
 def _fingerprint(path: Path) -> tuple[Any, ...]:
     """Changes whenever a file that a page shows does: name, time and size of each."""
-    found = []
+    layout, found = RunLayout(path), []
     for file in [
-        path / "config.yaml",
-        path / "versions.json",
-        path / "metrics.jsonl",
-        *sorted(path.glob("evaluation/*/results.json")),
-        *sorted(path.glob("evaluation/*/video/*.mp4")),
+        layout.config,
+        layout.versions,
+        layout.metrics,
+        *layout.all_results(),
+        *layout.all_videos(),
     ]:
         with contextlib.suppress(OSError):  # not there, or gone meanwhile
             state = file.stat()
@@ -130,10 +132,12 @@ def _fingerprint(path: Path) -> tuple[Any, ...]:
 
 
 def _experiment_name(path: Path) -> str:
-    """The experiment's name: the first line of a resolved configuration, read without parsing the rest."""
+    """The experiment's name: the first field of a resolved configuration, read without parsing the rest."""
     try:
-        with inside(path, "config.yaml").open(errors="replace") as file:
+        with inside(path, RunLayout(path).config).open(errors="replace") as file:
             first = file.readline(200)
+            if first.startswith("#"):  # the seal
+                first = file.readline(200)
     except OSError:
         return ""
     return first.removeprefix("name:").strip() if first.startswith("name:") else ""

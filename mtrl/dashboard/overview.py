@@ -73,8 +73,8 @@ def run_figures(run: Run) -> list[go.Figure]:
 
 def _newest_score(run: Run, task: str) -> float:
     """Evaluated where there is an evaluation, else of training episodes."""
-    if run.evaluations and task in run.evaluations[-1]["tasks"]:
-        return float(run.evaluations[-1]["tasks"][task]["score"]["value"])
+    if run.evaluations and task in run.evaluations[-1].tasks:
+        return float(run.evaluations[-1].tasks[task].score.value)
     score = run.last(f"tasks/{task}/score")
     return np.nan if score is None else score
 

@@ -6,7 +6,7 @@ import base64
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jinja2
 import numpy as np
@@ -18,6 +18,8 @@ from mtrl.dashboard.aggregates import compare
 from mtrl.dashboard.overview import all_tasks, differences, overview_figures, run_figures
 from mtrl.dashboard.runs import Run, read_run
 from mtrl.errors import UserError
+from mtrl.evaluation.results import EvaluationResults
+from mtrl.storage.sealed import replace_text
 
 VIDEO_BYTES = 20 * 2**20  # of one run's videos in a page
 
@@ -30,7 +32,7 @@ class Row(NamedTuple):
     hours: float | None
     frames_per_second: float | None
     training_score: float | None
-    evaluation: dict[str, Any] | None  # the newest
+    evaluation: EvaluationResults | None  # the newest
 
 
 def write_report(paths: Sequence[Path], output: Path) -> list[Run]:
@@ -47,7 +49,10 @@ def write_report(paths: Sequence[Path], output: Path) -> list[Run]:
             raise UserError(f"there is no run directory {path}")
     runs = [read_run(path) for path in paths]
     try:
-        output.write_text(render(runs), encoding="utf-8")
+        if output.exists() and not output.is_file():  # a pipe, such as /dev/stdout
+            output.write_text(render(runs), encoding="utf-8")
+        else:
+            replace_text(output, render(runs))
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror}") from None
     return runs

@@ -17,7 +17,8 @@ import numpy as np
 import yaml
 
 from mtrl.config import DamagedFileError, check_seal
-from mtrl.storage.run_directory import video_file
+from mtrl.evaluation.results import EvaluationResults, ResultsError
+from mtrl.storage.layout import RunLayout
 
 MAX_POINTS = 600  # of one curve in a page
 TAIL_BYTES = 2**17  # of metrics, in which the newest line is looked for
@@ -32,7 +33,7 @@ class Run:
     versions: dict[str, Any] = field(default_factory=dict)
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     """Metrics by name, over lines that are evenly thinned; NaN where a line lacks one. All have the same length."""
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[EvaluationResults] = field(default_factory=list)
     """Results without their episodes, the newest checkpoint last."""
     videos: dict[str, Path] = field(default_factory=dict)
     """The newest video of each task."""
@@ -92,45 +93,37 @@ class Run:
 def read_run(path: Path) -> Run:
     """Everything of a run that can be read. Never raises for what is in the folder."""
     run = Run(path)
-    run.config = _mapping(run, "config.yaml", yaml.safe_load)
+    layout = RunLayout(path)
+    run.config = _mapping(run, layout.config, yaml.safe_load)
     with contextlib.suppress(OSError, UnicodeDecodeError):
         try:
-            check_seal(_text(path, "config.yaml"), path)
+            check_seal(_text(path, layout.config), path)
         except DamagedFileError:
             run.problems.append("config.yaml is damaged or was changed since it was written")
-    run.versions = _mapping(run, "versions.json", json.loads)
+    run.versions = _mapping(run, layout.versions, json.loads)
     run.columns = _metrics(run)
     for task in run.tasks:
         if run.last(f"tasks/{task}/quarantined") == 1:
             faults = run.last(f"tasks/{task}/faults") or 0
             run.problems.append(f"{task} is left out for now: its environments keep failing ({faults:.0f} faults so far)")
-    results = path / "evaluation"
-    steps = (
-        sorted((entry for entry in results.iterdir() if entry.name.isdigit()), key=lambda entry: int(entry.name))
-        if results.is_dir()
-        else []
-    )
-    for step in steps:
-        found = _mapping(run, f"evaluation/{step.name}/results.json", _figures)
-        if _is_evaluation(found):
-            run.evaluations.append(found)
-        elif found:
-            run.problems.append(f"evaluation/{step.name}/results.json is no evaluation")
-    for step in steps:
-        run.videos |= videos_of(step, run.tasks)
+    for step in layout.evaluated_steps():
+        results = _evaluation(run, layout.results(step))
+        if results is not None:
+            run.evaluations.append(results)
+        run.videos |= videos_of(layout, step, run.tasks)
     return run
 
 
-def videos_of(evaluation: Path, tasks: Sequence[str]) -> dict[str, Path]:
-    """The videos in one evaluation's folder, by task. Links are left out."""
-    found = {task: evaluation / "video" / video_file(task) for task in tasks}
+def videos_of(layout: RunLayout, step: int, tasks: Sequence[str]) -> dict[str, Path]:
+    """The videos of one evaluation, by task. Links are left out."""
+    found = {task: layout.video(step, task) for task in tasks}
     return {task: path for task, path in found.items() if path.is_file() and path.resolve() == path.absolute()}
 
 
 def last_row(path: Path) -> dict[str, float]:
     """The newest whole line of a run's metrics; empty where there is none."""
     try:
-        with inside(path, "metrics.jsonl").open("rb") as stream:
+        with inside(path, RunLayout(path).metrics).open("rb") as stream:
             stream.seek(0, 2)
             stream.seek(max(0, stream.tell() - TAIL_BYTES))
             lines = stream.read().splitlines()
@@ -139,43 +132,49 @@ def last_row(path: Path) -> dict[str, float]:
     return next((row for line in reversed(lines) if (row := _row(line)) is not None), {})
 
 
-def evaluation_of(path: Path) -> dict[str, Any] | None:
-    """The newest evaluation that is whole."""
-    folder = path / "evaluation"
-    steps = sorted((entry.name for entry in folder.iterdir() if entry.name.isdigit()), key=int, reverse=True) if folder.is_dir() else []
-    for step in steps:
-        results = _mapping(Run(path), f"evaluation/{step}/results.json", _figures)
-        if _is_evaluation(results):
-            return results
-    return None
+def evaluation_of(path: Path) -> EvaluationResults | None:
+    """The newest evaluation that is whole, without its episodes."""
+    layout = RunLayout(path)
+    found = (_evaluation(Run(path), layout.results(step)) for step in reversed(layout.evaluated_steps()))
+    return next((results for results in found if results is not None), None)
 
 
-def episodes_of(path: Path, results: dict[str, Any]) -> list[Any]:
+def episodes_of(path: Path, results: EvaluationResults) -> list[Any]:
     """The episodes of an evaluation of the run in `path`; empty where they cannot be read."""
-    step = str(results["step"])
     try:
-        # The step is what the file says of itself: anything but a number would be a way to other folders.
-        episodes = json.loads(_text(path, f"evaluation/{int(step)}/results.json"))["episodes"]
+        episodes = json.loads(_text(path, RunLayout(path).results(results.step)))["episodes"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
     return episodes if isinstance(episodes, list) else []
 
 
-def _text(run: Path, file: str) -> str:
-    return inside(run, file).read_text()
-
-
-def inside(run: Path, file: str) -> Path:
+def inside(run: Path, path: Path) -> Path:
     """A file of a run, unless it is a link to somewhere else: PermissionError."""
-    path = run / file
     if not path.resolve().is_relative_to(run.resolve()):
-        raise PermissionError(f"{file} leads out of the run")
+        raise PermissionError(f"{path.relative_to(run)} leads out of the run")
     return path
 
 
-def _mapping(run: Run, file: str, parse: Any) -> dict[str, Any]:
+def _text(run: Path, path: Path) -> str:
+    return inside(run, path).read_text()
+
+
+def _evaluation(run: Run, path: Path) -> EvaluationResults | None:
+    """The results in a file, without their episodes; a file that has none is one of the run's problems."""
+    values = _mapping(run, path, _figures)
+    if not values:
+        return None
     try:
-        values = parse(_text(run.path, file))
+        return EvaluationResults.from_json(values)
+    except ResultsError:
+        run.problems.append(f"{path.relative_to(run.path)} is no evaluation")
+        return None
+
+
+def _mapping(run: Run, path: Path, parse: Any) -> dict[str, Any]:
+    file = path.relative_to(run.path)
+    try:
+        values = parse(_text(run.path, path))
     except FileNotFoundError:
         run.problems.append(f"{file} is missing")
         return {}
@@ -202,7 +201,7 @@ def _figures(text: str) -> Any:
 
 def _metrics(run: Run) -> dict[str, np.ndarray]:
     try:
-        lines = inside(run.path, "metrics.jsonl").read_bytes().splitlines()
+        lines = inside(run.path, RunLayout(run.path).metrics).read_bytes().splitlines()
     except OSError as error:
         run.problems.append("metrics.jsonl is missing" if isinstance(error, FileNotFoundError) else "metrics.jsonl cannot be read")
         return {}
@@ -230,15 +229,3 @@ def _row(line: bytes) -> dict[str, float] | None:
     if not isinstance(values, dict) or not isinstance(values.get("summary/frames"), int | float):
         return None
     return {key: float(value) for key, value in values.items() if isinstance(value, int | float) and abs(value) < 1e300}
-
-
-def _is_evaluation(results: dict[str, Any]) -> bool:
-    """Whether everything that pages show is there, and of its kind."""
-    try:
-        for figures in [results["score_mean"], *(task[kind] for task in results["tasks"].values() for kind in ("score", "success_rate"))]:
-            [float(figures[bound]) for bound in ("value", "low", "high")]
-        for task in results["tasks"].values():
-            [float(task[name]) for name in ("n", "return_mean", "length_mean")]
-        return isinstance(results["protocol"], str) and {"step", "backend", "sampled_actions", "changed"} <= set(results)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return False

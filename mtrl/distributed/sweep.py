@@ -15,6 +15,7 @@ from mtrl.config import ExperimentConfig, override
 from mtrl.distributed.cluster import build_ray_trainer, check_resources, start_ray
 from mtrl.errors import UserError
 from mtrl.storage.checkpoint import steps
+from mtrl.storage.layout import RunLayout
 from mtrl.storage.lock import run_lock
 from mtrl.storage.run_directory import RunDirectory
 from mtrl.training.run import run_training
@@ -85,7 +86,7 @@ def sweep(config: ExperimentConfig, seeds: Sequence[int], folder: Path) -> list[
 
 
 def _finished(path: Path, planned: ExperimentConfig) -> bool:
-    return max(steps(path / "checkpoints"), default=0) >= planned.total_frames
+    return max(steps(RunLayout(path).checkpoints), default=0) >= planned.total_frames
 
 
 def _train(settings: dict[str, Any]) -> None:
@@ -98,7 +99,7 @@ def _train(settings: dict[str, Any]) -> None:
     else:
         algorithm, trainer = build_ray_trainer(config)
     try:
-        begun = (path / "config.yaml").exists()
+        begun = RunLayout(path).config.exists()
         directory = RunDirectory.open(path) if begun else RunDirectory.create(path, planned)
         with run_lock(path):
             if begun:

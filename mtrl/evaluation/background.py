@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 from mtrl.config import EvaluationConfig
+from mtrl.evaluation.results import EvaluationResults, read_results
 from mtrl.evaluation.runner import evaluate_run
 from mtrl.machine import child_environment
 from mtrl.storage.run_directory import RunDirectory
@@ -28,7 +27,7 @@ class BackgroundEvaluation:
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
         self._step = 0
-        self._last = max((int(path.parent.name) for path in directory.path.glob("evaluation/*/results.json")), default=0)
+        self._last = max((int(path.parent.name) for path in directory.layout.all_results()), default=0)
 
     @property
     def running(self) -> int | None:
@@ -59,7 +58,7 @@ class BackgroundEvaluation:
                 command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
             )
 
-    def poll(self) -> dict[str, Any] | str | None:
+    def poll(self) -> EvaluationResults | str | None:
         """The results of an evaluation that has ended since, or a sentence about why there are none; None while nothing is new."""
         code = None if self._process is None else self._process.poll()
         if code is None:
@@ -69,8 +68,7 @@ class BackgroundEvaluation:
             lines = self._log.read_text(errors="replace").strip().splitlines()
             return f"the evaluation of step {self._step} failed ({lines[-1] if lines else f'exit code {code}'}); see {self._log}"
         self._log.unlink(missing_ok=True)
-        results: dict[str, Any] = json.loads((self._directory.path / "evaluation" / str(self._step) / "results.json").read_text())
-        return results
+        return read_results(self._directory.layout.results(self._step))
 
     def close(self) -> None:
         """Ends an evaluation that is still going on; what it has played is kept."""
@@ -81,23 +79,7 @@ class BackgroundEvaluation:
 
     @property
     def _log(self) -> Path:
-        return self._directory.path / "evaluation" / str(self._step) / "evaluation.log"
-
-
-def evaluation_metrics(results: dict[str, Any]) -> dict[str, float]:
-    """An evaluation's figures by their names in a run's metrics."""
-    tasks = {
-        f"evaluation/{name}/{key}": float(row[key]["value"]) for name, row in results["tasks"].items() for key in ("score", "success_rate")
-    }
-    return {"summary/evaluation_score": float(results["score_mean"]["value"]), "evaluation/frames": float(results["step"]), **tasks}
-
-
-def evaluated_score(run: Path, step: str) -> float | None:
-    """The mean score of a step's evaluation; None if it was not evaluated."""
-    try:
-        return float(json.loads((run / "evaluation" / step / "results.json").read_text())["score_mean"]["value"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return self._directory.layout.evaluation_log(self._step)
 
 
 def _step_back() -> None:

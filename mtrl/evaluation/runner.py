@@ -6,6 +6,7 @@ on the other jobs nor on who plays it: a part of the tasks, more processes or a 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -21,14 +22,14 @@ import numpy as np
 from envs import Episode, EvaluationProtocol, TaskSuite, make_suite
 from mtrl.evaluation.jobs import Job, Players, in_this_process
 from mtrl.evaluation.protocols import protocol_of
-from mtrl.evaluation.statistics import mean_interval, stratified_mean, success_interval
+from mtrl.evaluation.results import EvaluationResults, ResultsError, TaskResult, read_results, write_results
+from mtrl.evaluation.statistics import Estimate, mean_interval, stratified_mean, success_interval
 from mtrl.storage.checkpoint import load_policy, resolve
+from mtrl.storage.layout import RESULTS_BY_OTHER_RULES, RunLayout
 from mtrl.storage.run_directory import RunDirectory, versions
 from mtrl.storage.sealed import replace_text
 
 JOB_EPISODES = 10  # what an interruption loses at most, in each process
-RESULTS = "results.json"
-RESULTS_BY_OTHER_RULES = "results-by-other-rules.json"
 
 
 def evaluate_run(
@@ -42,7 +43,7 @@ def evaluate_run(
     seed: int = 0,
     players: Players | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
+) -> EvaluationResults:
     """Evaluates one policy of a run by its suite's protocol and writes `evaluation/STEP/results.json`.
 
     What an interrupted evaluation had played is kept beside the results, and the same call goes on from there.
@@ -59,7 +60,7 @@ def evaluate_run(
         progress: told how many episodes of how many are over.
 
     Returns:
-        what the file holds.
+        what the file holds, with every episode.
 
     Raises:
         CheckpointError: there is no such checkpoint, or its policy is damaged.
@@ -77,28 +78,30 @@ def evaluate_run(
         Job(policy_folder.resolve(), task, first, min(JOB_EPISODES, wanted - first), used_backend, seed, sampled)
         for task, first in itertools.product(indices, range(0, wanted, JOB_EPISODES))
     ]
-    folder = directory.path / "evaluation" / step
+    folder = directory.layout.evaluation(step)
     kept = _Kept(folder, jobs, description["weights_sha256"])
     started = time.time()
     played = _play(kept, players or in_this_process, progress)
-    results: dict[str, Any] = {
-        "protocol": protocol.name,
-        "changed": _changes(protocol, suite, {"episodes": episodes, "backend": backend, "actions": actions}, indices),
-        "suite": suite.name,
-        "rules": dict(suite.rules),
-        "step": int(step),
-        "seed": seed,
-        "backend": used_backend,
-        "sampled_actions": sampled,
-        "policy": {key: description[key] for key in ("commit", "config", "weights_sha256")},
-        "versions": versions(),
-        "seconds": time.time() - started,
-        **summarize(suite, played),
-    }
-    results["file"] = str(_results_file(folder, results).relative_to(directory.path))
-    # Last, so that whoever only wants the figures can stop reading there.
-    results["episodes"] = [row._asdict() | {"score": float(suite.score(row.task_id, row.episode_return, row.success))} for row in played]
-    _replace(directory.path / results["file"], json.dumps(results, indent=1))
+    tasks_played, score_mean = summarize(suite, played)
+    results = EvaluationResults(
+        protocol=protocol.name,
+        changed=_changes(protocol, suite, {"episodes": episodes, "backend": backend, "actions": actions}, indices),
+        suite=suite.name,
+        rules=dict(suite.rules),
+        step=int(step),
+        seed=seed,
+        backend=used_backend,
+        sampled_actions=sampled,
+        policy={key: description[key] for key in ("commit", "config", "weights_sha256")},
+        versions=versions(),
+        seconds=time.time() - started,
+        tasks=tasks_played,
+        score_mean=score_mean,
+        episodes=tuple(row._asdict() | {"score": float(suite.score(row.task_id, row.episode_return, row.success))} for row in played),
+    )
+    file = _results_file(directory.layout, results)
+    results = dataclasses.replace(results, file=str(file.relative_to(directory.path)))
+    write_results(file, results)
     kept.forget()
     return results
 
@@ -112,13 +115,17 @@ def _play(kept: _Kept, players: Players, progress: Callable[[int, int], None]) -
     return kept.rows()
 
 
-def _results_file(folder: Path, results: dict[str, Any]) -> Path:
+def _results_file(layout: RunLayout, results: EvaluationResults) -> Path:
     """Where results go: figures by other rules leave those that the protocol found."""
-    file = folder / RESULTS
-    return folder / RESULTS_BY_OTHER_RULES if results["changed"] and not _read_results(file).get("changed", True) else file
+    file = layout.results(results.step)
+    if results.changed:
+        with contextlib.suppress(ResultsError):  # nothing is there, or nothing that can be read
+            if not read_results(file).changed:
+                return file.with_name(RESULTS_BY_OTHER_RULES)
+    return file
 
 
-def summarize(suite: TaskSuite, rows: list[Episode]) -> dict[str, Any]:
+def summarize(suite: TaskSuite, rows: list[Episode]) -> tuple[dict[str, TaskResult], Estimate]:
     """Scores and success rates with intervals, per task that was played and over these tasks."""
     rng = np.random.default_rng(0)
     tasks, scores = {}, []
@@ -128,15 +135,15 @@ def summarize(suite: TaskSuite, rows: list[Episode]) -> dict[str, Any]:
             continue
         scores.append(np.array([float(suite.score(task, row.episode_return, row.success)) for row in own]))
         successes = sum(row.success for row in own)
-        tasks[name] = {
-            "n": len(own),
-            "successes": successes,
-            "success_rate": success_interval(successes, len(own))._asdict(),
-            "score": mean_interval(scores[-1], rng)._asdict(),
-            "return_mean": float(np.mean([row.episode_return for row in own])),
-            "length_mean": float(np.mean([row.length for row in own])),
-        }
-    return {"tasks": tasks, "score_mean": stratified_mean(scores, rng)._asdict()}
+        tasks[name] = TaskResult(
+            n=len(own),
+            successes=successes,
+            success_rate=success_interval(successes, len(own)),
+            score=mean_interval(scores[-1], rng),
+            return_mean=float(np.mean([row.episode_return for row in own])),
+            length_mean=float(np.mean([row.length for row in own])),
+        )
+    return tasks, stratified_mean(scores, rng)
 
 
 class _Kept:
@@ -191,14 +198,6 @@ def _changes(protocol: EvaluationProtocol, suite: TaskSuite, wanted: dict[str, A
     """What was asked for instead of the protocol's rule; results with an entry here are not comparable with it."""
     changes: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None and value != getattr(protocol, name)}
     return changes | ({"tasks": ", ".join(suite.names[task] for task in tasks)} if len(tasks) < suite.num_tasks else {})
-
-
-def _read_results(path: Path) -> dict[str, Any]:
-    """Results that are there already; empty if there are none, or none that can be read."""
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 def _replace(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 __all__ = [
-    "Interval",
+    "Estimate",
     "aggregate",
     "interquartile_mean",
     "mean",
@@ -29,7 +29,7 @@ Aggregate = Callable[[np.ndarray], np.ndarray]
 """From cells [..., n] to one figure for each leading index."""
 
 
-class Interval(NamedTuple):
+class Estimate(NamedTuple):
     """A figure and where it lies with 95 % confidence."""
 
     value: float
@@ -37,12 +37,12 @@ class Interval(NamedTuple):
     high: float
 
 
-def mean_interval(values: np.ndarray, rng: np.random.Generator, resamples: int = 5000) -> Interval:
+def mean_interval(values: np.ndarray, rng: np.random.Generator, resamples: int = 5000) -> Estimate:
     """The mean of one task's scores [episodes] with a percentile bootstrap interval over episodes."""
     return stratified_mean([values], rng, resamples)
 
 
-def stratified_mean(strata: list[np.ndarray], rng: np.random.Generator, resamples: int = 5000) -> Interval:
+def stratified_mean(strata: list[np.ndarray], rng: np.random.Generator, resamples: int = 5000) -> Estimate:
     """The mean over strata (tasks) of each one's mean, with a bootstrap interval that resamples within each."""
     means = np.zeros(resamples)
     for values in strata:
@@ -50,12 +50,12 @@ def stratified_mean(strata: list[np.ndarray], rng: np.random.Generator, resample
     return _interval(float(np.mean([values.mean() for values in strata])), means)
 
 
-def success_interval(successes: int, episodes: int) -> Interval:
+def success_interval(successes: int, episodes: int) -> Estimate:
     """A success rate with Wilson's interval, which stays sensible at 0 and 1."""
     from scipy.stats import binomtest  # takes a second to import, which every training would wait for
 
     interval = binomtest(successes, episodes).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(successes / episodes, float(interval.low), float(interval.high))
+    return Estimate(successes / episodes, float(interval.low), float(interval.high))
 
 
 def mean(cells: np.ndarray) -> np.ndarray:
@@ -68,13 +68,13 @@ def optimality_gap(cells: np.ndarray) -> np.ndarray:
     return 1.0 - np.minimum(cells, 1.0).mean(axis=-1)
 
 
-def aggregate(scores: np.ndarray, statistic: Aggregate, rng: np.random.Generator, resamples: int = 5000) -> Interval:
+def aggregate(scores: np.ndarray, statistic: Aggregate, rng: np.random.Generator, resamples: int = 5000) -> Estimate:
     """A statistic of all cells of `scores` [runs, tasks] with its stratified-bootstrap interval."""
     resampled = _resample(scores, rng, resamples)
     return _interval(float(statistic(scores.reshape(-1))), statistic(resampled.reshape(resamples, -1)))
 
 
-def probability_of_improvement(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator, resamples: int = 2000) -> Interval:
+def probability_of_improvement(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator, resamples: int = 2000) -> Estimate:
     """How likely a run of ours [runs, tasks] scores more than one of theirs [other runs, tasks] on a task drawn at random.
 
     The mean over tasks of Mann and Whitney's statistic: ties count half.
@@ -101,9 +101,9 @@ def _wins(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return ((a > b) + 0.5 * (a == b)).mean(axis=(1, 2, 3))
 
 
-def _interval(value: float, resampled: np.ndarray) -> Interval:
+def _interval(value: float, resampled: np.ndarray) -> Estimate:
     low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(value, float(low), float(high))
+    return Estimate(value, float(low), float(high))
 
 
 def interquartile_mean(values: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from mtrl.evaluation.jobs import EPISODE_STEPS, EVALUATION_RUNNER
 from mtrl.evaluation.policy import load_actor
 from mtrl.models.policy import Actor
 from mtrl.rollouts.inference import Inference
-from mtrl.storage.run_directory import video_file
+from mtrl.storage.layout import video_file
 from mtrl.storage.sealed import publish
 
 HEIGHT = 384  # of a frame, in pixels
@@ -45,7 +45,7 @@ def choose_renderer() -> None:
         os.environ.setdefault("MUJOCO_GL", "egl")
 
 
-def film_policy(
+def record_policy(
     policy: Path, folder: Path, *, tasks: Sequence[str] = (), seed: int = 0, sampled: bool, report: Callable[[str], None] = lambda _: None
 ) -> dict[str, str]:
     """Records one episode of each task.

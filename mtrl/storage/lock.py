@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from mtrl.storage.layout import RunLayout
 from mtrl.storage.run_directory import RunDirectoryError
 
-FILE = "lock"
 PATIENCE_SECONDS = 180.0  # a file server gives up on a lost machine's locks after about 90
 POLL_SECONDS = 0.5
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # some file systems of clusters
@@ -36,7 +36,7 @@ def run_lock(run: Path, *, patience: float = 0.0, tell: Callable[[str], None] = 
         RunDirectoryError: another process is training there.
     """
     try:
-        file = (run / FILE).open("a+")
+        file = RunLayout(run).lock.open("a+")
     except OSError as error:
         raise RunDirectoryError(f"cannot write to {run}: {error.strerror}") from None
     with file:
@@ -74,4 +74,4 @@ def _locked(file: IO[str]) -> bool:
 
 def _newest(run: Path) -> tuple[int, ...]:
     """Changes whenever a training reports or saves."""
-    return tuple(path.stat().st_mtime_ns for path in (run / "metrics.jsonl", run / "checkpoints") if path.exists())
+    return tuple(path.stat().st_mtime_ns for path in (RunLayout(run).metrics, RunLayout(run).checkpoints) if path.exists())

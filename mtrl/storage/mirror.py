@@ -14,10 +14,12 @@ import fsspec
 
 from mtrl.config import ConfigError
 from mtrl.storage.checkpoint import MANIFEST, DamagedCheckpointError, load_checkpoint, steps
+from mtrl.storage.layout import RunLayout
 from mtrl.storage.sealed import publish
 
-SMALL_FILES = ("config.yaml", "versions.json", "metrics.jsonl")
-CHECKPOINTS = "checkpoints"
+_NAMES = RunLayout(Path())
+SMALL_FILES = (_NAMES.config.name, _NAMES.versions.name, _NAMES.metrics.name)
+CHECKPOINTS = _NAMES.checkpoints.name
 
 
 class Mirror:

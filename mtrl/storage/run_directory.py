@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from mtrl.config import ExperimentConfig, dump_yaml, load_config, sealed
 from mtrl.curriculum.decisions import Decision, from_line, to_line
 from mtrl.errors import UserError
 from mtrl.machine import PACKAGES, package_version
+from mtrl.storage.layout import RunLayout
 from mtrl.storage.sealed import TEMPORARY, replace_text, replacing
 
 
@@ -29,8 +29,9 @@ class RunDirectory:
     def __init__(self, path: Path, config: ExperimentConfig):
         self.path = path
         self.config = config
-        self.checkpoints = path / "checkpoints"
-        self.policies = path / "policy"
+        self.layout = RunLayout(path)
+        self.checkpoints = self.layout.checkpoints
+        self.policies = self.layout.policies
         self._writer: Any = None
 
     @classmethod
@@ -49,7 +50,7 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             directory = cls(path, config)
             directory.write_config()
-            replace_text(path / "versions.json", json.dumps(versions(), indent=1))
+            replace_text(directory.layout.versions, json.dumps(versions(), indent=1))
         except OSError as error:
             raise RunDirectoryError(f"cannot write to {path}: {error.strerror}") from None
         return directory
@@ -70,7 +71,7 @@ class RunDirectory:
         Raises:
             OSError: the disk is full or read-only.
         """
-        replace_text(self.path / "config.yaml", sealed(dump_yaml(self.config)))
+        replace_text(self.layout.config, sealed(dump_yaml(self.config)))
 
     def write_metrics(self, metrics: dict[str, float], suite: TaskSuite) -> None:
         """Appends a line to `metrics.jsonl` and a point to every TensorBoard curve.
@@ -81,7 +82,7 @@ class RunDirectory:
         if self._writer is None:
             self._writer = self._open_writer(suite)
         frames = int(metrics["summary/frames"])
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with (self.layout.metrics).open("a") as file:
             file.write(json.dumps({"time": time.time(), **metrics}) + "\n")
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, frames)
@@ -93,18 +94,18 @@ class RunDirectory:
         Raises:
             OSError: the disk is full or read-only.
         """
-        with (self.path / "curriculum.jsonl").open("a") as file:
+        with (self.layout.decisions).open("a") as file:
             file.writelines(to_line(decision) + "\n" for decision in decisions)
 
     def archive_decisions(self, frames: int) -> None:
         """Puts the log of decisions aside, since those that follow are about other tasks or made by other rules."""
-        path = self.path / "curriculum.jsonl"
+        path = self.layout.decisions
         if path.exists():
-            path.rename(path.with_name(f"curriculum-until-{frames}.jsonl"))
+            path.rename(self.layout.archived_decisions(frames))
 
     def read_decisions(self) -> Iterator[Decision]:
         """The decisions of `curriculum.jsonl`; a line that a killed process left unfinished ends them."""
-        path = self.path / "curriculum.jsonl"
+        path = self.layout.decisions
         if not path.exists():
             return
         with path.open() as file:
@@ -116,7 +117,7 @@ class RunDirectory:
 
     def read_metrics(self) -> list[dict[str, float]]:
         """The lines of `metrics.jsonl`; one that a killed process left unfinished is passed over."""
-        path = self.path / "metrics.jsonl"
+        path = self.layout.metrics
         rows = []
         for line in path.read_text().splitlines() if path.exists() else []:
             try:
@@ -129,9 +130,9 @@ class RunDirectory:
         """Drops metrics and decisions of frames that a resumed run will train on again, so that curves do not run back."""
         self.close()
         rows = (row for row in self.read_metrics() if row["summary/frames"] <= frames)
-        _rewrite(self.path / "metrics.jsonl", (json.dumps(row) + "\n" for row in rows))
+        _rewrite(self.layout.metrics, (json.dumps(row) + "\n" for row in rows))
         decisions = (decision for decision in self.read_decisions() if decision.frames <= frames)
-        _rewrite(self.path / "curriculum.jsonl", (to_line(decision) + "\n" for decision in decisions))
+        _rewrite(self.layout.decisions, (to_line(decision) + "\n" for decision in decisions))
 
     def close(self) -> None:
         """Writes what is still in memory."""
@@ -160,7 +161,7 @@ def read_config(run: Path) -> ExperimentConfig:
     """
     if not run.is_dir():
         raise RunDirectoryError(f"there is no run directory {run}")
-    path = run / "config.yaml"
+    path = RunLayout(run).config
     if not path.is_file():
         raise RunDirectoryError(f"{run} is not a run directory: it has no config.yaml")
     config = load_config(path)
@@ -174,11 +175,6 @@ def _rewrite(path: Path, lines: Iterable[str]) -> None:
     """Replaces a file by lines that may be read from it."""
     with replacing(path) as file:
         file.writelines(line.encode() for line in lines)
-
-
-def video_file(task: str) -> str:
-    """The file name of a task's video: no character of the task's name can lead to another folder."""
-    return re.sub(r"[^\w.-]", "_", task) + ".mp4"
 
 
 def versions() -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from envs import TaskSuite
+from mtrl.evaluation.results import EvaluationResults
 from mtrl.learning.learner import UpdateResult
 from mtrl.rollouts.collector import Collected
 from mtrl.rollouts.rollout import Rollout
@@ -54,6 +55,7 @@ METRICS = (
     Metric("tasks/<task>/quarantined", "0 or 1", "whether the task is left out since its environments keep failing"),
     Metric("curriculum/<task>/probability", "share", "the same as `tasks/<task>/share_wanted`"),
     Metric("curriculum/<task>/progress", "success rate", "fast less slow exponential mean of the task's successes"),
+    Metric("evaluation/frames", "frames", "frames of the policy that the newest evaluation is about"),
     Metric("evaluation/<task>/score", "0 to 1", "mean score of the task in the newest evaluation"),
     Metric("evaluation/<task>/success_rate", "0 to 1", "success rate of the task in the newest evaluation"),
     Metric("learner/policy_loss", "loss", "the actor's objective without the entropy bonus"),
@@ -104,6 +106,16 @@ def update_metrics(names: Sequence[str], result: UpdateResult) -> dict[str, floa
         metrics["experts/effective_rank"] = result.experts.effective_rank
         metrics |= task_metrics(names, "experts", {f"weight_{k}": column for k, column in enumerate(result.experts.task_weights.T)})
     return metrics
+
+
+def evaluation_metrics(results: EvaluationResults) -> dict[str, float]:
+    """The figures of an evaluation beside the training."""
+    figures = {
+        f"evaluation/{name}/{figure}": estimate.value
+        for name, task in results.tasks.items()
+        for figure, estimate in (("score", task.score), ("success_rate", task.success_rate))
+    }
+    return {"summary/evaluation_score": results.score_mean.value, "evaluation/frames": float(results.step), **figures}
 
 
 class Interval:

@@ -10,19 +10,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
-from mtrl.evaluation.background import BackgroundEvaluation, evaluated_score, evaluation_metrics
+from mtrl.evaluation.background import BackgroundEvaluation
+from mtrl.evaluation.results import ResultsError, read_results
 from mtrl.learning.learner import LearnerLostError, NonFiniteError
 from mtrl.storage.checkpoint import CheckpointError, mark_best, newest_valid
 from mtrl.storage.mirror import Mirror
 from mtrl.storage.run_directory import RunDirectory
 from mtrl.training.console import Console
+from mtrl.training.metrics import evaluation_metrics
 from mtrl.training.saving import save, write_decisions
 from mtrl.training.trainer import Trainer
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last is what Slurm's jobs ask to be warned with
-POLL_SECONDS = 0.2  # between two looks at an evaluation that is waited for
+POLL_SECONDS = 0.2  # between two checks of an evaluation that is waited for
 
 
 def run_training(trainer: Trainer, directory: RunDirectory, console: Console) -> int:
@@ -33,10 +34,10 @@ def run_training(trainer: Trainer, directory: RunDirectory, console: Console) ->
         learners.
     """
     console.start(trainer.config, trainer.suite, directory.path)
-    run = _Run(trainer, directory, console)
+    run = TrainingRun(trainer, directory, console)
     try:
         with _signals() as received:
-            return run.to_the_end(received)
+            return run.train(received)
     except (NonFiniteError, LearnerLostError) as error:
         console.message(f"error: {error}")
         return 1
@@ -46,23 +47,29 @@ def run_training(trainer: Trainer, directory: RunDirectory, console: Console) ->
         console.close()
 
 
-class _Run:
-    """What lies between the trainer's steps."""
+class TrainingRun:
+    """A trainer with everything around it: reports, checkpoints, their copies, evaluations and the loss of learners.
+
+    Args:
+        trainer: the training loop.
+        directory: where the run's files go.
+        console: where a person looks.
+    """
 
     def __init__(self, trainer: Trainer, directory: RunDirectory, console: Console):
-        self.background = BackgroundEvaluation(directory, trainer.config.evaluation)
         self._trainer, self._directory, self._console = trainer, directory, console
         self._config = trainer.config
+        self._background = BackgroundEvaluation(directory, trainer.config.evaluation)
         self._reported = self._saved = time.monotonic()
         self._reported_frames = -1
-        self._evaluated: dict[str, float] = {}  # not written yet
+        self._evaluated: dict[str, float] = {}  # metrics of evaluations that are not written yet
         checkpoints = trainer.config.checkpoints
         self._mirror = Mirror(checkpoints.copy_to, checkpoints.keep) if checkpoints.copy_to is not None else None
         self._losses = 0  # of learners since the newest checkpoint
-        # What to go back to before there is a checkpoint; nobody needs it whose learner lives in this process.
-        self._beginning = trainer.state_dict() if trainer.config.learners.num_learners else None
+        # The state to go back to before there is a checkpoint; a learner in this process cannot be lost without it.
+        self._initial_state = trainer.state_dict() if trainer.config.learners.num_learners else None
 
-    def to_the_end(self, received: list[int]) -> int:
+    def train(self, received: list[int]) -> int:
         """Trains until there are enough frames or `received` holds a signal; returns the exit code."""
         finished = None
         while finished is None:
@@ -70,61 +77,109 @@ class _Run:
                 while self._trainer.frames < self._config.total_frames and not received:
                     self._trainer.step()
                     self._between_steps()
-                self._hear_of_copy(wait=True)  # so that the last one finds the way free
+                self._check_copy(wait=True)  # so that the last checkpoint can be copied at once
                 if self._trainer.frames > self._reported_frames:
                     self._report()  # before the copy, which takes the curve along
                 finished = self._save() and not received
             except LearnerLostError as lost:
                 self._recover(lost)
         if self._config.evaluation.every_frames is not None and finished:
-            self._evaluated |= _evaluate_last(self.background, self._trainer, self._directory, self._console, received)
+            self._evaluate_last(received)
         if self._evaluated:
             self._report()
-        self._hear_of_copy(wait=True)
+        self._check_copy(wait=True)
         return 128 + received[0] if received else 0
 
     def close(self) -> None:
-        """Ends what goes on beside the training."""
-        self.background.close()
+        """Stops the background evaluation and the mirror."""
+        self._background.close()
         if self._mirror is not None:
             self._mirror.close()
 
     def _between_steps(self) -> None:
-        trainer, now = self._trainer, time.monotonic()
-        self._hear_of_copy()
-        for message in trainer.messages():
+        """Messages, evaluations, reports and checkpoints that are due."""
+        now = time.monotonic()
+        self._check_copy()
+        for message in self._trainer.messages():
             self._console.message(f"warning: {message}")
-        self._evaluated |= _take_in(self.background.poll(), trainer, self._directory, self._console)
+        self._take_in_evaluation()
         if now - self._reported >= self._config.report_seconds:
             self._reported = now
             self._report()
-        if self.background.due(trainer.frames) or now - self._saved >= self._config.checkpoints.every_seconds:
+        if self._background.due(self._trainer.frames) or now - self._saved >= self._config.checkpoints.every_seconds:
             self._saved = now
-            saved_whole = self._save()
+            complete = self._save()
             return_free_memory()
-            if saved_whole and self.background.due(trainer.frames):
-                self.background.start(trainer.frames)
+            if complete and self._background.due(self._trainer.frames):
+                self._background.start(self._trainer.frames)
+
+    def _report(self) -> None:
+        """Writes a line of metrics and the decisions since the last one."""
+        self._reported_frames = self._trainer.frames
+        write_decisions(self._trainer, self._directory, self._console)
+        metrics = self._trainer.metrics() | self._evaluated
+        self._evaluated = {}
+        self._console.update(metrics)
+        try:
+            self._directory.write_metrics(metrics, self._trainer.suite)
+        except OSError as error:
+            self._console.message(f"warning: cannot write metrics to {self._directory.path}: {error.strerror}; training goes on")
 
     def _save(self) -> bool:
-        saved = save(self._trainer, self._directory, self._console, self.background.running)
+        """Saves a checkpoint and offers it to the mirror; returns whether it is complete."""
+        saved = save(self._trainer, self._directory, self._console, self._background.running)
         if saved:
             self._losses = 0
             if self._mirror is not None:
                 self._mirror.offer(self._directory.path)
         return saved
 
-    def _hear_of_copy(self, *, wait: bool = False) -> None:
+    def _check_copy(self, *, wait: bool = False) -> None:
+        """Reports a copy that has failed."""
         problem = self._mirror.poll(wait=wait) if self._mirror is not None else None
         if problem is not None:
             self._console.message(f"warning: {problem}; training goes on")
 
-    def _report(self) -> None:
-        self._reported_frames = self._trainer.frames
-        _report(self._trainer, self._directory, self._console, self._evaluated)
-        self._evaluated = {}
+    def _take_in_evaluation(self) -> None:
+        """Takes in the evaluation that has ended since the last call, and marks its checkpoint as `best` if no earlier one was better."""
+        results = self._background.poll()
+        if results is None or isinstance(results, str):
+            if results is not None:
+                self._console.message(f"warning: {results}")
+            return
+        self._trainer.statistics.add_evaluation(results)
+        best, value = self._best_score(), results.score_mean.value
+        if best is None or value > best:
+            try:
+                mark_best(self._directory.checkpoints, results.step)
+            except CheckpointError as error:
+                self._console.message(f"warning: {error}")
+        comparison = "" if best is None or value > best else f", best {best:.3f}"
+        self._console.message(f"evaluated step {results.step:,}: mean score {value:.3f}{comparison}")
+        self._evaluated |= evaluation_metrics(results)
+
+    def _best_score(self) -> float | None:
+        """The evaluated mean score of the checkpoint that is marked as `best`; None if there is none."""
+        step = (self._directory.checkpoints / "best").resolve().name
+        try:
+            return read_results(self._directory.layout.results(step)).score_mean.value
+        except ResultsError:
+            return None
+
+    def _evaluate_last(self, received: list[int]) -> None:
+        """Waits for the evaluation that is running, and for one of the last policy; a signal ends the waiting."""
+        self._console.message("evaluating the last policy")
+        frames = self._trainer.frames
+        if self._background.running is None:
+            self._background.start(frames)
+        while (step := self._background.running) is not None and not received:
+            time.sleep(POLL_SECONDS)
+            self._take_in_evaluation()
+            if self._background.running is None and step != frames:
+                self._background.start(frames)
 
     def _recover(self, lost: LearnerLostError) -> None:
-        """New learners, and everything back to the newest checkpoint.
+        """Starts new learners, and goes back to the newest checkpoint.
 
         Raises:
             LearnerLostError: `lost`, if that has happened too often since then.
@@ -137,7 +192,7 @@ class _Run:
         loaded, problems = newest_valid(self._directory.checkpoints)
         for problem in problems:
             self._console.message(f"warning: {problem}")
-        state = loaded.components if loaded is not None else self._beginning
+        state = loaded.components if loaded is not None else self._initial_state
         if state is None:
             raise lost
         self._trainer.recover(state)
@@ -153,56 +208,9 @@ def return_free_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _take_in(found: dict[str, Any] | str | None, trainer: Trainer, directory: RunDirectory, console: Console) -> dict[str, float]:
-    """An evaluation's figures, and `best` if they are the best so far."""
-    if found is None or isinstance(found, str):
-        if found is not None:
-            console.message(f"warning: {found}")
-        return {}
-    trainer.statistics.add_evaluation(found)
-    best = evaluated_score(directory.path, (directory.checkpoints / "best").resolve().name)
-    value = found["score_mean"]["value"]
-    if best is None or value > best:
-        try:
-            mark_best(directory.checkpoints, found["step"])
-        except CheckpointError as error:
-            console.message(f"warning: {error}")
-    console.message(
-        f"evaluated step {found['step']:,}: mean score {value:.3f}" + ("" if best is None or value > best else f", best {best:.3f}")
-    )
-    return evaluation_metrics(found)
-
-
-def _evaluate_last(
-    background: BackgroundEvaluation, trainer: Trainer, directory: RunDirectory, console: Console, received: list[int]
-) -> dict[str, float]:
-    """Waits for the evaluation that is going on, and for one of the last policy; a signal ends the waiting."""
-    console.message("evaluating the last policy")
-    figures: dict[str, float] = {}
-    frames = trainer.frames
-    if background.running is None:
-        background.start(frames)
-    while (step := background.running) is not None and not received:
-        time.sleep(POLL_SECONDS)
-        figures |= _take_in(background.poll(), trainer, directory, console)
-        if background.running is None and step != frames:
-            background.start(frames)
-    return figures
-
-
-def _report(trainer: Trainer, directory: RunDirectory, console: Console, evaluated: dict[str, float]) -> None:
-    write_decisions(trainer, directory, console)
-    metrics = trainer.metrics() | evaluated
-    console.update(metrics)
-    try:
-        directory.write_metrics(metrics, trainer.suite)
-    except OSError as error:
-        console.message(f"warning: cannot write metrics to {directory.path}: {error.strerror}; training goes on")
-
-
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """A list that the first of `SIGNALS` is put into; a second one is left to what was there before."""
+    """A list that collects the first of `SIGNALS`; a second signal gets the previous handler."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received

@@ -10,6 +10,7 @@ import numpy as np
 
 from envs import Episode, TaskSuite
 from mtrl.curriculum.evidence import WINDOW, Evidence
+from mtrl.evaluation.results import EvaluationResults
 
 VALUE_ERROR_RATE = 0.1  # step of the running mean of value errors, per update
 SIMILARITY_RATE = 0.1  # of the gradients' cosines
@@ -62,14 +63,14 @@ class TaskStatistics:
         self.value_errors = _nearer(self.value_errors, errors, VALUE_ERROR_RATE)
         self.initial_values = _nearer(self.initial_values, initial_values, VALUE_ERROR_RATE)
 
-    def add_evaluation(self, results: dict[str, Any]) -> None:
-        """Takes in an evaluation's results, as `results.json` has them."""
-        for name, row in results["tasks"].items():
+    def add_evaluation(self, results: EvaluationResults) -> None:
+        """Takes in an evaluation's results."""
+        for name, row in results.tasks.items():
             task = self._suite.index(name)
-            self.evaluated_episodes[task] += row["n"]
-            self.evaluated_success_sums[task] += row["successes"]
-            self.evaluated_success_rates[task] = row["success_rate"]["value"]
-            self.evaluated_scores[task] = row["score"]["value"]
+            self.evaluated_episodes[task] += row.n
+            self.evaluated_success_sums[task] += row.successes
+            self.evaluated_success_rates[task] = row.success_rate.value
+            self.evaluated_scores[task] = row.score.value
 
     def evidence(self, *, evaluated: bool = False) -> Evidence:
         """A copy of what schedulers read; with `evaluated`, episodes are those of evaluations instead of training's."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
@@ -19,6 +19,7 @@ from mtrl.errors import UserError
 from mtrl.machine import whole_cores
 
 if TYPE_CHECKING:
+    from mtrl.evaluation.results import EvaluationResults
     from mtrl.storage.run_directory import RunDirectory
 
 
@@ -93,25 +94,24 @@ def evaluate(arguments: list[str], program: str) -> int:
         )
     print_results(results, directory.path)
     if options.video:
-        _film(directory, results)
+        _record(directory, results)
     return 0
 
 
-def _film(directory: RunDirectory, results: dict[str, Any]) -> None:
-    from mtrl.evaluation.video import film_policy
+def _record(directory: RunDirectory, results: EvaluationResults) -> None:
+    from mtrl.evaluation.video import record_policy
 
-    step = str(results["step"])
-    folder = directory.path / "evaluation" / step / "video"
-    files = film_policy(
-        directory.policies / step,
+    folder = directory.layout.videos(results.step)
+    files = record_policy(
+        directory.policies / str(results.step),
         folder,
-        tasks=tuple(results["tasks"]),
-        seed=results["seed"],
-        sampled=results["sampled_actions"],
+        tasks=tuple(results.tasks),
+        seed=results.seed,
+        sampled=results.sampled_actions,
         report=lambda problem: print(f"warning: {problem}", file=sys.stderr),
     )
     if files:
-        print(f"videos: {folder} ({len(files)} of {len(results['tasks'])} tasks)")
+        print(f"videos: {folder} ({len(files)} of {len(results.tasks)} tasks)")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from mtrl.cli.arguments import parse_with_experiment
 from mtrl.cli.shared import DEFAULT_CONFIG, check_packages, find_config
 from mtrl.config import ExperimentConfig, load_config
 from mtrl.errors import UserError
+from mtrl.storage.layout import RunLayout
 
 if TYPE_CHECKING:
     from mtrl.cli.console import PlainConsole, TerminalConsole
@@ -88,7 +89,7 @@ def _existing_run(options: TrainOptions) -> Path | None:
         from mtrl.storage.run_directory import RunDirectory
 
         return RunDirectory.open(options.resume).path
-    if options.auto_resume and options.run_dir is not None and (options.run_dir / "config.yaml").is_file():
+    if options.auto_resume and options.run_dir is not None and RunLayout(options.run_dir).config.is_file():
         return options.run_dir
     return None
 
@@ -124,7 +125,7 @@ def _start(
             if profiled:
                 from mtrl.training.profiling import profile_training
 
-                console.message(profile_training(trainer, directory.path / "profile"))
+                console.message(profile_training(trainer, directory.layout.profile))
             return run_training(trainer, directory, console)
 
 

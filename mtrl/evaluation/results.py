@@ -1,0 +1,129 @@
+"""What an evaluation found, as types: the one writer and the one reader of `results.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mtrl.errors import UserError
+from mtrl.evaluation.statistics import Estimate
+from mtrl.storage.sealed import replace_text
+
+
+class ResultsError(UserError):
+    """A file is not the results of an evaluation. The message names the file."""
+
+
+class TaskResult(NamedTuple):
+    """The episodes of one task."""
+
+    n: int  # episodes played
+    successes: int
+    success_rate: Estimate
+    score: Estimate
+    return_mean: float
+    length_mean: float
+
+
+@dataclass(frozen=True)
+class EvaluationResults:
+    """One evaluation of one policy."""
+
+    protocol: str
+    """The published rule, such as `minigrid-v1`."""
+    changed: dict[str, Any]
+    """What was asked for instead of the protocol's rule; results with an entry here are not comparable with it."""
+    step: int
+    """The policy's frames."""
+    backend: str
+    sampled_actions: bool
+    tasks: dict[str, TaskResult]
+    score_mean: Estimate
+    """Mean of the tasks' scores."""
+    suite: str = ""
+    rules: dict[str, str] = field(default_factory=dict)
+    """What a figure has to name beside the tasks, such as the version of the rewards."""
+    seed: int = 0
+    policy: dict[str, Any] = field(default_factory=dict)
+    """Commit, config and hash of the weights."""
+    versions: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    file: str = ""
+    """Where the results lie, relative to the run's directory."""
+    episodes: tuple[dict[str, Any], ...] = ()
+    """Every episode with its score, in the order of tasks and numbers."""
+
+    @classmethod
+    def from_json(cls, values: Any) -> EvaluationResults:
+        """Results from the content of a `results.json`, with or without its episodes.
+
+        Raises:
+            ResultsError: a field is missing or of another kind.
+        """
+        try:
+            if not isinstance(values["protocol"], str):
+                raise TypeError("protocol")
+            tasks = {str(name): _task(row) for name, row in values["tasks"].items()}
+            known = {field.name for field in dataclasses.fields(cls)}
+            rest = {name: value for name, value in values.items() if name in known - {"tasks", "score_mean", "episodes", "step"}}
+            episodes = tuple(values.get("episodes") or ())
+            return cls(**rest, step=int(values["step"]), tasks=tasks, score_mean=_estimate(values["score_mean"]), episodes=episodes)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ResultsError(f"not the results of an evaluation: {error!r}") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """What `results.json` holds. The episodes come last, so that a reader of the figures can stop there."""
+        tasks = {
+            name: row._asdict() | {"success_rate": row.success_rate._asdict(), "score": row.score._asdict()}
+            for name, row in self.tasks.items()
+        }
+        values = {name: getattr(self, name) for name in _ORDER}
+        return values | {"tasks": tasks, "score_mean": self.score_mean._asdict(), "episodes": list(self.episodes)}
+
+
+_ORDER = (
+    *("protocol", "changed", "suite", "rules", "step", "seed", "backend", "sampled_actions", "policy", "versions", "seconds"),
+    *("tasks", "score_mean", "file", "episodes"),
+)
+"""The order of the fields in the file."""
+
+
+def read_results(path: Path) -> EvaluationResults:
+    """The results in a file.
+
+    Raises:
+        ResultsError: there is no such file, or it is not an evaluation's.
+    """
+    try:
+        return EvaluationResults.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, RecursionError) as error:  # ResultsError is a ValueError
+        raise ResultsError(f"{path}: {error}") from None
+
+
+def write_results(path: Path, results: EvaluationResults) -> None:
+    """Replaces a file by these results.
+
+    Raises:
+        OSError: the disk is full or read-only.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps(results.to_json(), indent=1))
+
+
+def _estimate(values: Mapping[str, Any]) -> Estimate:
+    return Estimate(*(float(values[name]) for name in Estimate._fields))
+
+
+def _task(row: Mapping[str, Any]) -> TaskResult:
+    return TaskResult(
+        n=int(row["n"]),
+        successes=int(row["successes"]),
+        success_rate=_estimate(row["success_rate"]),
+        score=_estimate(row["score"]),
+        return_mean=float(row.get("return_mean", float("nan"))),
+        length_mean=float(row.get("length_mean", float("nan"))),
+    )

@@ -1,0 +1,106 @@
+"""Where the files of a run lie. No other module puts the path of one together."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+RESULTS = "results.json"
+RESULTS_BY_OTHER_RULES = "results-by-other-rules.json"
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """The paths of a run's files, whether they exist or not."""
+
+    path: Path
+    """The run's directory."""
+
+    @property
+    def config(self) -> Path:
+        """The complete experiment, sealed."""
+        return self.path / "config.yaml"
+
+    @property
+    def versions(self) -> Path:
+        """Commit, packages and machine."""
+        return self.path / "versions.json"
+
+    @property
+    def metrics(self) -> Path:
+        """A line of JSON for each report."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def decisions(self) -> Path:
+        """The curriculum's decisions."""
+        return self.path / "curriculum.jsonl"
+
+    def archived_decisions(self, frames: int) -> Path:
+        """Decisions that were made until `frames` by other rules or for other tasks."""
+        return self.path / f"curriculum-until-{frames}.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """A folder for each checkpoint, named by its frames; links `latest` and `best`."""
+        return self.path / "checkpoints"
+
+    @property
+    def policies(self) -> Path:
+        """A folder for each saved policy, named by its frames."""
+        return self.path / "policy"
+
+    @property
+    def profile(self) -> Path:
+        """What `train --profile` has measured."""
+        return self.path / "profile"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains."""
+        return self.path / "lock"
+
+    @property
+    def evaluations(self) -> Path:
+        """A folder for each evaluated policy, named by its frames."""
+        return self.path / "evaluation"
+
+    def evaluation(self, step: int | str) -> Path:
+        """The evaluation of the policy with `step` frames."""
+        return self.evaluations / str(step)
+
+    def results(self, step: int | str) -> Path:
+        """The results of an evaluation."""
+        return self.evaluation(step) / RESULTS
+
+    def evaluation_log(self, step: int | str) -> Path:
+        """What a background evaluation has printed."""
+        return self.evaluation(step) / "evaluation.log"
+
+    def videos(self, step: int | str) -> Path:
+        """The folder of an evaluation's videos."""
+        return self.evaluation(step) / "video"
+
+    def video(self, step: int | str, task: str) -> Path:
+        """The video of one task."""
+        return self.videos(step) / video_file(task)
+
+    def evaluated_steps(self) -> list[int]:
+        """The frames of all policies with an evaluation's folder, ascending."""
+        if not self.evaluations.is_dir():
+            return []
+        return sorted(int(entry.name) for entry in self.evaluations.iterdir() if entry.name.isdigit())
+
+    def all_results(self) -> list[Path]:
+        """The results that exist, in the order of frames."""
+        return [path for step in self.evaluated_steps() if (path := self.results(step)).exists()]
+
+    def all_videos(self) -> list[Path]:
+        """The videos that exist."""
+        return [path for step in self.evaluated_steps() for path in sorted(self.videos(step).glob("*.mp4"))]
+
+
+def video_file(task: str) -> str:
+    """The file name of a task's video: no character of the task's name can lead to another folder."""
+    return re.sub(r"[^\w.-]", "_", task) + ".mp4"
