@@ -10,6 +10,7 @@ from envs import make_suite
 from mtrl.config import ConfigError, ModelConfig
 from mtrl.learning.learner import Learner
 from mtrl.models.gates import GATES, DSelectKGate, LinearGate, SkillsGate, TopKGate, make_gate, smooth_step
+from mtrl.models.policy import build_policy
 from mtrl.rollouts.collector import build_collector
 
 
@@ -99,3 +100,17 @@ def test_one_wide_expert_can_be_as_large_as_four():
     four, one_wide = size(model__experts=4), size(model__experts=1, model__width=2.0, model__gate="uniform")
     assert abs(one_wide / four - 1) < 0.05
     assert isinstance(make_gate(ModelConfig(), 2), LinearGate)
+
+
+@pytest.mark.parametrize("memory", [False, True])
+@pytest.mark.parametrize("trunks", ["separate", "shared"])
+def test_a_policy_declares_its_experts_and_its_memory(memory, trunks):
+    """By the modules that hold them: encoders' experts in each trunk, the LSTM, and the weights with which heads read it."""
+    model = ModelConfig(experts=3, memory=memory, memory_size=8, trunks=trunks)
+    policy = build_policy(model, make_suite("toy/three"), seed=0)
+    encoders = [policy.actor.trunk.encoder, *([policy.critic.trunk.encoder] if trunks == "separate" else [])]
+    experts = {id(parameter) for encoder in encoders for parameter in encoder.experts.parameters()}
+    assert {id(parameter) for parameter in policy.expert_parameters().values()} == experts
+    reading = [head.recall_weight for head in (policy.actor.head, policy.critic.head) if head.recall_weight is not None]
+    of_memory = {id(parameter) for parameter in [*(policy.actor.memory.parameters() if memory else []), *reading]}
+    assert {id(parameter) for parameter in policy.memory_parameters().values()} == of_memory and bool(of_memory) == memory

@@ -55,7 +55,7 @@ WITH_MEMORY = {"model__memory": True, "model__memory_size": 16}
 
 def memory_and_inputs(steps=9, slots=4, seed=0):
     torch.manual_seed(seed)
-    memory = Memory(10, 6, Categorical(3), span=10)
+    memory = Memory(10, 6, Categorical(3), t_max=10)
     initial = {name: torch.from_numpy(array) for name, array in memory.initial(slots).items()}
     initial |= {"hidden": torch.randn(slots, 6), "cell": torch.randn(slots, 6), "start": torch.zeros(slots, dtype=torch.bool)}
     valid = torch.rand(steps, slots) > 0.3
@@ -105,7 +105,7 @@ def test_gradients_of_an_unroll_are_those_of_its_steps():
 
 @pytest.mark.parametrize("span", [8, 30])
 def test_before_learning_units_keep_what_they_hold_for_up_to_the_span(span):
-    config = toy_config(model__memory=True, model__memory_size=500, model__memory_span=span)
+    config = toy_config(model__memory=True, model__memory_size=500, model__memory_t_max=span)
     memory = build_policy(config.model, make_suite(config.suite.name), seed=0).actor.memory
     initial = {name: torch.from_numpy(array) for name, array in memory.initial(1).items()}
     initial |= {"cell": torch.ones(1, 500), "start": torch.zeros(1, dtype=torch.bool)}

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from mtrl.cli import main
 from mtrl.config import ModelConfig
-from mtrl.models.gates import GATES
+from mtrl.models.gates import GATES, Gate
 
 
-class UnitGate(nn.Module):
-    """Weights |w| / ‖w‖ for each task; a gate maps task ids [N] to weights [N, K]."""
+class UnitGate(Gate):
+    """Weights |w| / ‖w‖ for each task."""
 
     def __init__(self, num_tasks: int, num_experts: int):
         super().__init__()
@@ -21,12 +21,8 @@ class UnitGate(nn.Module):
         """The weights of every task, [tasks, K]."""
         return nn.functional.normalize(self.weight.abs(), dim=-1)
 
-    def forward(self, task_ids: Tensor) -> Tensor:
-        """The weights of the experts for rows of the given tasks, [N, K]."""
-        return self.task_weights()[task_ids]
 
-
-def make(num_tasks: int, model: ModelConfig) -> nn.Module:
+def make(num_tasks: int, model: ModelConfig) -> Gate:
     """Builds the gate; GATES wants this signature."""
     return UnitGate(num_tasks, model.experts)
 

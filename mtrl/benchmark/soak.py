@@ -21,7 +21,7 @@ SETTLED = 0.2  # of the time, after which caches are full and the slope begins t
 MEBIBYTE = 2.0**20
 
 
-def soak(config: ExperimentConfig, minutes: float, look_seconds: float = LOOK_SECONDS) -> dict[str, float]:
+def soak(config: ExperimentConfig, minutes: float, interval_seconds: float = LOOK_SECONDS) -> dict[str, float]:
     """Trains for so many minutes, in a process of its own as a user would, and prints how what it holds has grown.
 
     Returns:
@@ -31,44 +31,44 @@ def soak(config: ExperimentConfig, minutes: float, look_seconds: float = LOOK_SE
     (folder / "config.yaml").write_text(dump_yaml(config))
     command = [sys.executable, str(PROJECT_ROOT / "launch.py"), "train", str(folder / "config.yaml"), "--run-dir", str(folder / "run")]
     process = subprocess.Popen([*command, "--total-frames", str(10**12)], stdout=subprocess.DEVNULL, start_new_session=True)
-    start, times, looks = time.monotonic(), [], []
+    start, times, usages = time.monotonic(), [], []
     try:
         while (now := time.monotonic() - start) < 60 * minutes and process.poll() is None:
             times.append(now / 60)
-            looks.append(held_by(process.pid))
-            if len(looks) % 30 == 1:
-                print(_line(times[-1], looks[-1], folder / "run"), flush=True)
-            time.sleep(look_seconds)
+            usages.append(held_by(process.pid))
+            if len(usages) % 30 == 1:
+                print(_line(times[-1], usages[-1], folder / "run"), flush=True)
+            time.sleep(interval_seconds)
         if process.poll() is not None:
             raise RuntimeError(f"the run ended by itself with code {process.returncode} after {times[-1]:.1f} minutes; see {folder}")
     finally:
         process.terminate()
         process.wait()
-    return _judged(np.array(times), looks)
+    return _judged(np.array(times), usages)
 
 
-def _judged(times: np.ndarray, looks: list[ProcessUsage]) -> dict[str, float]:
+def _judged(times: np.ndarray, usages: list[ProcessUsage]) -> dict[str, float]:
     """Prints and returns the slopes of straight lines through what was seen once the run had settled."""
     settled = times >= SETTLED * times[-1]
     found = {}
     for name, unit, values in (
-        ("memory", "MiB", [look.memory / MEBIBYTE for look in looks]),
-        ("open files", "", [look.files for look in looks]),
-        ("threads", "", [look.threads for look in looks]),
+        ("memory", "MiB", [usage.memory / MEBIBYTE for usage in usages]),
+        ("open files", "", [usage.files for usage in usages]),
+        ("threads", "", [usage.threads for usage in usages]),
     ):
         line = linregress(times[settled], np.array(values)[settled])
         found[name] = float(line.slope)
         low, high = line.slope - 1.96 * line.stderr, line.slope + 1.96 * line.stderr
         print(f"{name}: {line.slope:+.3f} {unit} a minute ({low:+.3f} to {high:+.3f}), at the end {values[-1]:,.0f}")
-    found["shared"] = max(look.shared for look in looks) / MEBIBYTE
+    found["shared"] = max(usage.shared for usage in usages) / MEBIBYTE
     print(f"object store and other shared memory: at most {found['shared']:.0f} MiB")
     return found
 
 
-def _line(minutes: float, look: ProcessUsage, run: Path) -> str:
+def _line(minutes: float, usage: ProcessUsage, run: Path) -> str:
     rows = RunDirectory.open(run).read_metrics() if (run / "metrics.jsonl").exists() else []
     frames = int(rows[-1]["summary/frames"]) if rows else 0
     return (
-        f"{minutes:6.1f} min  {frames:>11,} frames  {look.memory / MEBIBYTE:8.1f} MiB  {look.files:5} files  "
-        f"{look.threads:4} threads  {look.processes:3} processes"
+        f"{minutes:6.1f} min  {frames:>11,} frames  {usage.memory / MEBIBYTE:8.1f} MiB  {usage.files:5} files  "
+        f"{usage.threads:4} threads  {usage.processes:3} processes"
     )

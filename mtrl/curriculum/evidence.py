@@ -13,7 +13,7 @@ class Evidence(NamedTuple):
     """What schedulers read, [num_tasks] each; NaN where a task has shown nothing yet."""
 
     episodes: np.ndarray  # finished so far
-    success_sums: np.ndarray  # of them successful
+    success_sums: np.ndarray  # successful ones of these
     success_rates: np.ndarray  # over the window of recent episodes
     frames: np.ndarray  # trained on so far
     value_errors: np.ndarray  # running mean of |r + γ v' - V|

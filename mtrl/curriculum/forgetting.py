@@ -1,4 +1,4 @@
-"""Notices when a task that was mastered is being lost again, whatever the scheduler makes of it."""
+"""Detects tasks that were mastered and are being lost again, under any scheduler."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class ForgettingWatch:
         self.forgotten = np.zeros(len(names), bool)
 
     def update(self, evidence: Evidence) -> list[str]:
-        """Takes in the newest rates; a sentence for each task whose state has changed."""
-        full = evidence.episodes >= WINDOW  # a window half full swings by more than the loss looked for
+        """Takes in the newest success rates; returns a sentence for each task that has become forgotten or has recovered."""
+        full = evidence.episodes >= WINDOW  # a window half full swings by more than `LOSS`
         rates = np.where(full, np.nan_to_num(evidence.success_rates), 0.0)
         self.best = np.maximum(self.best, rates)
         mastered = self.best >= MASTERED
@@ -44,7 +44,7 @@ class ForgettingWatch:
         return weights / weights.sum()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next look depends on."""
+        """Everything that the next update depends on."""
         return {"best": self.best.copy(), "forgotten": self.forgotten.copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a scheduler is, and what most of them share: looking at each task when it has something new to show."""
+"""The contract of schedulers, and the base class of most of them: it observes each task when the task has enough new episodes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mtrl.curriculum.evidence import Evidence
 
 
 class Scheduler(Protocol):
-    """Turns what is known of each task into the share of trained frames it should get next."""
+    """Turns the evidence about each task into its share of the next trained frames."""
 
     def probabilities(self, evidence: Evidence) -> np.ndarray:
         """Wanted shares [num_tasks] float64 that sum to 1."""
@@ -24,18 +24,18 @@ class Scheduler(Protocol):
         """Goes on from a `state_dict`."""
 
     def tasks_changed(self) -> None:
-        """A state of other tasks was loaded, moved by name: whatever stands on their number or order begins anew."""
+        """A state of other tasks was loaded and moved by name: whatever depends on the number or order of tasks starts anew."""
 
 
 class NoOptions(Section):
-    """For schedulers that have nothing to set."""
+    """Options of schedulers without options."""
 
 
 class RatedScheduler:
-    """A scheduler that rates tasks by how their episodes go. A subclass says what it makes of a look, and of all looks so far.
+    """A scheduler that rates tasks by their episodes. A subclass turns observations (`observe`) into weights of the tasks (`weights`).
 
-    A task is looked at when it has `EPISODES` new ones, so that rare episodes are judged as carefully as frequent ones. Until a task has
-    been looked at it keeps its uniform share: nobody is judged on nothing.
+    A task is observed when it has `EPISODES` new episodes, so that tasks with rare episodes are judged as carefully as the others. Tasks
+    without an observation keep their uniform share.
     """
 
     EPISODES = 10
@@ -48,9 +48,9 @@ class RatedScheduler:
         self.options = options
         n = len(names)
         self.num_observations = np.zeros(n, np.int64)
-        self.latest = np.zeros(n)  # success rate at the last look
-        self.previous = np.zeros(n)  # and at the one before
-        self._episodes = np.zeros(n, np.int64)  # counted at the last look
+        self.latest = np.zeros(n)  # success rate of the newest observation
+        self.previous = np.zeros(n)  # and of the one before
+        self._episodes = np.zeros(n, np.int64)  # counted until the newest observation
         self._successes = np.zeros(n)
 
     def probabilities(self, evidence: Evidence) -> np.ndarray:
@@ -68,10 +68,10 @@ class RatedScheduler:
         return self._shares(evidence)
 
     def observe(self, due: np.ndarray, evidence: Evidence) -> None:
-        """Takes in what the tasks of the mask `due` have newly shown."""
+        """Takes in a new observation of each task of the mask `due` [num_tasks]; `latest` and `previous` are up to date."""
 
     def weights(self, evidence: Evidence) -> np.ndarray:
-        """How much each task is wanted, [num_tasks], none negative; all zero means all the same."""
+        """Weights of the tasks [num_tasks], none negative; all zero means equal shares."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class RatedScheduler:
             setattr(self, name, np.array(state[name]))
 
     def tasks_changed(self) -> None:
-        """Nothing: rates belong to tasks and move with them."""
+        """Nothing to do: rates belong to tasks and move with them."""
 
     def _shares(self, evidence: Evidence) -> np.ndarray:
         n = len(self.names)
@@ -108,7 +108,7 @@ _PRESENT_NAMES = {"looks": "num_observations", "looks_at_start": "observations_a
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
-    """Exp(x) scaled to sum to 1."""
+    """`exp(x)`, scaled to sum to 1."""
     exponentials = np.exp(x - x.max())
     return exponentials / exponentials.sum()
 

@@ -55,7 +55,7 @@ class PortableActor(nn.Module):
         super().__init__()
         self._observation, self._task = observation, task
         trunk = actor.trunk
-        table = trunk.gate.task_weights().detach().clone()  # type: ignore[operator]
+        table = trunk.gate.task_weights().detach().clone()
         self._orthogonal = trunk._mix is mix
         encoder: Any = copy.deepcopy(trunk.encoder)
         if task is not None:
@@ -158,7 +158,7 @@ def export_run(directory: RunDirectory, *, checkpoint: str = "latest", task: str
     exported = Exported(
         folder,
         portable.num_experts,
-        int(actor.trunk.gate.task_weights().shape[1]),  # type: ignore[operator]
+        int(actor.trunk.gate.task_weights().shape[1]),
         _microseconds(portable, example_inputs(suite, actor, index, SPEED_ROWS)),
         whole,
     )

@@ -86,7 +86,7 @@ def record(actor: Actor, suite: TaskSuite, task: int, path: Path, *, seed: int, 
     inference = Inference(actor, torch.Generator().manual_seed(seed), torch.device("cpu"), sampled=sampled)
     env = _drawable(suite.for_evaluation().tasks[task])
     try:
-        weights = actor.trunk.gate.task_weights()[task].tolist()  # type: ignore[operator]
+        weights = actor.trunk.gate.task_weights()[task].tolist()
         rate = float(env.metadata.get("render_fps", 30))
         stride = max(1, round(rate / MOST_FRAMES_PER_SECOND))  # drawing a robot arm takes most of the time
         # Under a temporary name until it is whole.

@@ -34,7 +34,7 @@ def expert_statistics(policy: Policy, batch: Batch) -> ExpertStatistics:
     trunk, rows = policy.actor.trunk, batch.observations.rows
     chosen = torch.linspace(0, len(rows.task_ids) - 1, EXPERT_ROWS, device=rows.task_ids.device).long()
     found = health(trunk.encoder({name: array[chosen] for name, array in rows.obs.items()}, rows.task_ids[chosen]))
-    weights = trunk.gate.task_weights().cpu().numpy()  # type: ignore[operator]
+    weights = trunk.gate.task_weights().cpu().numpy()
     return ExpertStatistics(float(found.gram_offdiagonal), float(found.effective_rank), weights)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mtrl.config import ExperimentConfig, OptimizerConfig
 from mtrl.learning.minibatches import Minibatch
-from mtrl.models.policy import Policy
+from mtrl.models.policy import Policy, is_memory
 
 
 class Optimizers(NamedTuple):
@@ -55,7 +55,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 def _make_optimizer(module: nn.Module, settings: OptimizerConfig, memory_learning_rate_factor: float) -> torch.optim.Optimizer:
     learned = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    memory = {name for name in learned if "memory." in name or name.endswith("recall_weight")}
+    memory = {name for name in learned if is_memory(name)}
     groups: list[dict[str, Any]] = [{"params": [parameter for name, parameter in learned.items() if name not in memory]}]
     if memory:
         groups.append({"params": [learned[name] for name in learned if name in memory], "rate": memory_learning_rate_factor})

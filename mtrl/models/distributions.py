@@ -22,7 +22,7 @@ class Distribution(Protocol):
 
     num_parameters: int
     num_features: int
-    """Of an action that a memory reads."""
+    """Size of the action's encoding that the LSTM reads."""
 
     def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
         """One action for each row of parameters."""
@@ -37,13 +37,13 @@ class Distribution(Protocol):
         """Entropy in nats."""
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
-        """What environments are given for actions that were sampled."""
+        """The actions that environments receive for sampled actions."""
 
     def no_action(self, slots: int) -> np.ndarray:
-        """Something of the shape and kind of `slots` actions."""
+        """A placeholder with the shape and type of `slots` actions, for slots without a last action."""
 
     def encode(self, actions: Tensor) -> Tensor:
-        """Actions as features for a memory, `[..., num_features]`."""
+        """The encoding of actions that the LSTM reads, `[..., num_features]`."""
 
 
 class Categorical:
@@ -61,11 +61,11 @@ class Categorical:
         return parameters.argmax(-1)
 
     def log_prob(self, parameters: Float[Tensor, "*N A"], actions: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-        """Ln π(a)"""
+        """Log-probability `ln π(a)`."""
         return parameters.log_softmax(-1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
     def entropy(self, parameters: Float[Tensor, "*N A"]) -> Float[Tensor, "*N"]:
-        """-Σ π ln π"""
+        """Entropy `-Σ π ln π`."""
         log_probs = parameters.log_softmax(-1)
         return -(log_probs.exp() * log_probs).sum(-1)
 
@@ -111,7 +111,7 @@ class Normal:
         return (-0.5 * standard.square() - log_scale - 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def entropy(self, parameters: Float[Tensor, "*N P"]) -> Float[Tensor, "*N"]:
-        """Σ (log σ + ½ log 2πe)"""
+        """Entropy `Σ (log σ + ½ log 2πe)`."""
         return (self._split(parameters)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
@@ -154,7 +154,7 @@ class TanhNormal(Normal):
 
 
 def _log_slope(x: Tensor) -> Tensor:
-    """Log(1 - tanh²(x)) = 2 (log 2 - x - softplus(-2x)), which stays finite where tanh rounds to 1."""
+    """The logarithm `log(1 - tanh²(x)) = 2 (log 2 - x - softplus(-2x))`, which stays finite where tanh rounds to 1."""
     return 2.0 * (math.log(2.0) - x - functional.softplus(-2.0 * x))
 
 
@@ -179,7 +179,7 @@ class Either:
         return self._act(parameters, lambda kind, own: kind.mode(own))
 
     def log_prob(self, parameters: Float[Tensor, "*N P"], actions: Float[Tensor, "*N W"]) -> Float[Tensor, "*N"]:
-        """Ln π(a), of a density where the kind is continuous."""
+        """Log-probability `ln π(a)`, or log-density where the kind is continuous."""
         return self._measure(parameters, lambda kind, own, rows: kind.log_prob(own, _value_of(kind, actions[rows])))
 
     def entropy(self, parameters: Float[Tensor, "*N P"]) -> Float[Tensor, "*N"]:

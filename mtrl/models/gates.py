@@ -1,7 +1,8 @@
-"""Gates: how much of each expert a task takes. A gate is a module from task ids [N] to weights [N, K], and a line in `GATES`."""
+"""Gates: the weights of the experts for each task. A gate maps task ids [N] to weights [N, K]; `GATES` gives it a name."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -12,7 +13,19 @@ from torch.nn import functional
 from mtrl.config import ConfigError, ModelConfig
 
 
-class LinearGate(nn.Module):
+class Gate(nn.Module, ABC):
+    """The weights of the experts for each task."""
+
+    @abstractmethod
+    def task_weights(self) -> Float[Tensor, "tasks K"]:
+        """The weights of every task."""
+
+    def forward(self, task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K"]:
+        """The weights of the experts for rows of the given tasks."""
+        return self.task_weights()[task_ids]
+
+
+class LinearGate(Gate):
     """MOORE's task weights: a free number for each task and expert, neither normalised nor made positive."""
 
     def __init__(self, num_tasks: int, num_experts: int):
@@ -20,10 +33,6 @@ class LinearGate(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_tasks, num_experts))
         # The initial values of a linear layer that reads the task as one-hot.
         nn.init.uniform_(self.weight, -(num_tasks**-0.5), num_tasks**-0.5)
-
-    def forward(self, task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K"]:
-        """Weights of the experts for rows of the given tasks."""
-        return self.task_weights()[task_ids]
 
     def task_weights(self) -> Float[Tensor, "tasks K"]:
         """The weights of every task."""
@@ -53,7 +62,7 @@ class TopKGate(LinearGate):
         return torch.zeros_like(self.weight).scatter(-1, largest.indices, largest.values.softmax(-1))
 
 
-class DSelectKGate(nn.Module):
+class DSelectKGate(Gate):
     """DSelect-k (Hazimeh et al. 2021): k selectors, each a product of smoothed binary digits that name an expert, mixed by a softmax.
 
     Digits saturate at exactly 0 and 1, so that a trained gate is sparse and yet was differentiable on the way.
@@ -69,10 +78,6 @@ class DSelectKGate(nn.Module):
         self.codes: Tensor
         codes = (torch.arange(num_experts)[:, None] >> torch.arange(digits)) & 1
         self.register_buffer("codes", codes.bool(), persistent=False)
-
-    def forward(self, task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K"]:
-        """Weights of the experts for rows of the given tasks."""
-        return self.task_weights()[task_ids]
 
     def task_weights(self) -> Float[Tensor, "tasks K"]:
         """The weights of every task."""
@@ -108,7 +113,7 @@ class SkillsGate(LinearGate):
         return members / members.sum(-1, keepdim=True).clamp(min=1e-6)
 
 
-class OnePerTaskGate(nn.Module):
+class OnePerTaskGate(Gate):
     """One expert for each task, and nothing shared."""
 
     def __init__(self, num_tasks: int, num_experts: int):
@@ -128,7 +133,7 @@ class OnePerTaskGate(nn.Module):
         return self.one
 
 
-class UniformGate(nn.Module):
+class UniformGate(Gate):
     """Every task takes the same of every expert; with one expert, a shared trunk."""
 
     def __init__(self, num_tasks: int, num_experts: int):
@@ -136,16 +141,12 @@ class UniformGate(nn.Module):
         self.weights: Tensor
         self.register_buffer("weights", torch.full((num_tasks, num_experts), 1 / num_experts), persistent=False)
 
-    def forward(self, task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K"]:
-        """Weights of the experts for rows of the given tasks."""
-        return self.weights[task_ids]
-
     def task_weights(self) -> Float[Tensor, "tasks K"]:
         """The weights of every task."""
         return self.weights
 
 
-GATES: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
+GATES: dict[str, Callable[[int, ModelConfig], Gate]] = {
     "linear": lambda num_tasks, model: LinearGate(num_tasks, model.experts),
     "softmax": lambda num_tasks, model: SoftmaxGate(num_tasks, model.experts),
     "topk": lambda num_tasks, model: TopKGate(num_tasks, model.experts, model.gate_experts),
@@ -156,7 +157,7 @@ GATES: dict[str, Callable[[int, ModelConfig], nn.Module]] = {
 }
 
 
-def make_gate(model: ModelConfig, num_tasks: int) -> nn.Module:
+def make_gate(model: ModelConfig, num_tasks: int) -> Gate:
     """The gate that the experiment names.
 
     Raises:

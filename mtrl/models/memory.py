@@ -1,4 +1,4 @@
-"""Memory: an LSTM as in IMPALA, which reads the mixed feature, what is in sight, the last action and the last reward.
+"""Memory: an LSTM as in IMPALA, which reads the mixed feature, the raw observation, the last action and the last reward.
 
 Its largest product, the input weights times the feature, depends on the observation alone and is computed once for each distinct one;
 only the recurrent part runs step by step.
@@ -20,7 +20,7 @@ from mtrl.models.view import View
 
 
 class Recurrence(NamedTuple):
-    """What a memory reads of T + 1 observations besides the observations. At an episode's first one nothing has happened yet."""
+    """What an LSTM reads beside T + 1 observations: the last action and reward, where episodes start, and its state at the beginning."""
 
     last_actions: Tensor  # [T + 1, B, ...]
     last_rewards: Float[Tensor, "T1 B"]
@@ -29,14 +29,14 @@ class Recurrence(NamedTuple):
     cell: Float[Tensor, "B H"]
 
     def select(self, slots: Tensor) -> Recurrence:
-        """That of some slots."""
+        """The entries of some slots."""
         return Recurrence(
             self.last_actions[:, slots], self.last_rewards[:, slots], self.starts[:, slots], self.hidden[slots], self.cell[slots]
         )
 
 
 def recurrence_of(initial: dict[str, Tensor], actions: Tensor, rewards: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"]) -> Recurrence:
-    """From a rollout's `initial_memory` and steps. The step that is not valid is the reset, so what follows it begins an episode."""
+    """The recurrence of a rollout. The step that is not valid is the reset, so the observation after it starts an episode."""
     return Recurrence(
         last_actions=torch.cat([initial["last_action"].unsqueeze(0), actions]),
         last_rewards=torch.cat([initial["last_reward"].unsqueeze(0), rewards]),
@@ -50,14 +50,14 @@ class Memory(nn.Module):
     """An LSTM cell in two parts: `project` for observations, `step` for time.
 
     Args:
-        feature_size: of what `project` reads.
-        hidden_size: units.
-        distribution: of the actions that it reads.
-        span: steps that its units keep what they hold at the start, from one to this many.
-        view: what `project` reads of the observation itself.
+        feature_size: size of the mixed feature that `project` reads.
+        hidden_size: units of the LSTM (H).
+        distribution: the distribution of the actions, which encodes the last action.
+        t_max: the longest time in steps that a unit keeps its state at initialisation.
+        view: the part of the raw observation that `project` reads, if any.
     """
 
-    def __init__(self, feature_size: int, hidden_size: int, distribution: Distribution, span: int, view: View | None = None):
+    def __init__(self, feature_size: int, hidden_size: int, distribution: Distribution, t_max: int, view: View | None = None):
         super().__init__()
         self.view = view
         feature_size += view.size if view is not None else 0
@@ -66,14 +66,14 @@ class Memory(nn.Module):
         self.feature_weight = nn.Parameter(torch.empty(4 * hidden_size, feature_size))
         self.event_weight = nn.Parameter(torch.empty(4 * hidden_size, distribution.num_features + 1))
         self.hidden_weight = nn.Parameter(torch.empty(4 * hidden_size, hidden_size))
-        # Gates in the order input, forget, cell, output.
+        # Gates in the order input, forget, candidate, output.
         self.bias = nn.Parameter(torch.zeros(4 * hidden_size))
         nn.init.xavier_uniform_(self.feature_weight)
         nn.init.xavier_uniform_(self.event_weight)
         for gate in range(4):
             nn.init.orthogonal_(self.hidden_weight.data[gate * hidden_size : (gate + 1) * hidden_size])
-        # Tallec and Ollivier 2018: a unit that forgets 1 / (1 + k) of its state in each step and takes in as much keeps it for k steps.
-        forget = torch.empty(hidden_size).uniform_(1.0, max(1.0, span - 1.0)).log()
+        # Chrono initialisation (Tallec and Ollivier 2018): a unit that forgets 1 / (1 + k) of its state in each step keeps it for k steps.
+        forget = torch.empty(hidden_size).uniform_(1.0, max(1.0, t_max - 1.0)).log()
         self.bias.data[:hidden_size], self.bias.data[hidden_size : 2 * hidden_size] = -forget, forget
 
     def initial(self, slots: int) -> Arrays:
@@ -87,13 +87,13 @@ class Memory(nn.Module):
         }
 
     def project(self, features: Float[Tensor, "N D"], obs: dict[str, Tensor], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N G"]:
-        """What observations contribute to the four gates."""
+        """The observations' part of the sums that enter the four gates, [N, 4 H]."""
         if self.view is not None:
             features = torch.cat([features, self.view(obs, task_ids)], dim=-1)
         return functional.linear(features, self.feature_weight, self.bias).float()
 
     def unroll(self, projected: Float[Tensor, "T1 B G"], recurrence: Recurrence) -> Float[Tensor, "T1 B H"]:
-        """What the memory holds after each observation."""
+        """The hidden state after each observation, [T1, B, H]."""
         inputs = projected + self._events(recurrence.last_actions, recurrence.last_rewards, recurrence.starts)
         keep = (~recurrence.starts).float().unsqueeze(-1)
         return Unroll.apply(inputs, keep, recurrence.hidden, recurrence.cell, self.hidden_weight)  # type: ignore[no-any-return, no-untyped-call]
@@ -109,18 +109,22 @@ class Memory(nn.Module):
         return functional.linear(events, self.event_weight).float()
 
     def _cell(self, inputs: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        gates = inputs + functional.linear(hidden, self.hidden_weight).float()
-        take, forget, new, show = gates.chunk(4, dim=-1)
-        cell = torch.sigmoid(forget) * cell + torch.sigmoid(take) * torch.tanh(new)
-        return torch.sigmoid(show) * torch.tanh(cell), cell
+        """One step of the cell; `inputs` [B, 4 H] are the sums that enter the gates, without the recurrent part."""
+        input_gate, forget_gate, candidate, output_gate = (inputs + functional.linear(hidden, self.hidden_weight).float()).chunk(4, dim=-1)
+        cell = torch.sigmoid(forget_gate) * cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
+        return torch.sigmoid(output_gate) * torch.tanh(cell), cell
 
 
 class Unroll(torch.autograd.Function):
-    """The cell, step by step, with a way back of its own: loops of few operations in buffers made once.
+    """The LSTM over T steps, with a backward pass of its own: loops of few operations in buffers that are made once.
 
-    A step's matrices are small, so that each operation costs more to start than to compute. What does not depend on what is carried from
-    step to step is computed for all of them at once, and so is the gradient of the weights; states are cleared only in steps where some
-    slot begins anew.
+    With the sums a = inputs + h W^T, split into four gates, and k = `keep`, which clears the state where an episode begins:
+
+        i = σ(a_i)   f = σ(a_f)   g = tanh(a_g)   o = σ(a_o)
+        c' = f k c + i g          h' = o tanh(c')
+
+    The matrices of a step are small, so that each operation costs more to start than to compute. What does not depend on the state is
+    computed for all steps at once, and so is the gradient of the weights. States are cleared only in steps where some slot begins anew.
     """
 
     @staticmethod
@@ -128,56 +132,58 @@ class Unroll(torch.autograd.Function):
         """Hidden states [T, B, H] of `inputs` [T, B, 4 H]; `keep` [T, B, 1] is 0 where a step begins anew, `weight` [4 H, H]."""
         steps, slots, size = len(inputs), inputs.shape[1], hidden.shape[-1]
         transposed = weight.t().contiguous()
-        # The gates after their sigmoids; only the third one's is of no use, and cheaper made with the others than left out.
+        # σ of the four sums in the order i, f, g, o. That of g is not used: leaving it out would cost more than computing it.
         gates = inputs.new_empty(steps, slots, 4, size)
-        # What the third lets in; the state that a step begins with, after clearing; the tanh of its new one; what it shows.
-        new, old_cell, squashed, shown = inputs.new_empty(4, steps, slots, size)
+        # [T, B, H] each: the candidate g; the cell state c at the beginning of a step, cleared where an episode begins; tanh(c'); h'.
+        candidates, old_cells, tanh_cells, hiddens = inputs.new_empty(4, steps, slots, size)
         first = hidden
-        torch.mul(cell, keep[0], out=old_cell[0])
+        torch.mul(cell, keep[0], out=old_cells[0])
         hidden = hidden * keep[0]
         last = torch.empty_like(cell)
         begins = _begins(keep)
-        loop = zip(inputs, gates.flatten(2), *gates.unbind(2), new, old_cell, [*old_cell[1:], last], squashed, shown, strict=True)
-        for t, (given, gate, take, forget, raw, show, let_in, old, state, tanh, held) in enumerate(loop):
-            torch.addmm(given, hidden, transposed, out=gate)
-            torch.tanh(raw, out=let_in)
+        buffers = (candidates, old_cells, [*old_cells[1:], last], tanh_cells, hiddens)
+        loop = zip(inputs, gates.flatten(2), *gates.unbind(2), *buffers, strict=True)
+        for t, (sums, gate, i, f, a_g, o, g, c, new_c, tanh_c, h) in enumerate(loop):
+            torch.addmm(sums, hidden, transposed, out=gate)
+            torch.tanh(a_g, out=g)
             gate.sigmoid_()
-            torch.mul(forget, old, out=state).addcmul_(take, let_in)
-            hidden = torch.mul(show, torch.tanh(state, out=tanh), out=held)
+            torch.mul(f, c, out=new_c).addcmul_(i, g)
+            hidden = torch.mul(o, torch.tanh(new_c, out=tanh_c), out=h)
             if begins[t + 1]:
-                state.mul_(keep[t + 1])
+                new_c.mul_(keep[t + 1])
                 hidden = hidden * keep[t + 1]
-        ctx.save_for_backward(keep, weight, gates, new, old_cell, squashed, shown, first)
-        return shown
+        ctx.save_for_backward(keep, weight, gates, candidates, old_cells, tanh_cells, hiddens, first)
+        return hiddens
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor, Tensor]:
-        """Of all arguments but `keep`."""
-        keep, weight, gates, new, old_cell, squashed, shown, first = ctx.saved_tensors
-        take, forget, _, show = gates.unbind(2)
-        # How the sums that enter the gates move the new cell state, and those of the last gate the hidden state.
-        cell_by_sums = torch.stack([new * take * (1 - take), old_cell * forget * (1 - forget), take * (1 - new * new)], dim=2)
-        hidden_by_sums = squashed * show * (1 - show)
-        hidden_by_cell = show * (1 - squashed * squashed)
-        cell_by_cell = forget * keep
+        """Gradients of all arguments but `keep`."""
+        keep, weight, gates, g, c, tanh_c, hiddens, first = ctx.saved_tensors
+        i, f, _, o = gates.unbind(2)
+        # Partial derivatives, [T, B, …, H]: of c' by the sums of i, f and g; of h' by the sum of o and by c'; of c' by the state before.
+        cell_by_sums = torch.stack([g * i * (1 - i), c * f * (1 - f), i * (1 - g * g)], dim=2)
+        hidden_by_sum = tanh_c * o * (1 - o)
+        hidden_by_cell = o * (1 - tanh_c * tanh_c)
+        cell_by_cell = f * keep
+        # Gradients of the loss: by the sums of all steps, and by the states of the step that the loop is at.
         sums = torch.empty_like(gates)
-        hidden, cell = gradient[-1].clone(), torch.zeros_like(first)
+        grad_hidden, grad_cell = gradient[-1].clone(), torch.zeros_like(first)
         begins = _begins(keep)
-        before = [torch.zeros_like(first), *gradient[:-1]]  # what else the hidden state is asked for by, one step earlier
-        of_steps = (cell_by_sums, hidden_by_sums, hidden_by_cell, cell_by_cell, sums[:, :, :3], sums[:, :, 3], sums.flatten(2))
+        outer = [torch.zeros_like(first), *gradient[:-1]]  # by h of the step before, from the outputs themselves
+        of_steps = (cell_by_sums, hidden_by_sum, hidden_by_cell, cell_by_cell, sums[:, :, :3], sums[:, :, 3], sums.flatten(2))
         loop = zip(*(of_step.unbind(0) for of_step in of_steps), strict=True)
-        for t, (by_sums, shown_by_sums, by_cell, kept, to_cell, to_shown, flat) in reversed(list(enumerate(loop))):
-            cell.addcmul_(hidden, by_cell)
-            torch.mul(by_sums, cell.unsqueeze(1), out=to_cell)
-            torch.mul(shown_by_sums, hidden, out=to_shown)
-            cell.mul_(kept)
+        for t, (c_by_sums, h_by_sum, h_by_c, c_by_c, sums_ifg, sum_o, flat) in reversed(list(enumerate(loop))):
+            grad_cell.addcmul_(grad_hidden, h_by_c)
+            torch.mul(c_by_sums, grad_cell.unsqueeze(1), out=sums_ifg)
+            torch.mul(h_by_sum, grad_hidden, out=sum_o)
+            grad_cell.mul_(c_by_c)
             if begins[t]:
-                torch.mm(flat, weight, out=hidden).mul_(keep[t]).add_(before[t])
+                torch.mm(flat, weight, out=grad_hidden).mul_(keep[t]).add_(outer[t])
             else:
-                torch.addmm(before[t], flat, weight, out=hidden)
-        old_hidden = torch.cat([first.unsqueeze(0), shown[:-1]]) * keep
+                torch.addmm(outer[t], flat, weight, out=grad_hidden)
+        old_hidden = torch.cat([first.unsqueeze(0), hiddens[:-1]]) * keep
         flat = sums.flatten(2)
-        return flat, None, hidden, cell, flat.flatten(0, 1).t() @ old_hidden.flatten(0, 1)
+        return flat, None, grad_hidden, grad_cell, flat.flatten(0, 1).t() @ old_hidden.flatten(0, 1)
 
 
 def _begins(keep: Float[Tensor, "T B 1"]) -> list[bool]:

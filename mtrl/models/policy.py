@@ -68,7 +68,10 @@ class Actor(nn.Module):
             self.head = KindHead(self.head, suite.action_kinds)
 
     def forward(self, rows: Rows) -> Float[Tensor, "N E"]:
-        """What can be said of each observation alone: the distribution's parameters, or with a memory what memory and head read of it."""
+        """The outputs that depend on an observation alone, [N, E].
+
+        Without a memory these are the distribution's parameters; with one, the observation's part of the sums in memory and head.
+        """
         features = self.trunk(rows)
         if self.memory is None:
             return self.head(features, rows.counts)
@@ -103,7 +106,7 @@ class Critic(nn.Module):
 
 
 class ActorOutput(NamedTuple):
-    """The actor's side of a batch of observations."""
+    """The actor's outputs for a batch of observations."""
 
     parameters: Float[Tensor, "T1 B P"]  # of the action distribution
     features: Float[Tensor, "N D"]  # of each row
@@ -111,7 +114,7 @@ class ActorOutput(NamedTuple):
 
 
 class CriticOutput(NamedTuple):
-    """The critic's side."""
+    """The critic's outputs for a batch of observations."""
 
     values: Float[Tensor, "T1 B"]
     normalized: Float[Tensor, "T1 B"]  # as the head gives them; the same without PopArt
@@ -126,17 +129,21 @@ class Policy(nn.Module):
         self.actor = Actor(model, suite)
         self.critic = Critic(model, suite, self.actor)
 
+    def memory_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters of the LSTM and of the layers that read it, by their names in the state dict."""
+        return {name: parameter for name, parameter in self.named_parameters() if is_memory(name)}
+
     def expert_parameters(self) -> dict[str, nn.Parameter]:
         """The experts' parameters by their names in the state dict."""
         return {name: parameter for name, parameter in self.named_parameters() if is_expert(name)}
 
     def forward(self, observations: IndexedObservations) -> tuple[ActorOutput, CriticOutput]:
-        """Both sides; a shared trunk is traversed once."""
+        """Outputs of actor and critic; a shared trunk is evaluated once."""
         acted = self.act(observations)
         return acted, self.value(observations, acted)
 
     def act(self, observations: IndexedObservations) -> ActorOutput:
-        """The actor's side."""
+        """The actor's outputs."""
         actor = self.actor
         features = actor.trunk(observations.rows)
         hidden = None
@@ -156,10 +163,11 @@ class Policy(nn.Module):
                 module.observe(observations.rows.obs, observations.rows.task_ids, counts, total)
 
     def value(self, observations: IndexedObservations, acted: ActorOutput) -> CriticOutput:
-        """The critic's side, which with a shared trunk or a memory builds on the actor's."""
+        """The critic's outputs; with a shared trunk or a memory they build on the actor's."""
         critic = self.critic
         features = acted.features if critic.trunk is None else critic.trunk(observations.rows)
-        # A shared trunk is taught by both sides, a memory too; of another's the critic only makes use.
+        # With a shared trunk both losses train the trunk and the memory; with separate trunks the critic reads the actor's memory without
+        # training it.
         hidden = acted.hidden if critic.trunk is None or acted.hidden is None else acted.hidden.detach()
         outputs = _head_outputs(critic.head, features, hidden, observations)
         normalized = outputs.squeeze(-1).float()
@@ -198,8 +206,13 @@ def load_weights(policy: Policy, weights: Mapping[str, Tensor]) -> None:
 
 
 def is_expert(name: str) -> bool:
-    """Whether a state dict's entry belongs to an expert."""
+    """Whether an entry of the policy's state dict belongs to an expert."""
     return ".encoder.experts." in name
+
+
+def is_memory(name: str) -> bool:
+    """Whether an entry of the policy's, the actor's or the critic's state dict belongs to the LSTM or to a layer that reads it."""
+    return "memory." in name or name.endswith("recall_weight")
 
 
 def _make_head(model: ModelConfig, suite: TaskSuite, inputs: int, outputs: int, *, output_gain: float) -> Head:

@@ -26,15 +26,15 @@ class PopArt(nn.Module):
 
     @property
     def scale(self) -> Float[Tensor, " tasks"]:
-        """σ"""
+        """The deviation σ of each task."""
         return (self.mean_square - self.mean.square()).clamp(MIN_SCALE**2, MAX_SCALE**2).sqrt()
 
     def denormalize(self, outputs: Float[Tensor, "*N"], task_ids: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-        """V = σ n + μ"""
+        """Values: `V = σ n + μ`."""
         return self.scale[task_ids] * outputs + self.mean[task_ids]
 
     def normalize(self, values: Float[Tensor, "*N"], task_ids: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-        """N = (V - μ) / σ"""
+        """Normalised values: `n = (V - μ) / σ`."""
         return (values - self.mean[task_ids]) / self.scale[task_ids]
 
     @torch.no_grad()
@@ -51,9 +51,9 @@ class PopArt(nn.Module):
 
         Args:
             targets: v_t of each step.
-            valid: which of them count, [T, B] bool.
-            task_ids: each slot's task.
-            head: whose outputs are n(x); its rows for task k are scaled by σ / σ'.
+            valid: the steps that count, [T, B] bool.
+            task_ids: the task of each slot.
+            head: the critic's head, with outputs n(x); its rows for task k are scaled by σ / σ'.
             rate: step of the moving average (β). The first steps are larger, so that the start does not linger: the n-th is at least 1/n.
             total: adds up over all learners.
         """

@@ -1,4 +1,4 @@
-"""What a memory reads of an observation beside the mixed feature."""
+"""The raw observation that an LSTM reads beside the mixed feature."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ KINDS = ("image", "vector")
 
 
 class View(nn.Module):
-    """What is seen, at mean 0 and deviation 1 of its task: a vector's numbers, or how much of each kind, colour and state a grid's view
-    shows to the left, straight ahead and to the right.
+    """The raw observation, normalised per task to mean 0 and deviation 1: the numbers of a vector; of a grid's view the share of each
+    object kind, colour and state to the left, straight ahead and to the right.
 
     A memory has to tell a key from a ball long after it has seen one. In the mixed feature, which has unit length, their difference is some
     hundredths of what all observations have in common, and moves with every step of the optimiser. Here it is as large as anything else
@@ -30,7 +30,7 @@ class View(nn.Module):
         self.scale = Scale(num_tasks, self.size)
 
     def forward(self, obs: dict[str, Tensor], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N size"]:
-        """Of N observations."""
+        """The normalised raw observations, [N, size]."""
         return self.scale(self._vectors(obs), task_ids)
 
     @torch.no_grad()
@@ -43,7 +43,7 @@ class View(nn.Module):
 
 
 def make_view(space: gymnasium.Space, num_tasks: int) -> View | None:
-    """None for observations that are too large to be read as they are, such as screens, and for those of several families."""
+    """The view of a space; None for observations that are too large to be read raw, such as screens, and for those of several families."""
     assert isinstance(space, gymnasium.spaces.Dict)
     return View(space, num_tasks) if any(key in space.spaces for key in KINDS) else None
 

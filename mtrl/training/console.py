@@ -1,4 +1,4 @@
-"""What a run needs of the place where a person looks."""
+"""The contract of consoles: where a run reports its progress."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mtrl.config import ExperimentConfig
 
 
 class Console(Protocol):
-    """Where a person looks."""
+    """Shows the progress of a run to a person."""
 
     def start(self, config: ExperimentConfig, suite: TaskSuite, directory: Path) -> None:
         """The run begins."""

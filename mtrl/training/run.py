@@ -53,7 +53,7 @@ class TrainingRun:
     Args:
         trainer: the training loop.
         directory: where the run's files go.
-        console: where a person looks.
+        console: shows the progress.
     """
 
     def __init__(self, trainer: Trainer, directory: RunDirectory, console: Console):

@@ -199,7 +199,7 @@ def soft_ranks(x: np.ndarray) -> np.ndarray:
 
 
 def soft_rank_slopes(x: np.ndarray) -> np.ndarray:
-    """D rank_i / d x_k, [i, k]."""
+    """Derivatives `d rank_i / d x_k`, [i, k]."""
     steep = SHARPNESS / 2 / np.cosh(np.clip(SHARPNESS * (x[:, None] - 0.01 - x[None, :]), -30, 30)) ** 2
     np.fill_diagonal(steep, 0.0)
     return steep - np.diag(steep.sum(1))

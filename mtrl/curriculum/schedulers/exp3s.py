@@ -27,7 +27,7 @@ class Exp3SOptions(Section):
 class Exp3S(RatedScheduler):
     """Weights grow with |Δp|, scaled to [-1, 1] between the 20 % and 80 % quantiles of recent rewards, and leak into one another.
 
-    Every task that was looked at gives its reward at once, so nothing is divided by the probability of having been chosen.
+    Every observed task gives its reward at once, so nothing is divided by the probability of having been chosen.
     """
 
     Options: ClassVar[type[Section]] = Exp3SOptions
@@ -56,5 +56,5 @@ class Exp3S(RatedScheduler):
         self.log_weights = np.log((1 - alpha) * shifted + alpha * others + 1e-12)
 
     def weights(self, evidence: Evidence) -> np.ndarray:
-        """(1 - ε) softmax(w) + ε / n"""
+        """Probabilities `(1 - ε) softmax(w) + ε / n`."""
         return (1.0 - self.options.epsilon) * softmax(self.log_weights) + self.options.epsilon / len(self.names)

@@ -17,6 +17,6 @@ class Learnability(RatedScheduler):
     Options: ClassVar[type[Section]] = NoOptions
 
     def weights(self, evidence: Evidence) -> np.ndarray:
-        """P (1 - p)"""
+        """Weights `p (1 - p)`"""
         rates = np.nan_to_num(evidence.success_rates)
         return rates * (1.0 - rates)

@@ -34,7 +34,7 @@ class LearningProgress(RatedScheduler):
         self.slow = np.zeros(len(names))
 
     def observe(self, due: np.ndarray, evidence: Evidence) -> None:
-        """Moves both averages; the first look sets them."""
+        """Moves both averages; the first observation sets them."""
         first = due & (self.num_observations == 1)
         rate = self.options.rate
         self.fast = np.where(due, self.fast + min(1.0, 2 * rate) * (self.latest - self.fast), self.fast)
@@ -54,6 +54,6 @@ class LearningProgress(RatedScheduler):
         return np.where((progress <= 0) & (self.latest <= 0), 0.0, 1.0 / (1.0 + np.exp(-standard)))
 
     def reweigh(self, rates: np.ndarray) -> np.ndarray:
-        """F(p) = p (1 - θ) / (p + θ (1 - 2p)), which stretches small success rates."""
+        """`f(p) = p (1 - θ) / (p + θ (1 - 2p))`, which stretches small success rates."""
         theta = self.options.threshold
         return rates * (1 - theta) / (rates + theta * (1 - 2 * rates))
