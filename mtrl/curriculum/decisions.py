@@ -1,4 +1,4 @@
-"""The curriculum's decisions: made, logged with their evidence, and made again from the log."""
+"""The curriculum's decisions with their evidence: each is logged, and can be made again from the log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOLERANCE = 1e-9
 
 
 class Decision(NamedTuple):
-    """One decision: the evidence, and each task's share of the next frames."""
+    """One decision: its evidence, and each task's share of the next frames."""
 
     version: int  # of the learner
     frames: int  # trained on so far, also on tasks that the run no longer has
@@ -29,10 +29,10 @@ class RepeatedDecision(NamedTuple):
     """A decision made again, from the scheduler's weights to the shares."""
 
     decision: Decision
-    weights: np.ndarray  # the scheduler's weights; NaN where it has none
-    num_observations: np.ndarray  # observations that the scheduler has made of each task
-    latest: np.ndarray  # success rate of the newest observation, NaN before the first
-    previous: np.ndarray  # and of the one before
+    weights: np.ndarray  # how much the scheduler wants each task; NaN where it does not say
+    looks: np.ndarray  # the scheduler's number of observations of each task
+    latest: np.ndarray  # success rate at the last observation, NaN before the first
+    previous: np.ndarray  # success rate at the observation before the last
     wanted: np.ndarray  # the scheduler's probabilities
     forgotten: np.ndarray  # tasks that are being lost, whose share is boosted
     shares: np.ndarray  # with boost and floor; the decision's if nothing has changed
@@ -55,7 +55,7 @@ class Decider:
         self._config = config
 
     def decide(self, evidence: Evidence) -> Verdict:
-        """The scheduler's probabilities, the shares, and messages for the user."""
+        """The scheduler's probabilities, the tasks' shares, and messages for the user."""
         messages = self.watch.update(evidence)
         wanted = self.scheduler.probabilities(evidence)
         return Verdict(wanted, with_floor(self.watch.boosted(wanted, self._config.boost_forgotten), self._config.floor), messages)
@@ -78,13 +78,13 @@ def repeat_decisions(decider: Decider, decisions: Iterable[Decision]) -> Iterato
         wanted, shares, _ = decider.decide(decision.evidence)
         nothing = np.full(len(shares), np.nan)
         rated = isinstance(scheduler, RatedScheduler)
-        observed = scheduler.num_observations if rated else np.zeros(len(shares))
+        observations = scheduler.num_observations if rated else np.zeros(len(shares))
         yield RepeatedDecision(
             decision,
-            np.array(scheduler.weights(decision.evidence), float) if rated and (observed > 0).any() else nothing,
-            np.array(observed),
-            np.where(observed > 0, scheduler.latest, np.nan) if rated else nothing,
-            np.where(observed > 0, scheduler.previous, np.nan) if rated else nothing,
+            np.array(scheduler.weights(decision.evidence), float) if rated and (observations > 0).any() else nothing,
+            np.array(observations),
+            np.where(observations > 0, scheduler.latest, np.nan) if rated else nothing,
+            np.where(observations > 0, scheduler.previous, np.nan) if rated else nothing,
             wanted,
             decider.watch.forgotten.copy(),
             shares,

@@ -1,4 +1,4 @@
-"""What schedulers may know of each task."""
+"""The evidence on each task that schedulers read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WINDOW = 100  # episodes of a task that its current figures are averaged over
 
 
 class Evidence(NamedTuple):
-    """What schedulers read, [num_tasks] each; NaN where a task has shown nothing yet."""
+    """One array [num_tasks] for each quantity; NaN where a task has none yet."""
 
     episodes: np.ndarray  # finished so far
     success_sums: np.ndarray  # successful ones of these

@@ -1,4 +1,4 @@
-"""The contract of schedulers, and the base class of most of them: it observes each task when the task has enough new episodes."""
+"""The interface of schedulers, and the part that most of them share: one observation of a task for every ten new episodes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from mtrl.curriculum.evidence import Evidence
 
 
 class Scheduler(Protocol):
-    """Turns the evidence about each task into its share of the next trained frames."""
+    """Turns the evidence on each task into its share of the next trained frames.
+
+    A class with `needs_similarity = True` reads `Evidence.similarity`. The learner computes it, in every update, only for such a class.
+    """
 
     def probabilities(self, evidence: Evidence) -> np.ndarray:
         """Wanted shares [num_tasks] float64 that sum to 1."""
@@ -32,10 +35,10 @@ class NoOptions(Section):
 
 
 class RatedScheduler:
-    """A scheduler that rates tasks by their episodes. A subclass turns observations (`observe`) into weights of the tasks (`weights`).
+    """A scheduler that rates tasks by how their episodes go. A subclass defines `observe` and `weights`.
 
-    A task is observed when it has `EPISODES` new episodes, so that tasks with rare episodes are judged as carefully as the others. Tasks
-    without an observation keep their uniform share.
+    A task is observed when it has `EPISODES` new episodes, so that every observation is a mean over as many of them. Unobserved tasks keep
+    their uniform share.
     """
 
     EPISODES = 10
@@ -48,9 +51,9 @@ class RatedScheduler:
         self.options = options
         n = len(names)
         self.num_observations = np.zeros(n, np.int64)
-        self.latest = np.zeros(n)  # success rate of the newest observation
-        self.previous = np.zeros(n)  # and of the one before
-        self._episodes = np.zeros(n, np.int64)  # counted until the newest observation
+        self.latest = np.zeros(n)  # success rate at the last observation
+        self.previous = np.zeros(n)  # success rate at the observation before the last
+        self._episodes = np.zeros(n, np.int64)  # counted at the last observation
         self._successes = np.zeros(n)
 
     def probabilities(self, evidence: Evidence) -> np.ndarray:
@@ -68,7 +71,7 @@ class RatedScheduler:
         return self._shares(evidence)
 
     def observe(self, due: np.ndarray, evidence: Evidence) -> None:
-        """Takes in a new observation of each task of the mask `due` [num_tasks]; `latest` and `previous` are up to date."""
+        """Takes in the new evidence on the tasks of the mask `due`."""
 
     def weights(self, evidence: Evidence) -> np.ndarray:
         """Weights of the tasks [num_tasks], none negative; all zero means equal shares."""
@@ -108,7 +111,7 @@ _PRESENT_NAMES = {"looks": "num_observations", "looks_at_start": "observations_a
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
-    """`exp(x)`, scaled to sum to 1."""
+    """The exponentials `exp(x)`, scaled to sum to 1."""
     exponentials = np.exp(x - x.max())
     return exponentials / exponentials.sum()
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def tanh(x: Tensor) -> Tensor:
-    """2 σ(2x) - 1, off by 2e-7 at most. Elsewhere than on a CPU in float32 it is PyTorch's own."""
+    """The hyperbolic tangent as `2 σ(2x) - 1`, with an error of at most 2e-7; PyTorch's own unless `x` is float32 on a CPU."""
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return x.tanh()
     return _Tanh.apply(x) if torch.is_grad_enabled() and x.requires_grad else _tanh(x)  # type: ignore[no-any-return, no-untyped-call]
@@ -19,7 +19,7 @@ class Tanh(nn.Module):
     """`tanh` as a layer."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """tanh(x)"""
+        """The hyperbolic tangent of `x`."""
         return tanh(x)
 
 

@@ -22,7 +22,7 @@ class Distribution(Protocol):
 
     num_parameters: int
     num_features: int
-    """Size of the action's encoding that the LSTM reads."""
+    """Size of the action encoding that the LSTM reads."""
 
     def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
         """One action for each row of parameters."""
@@ -37,10 +37,10 @@ class Distribution(Protocol):
         """Entropy in nats."""
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
-        """The actions that environments receive for sampled actions."""
+        """The environments' actions for sampled ones."""
 
     def no_action(self, slots: int) -> np.ndarray:
-        """A placeholder with the shape and type of `slots` actions, for slots without a last action."""
+        """A placeholder of the shape and type of `slots` actions."""
 
     def encode(self, actions: Tensor) -> Tensor:
         """The encoding of actions that the LSTM reads, `[..., num_features]`."""
@@ -61,7 +61,7 @@ class Categorical:
         return parameters.argmax(-1)
 
     def log_prob(self, parameters: Float[Tensor, "*N A"], actions: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-        """Log-probability `ln π(a)`."""
+        """`ln π(a)`."""
         return parameters.log_softmax(-1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
     def entropy(self, parameters: Float[Tensor, "*N A"]) -> Float[Tensor, "*N"]:
@@ -85,12 +85,12 @@ class Categorical:
 class Normal:
     """Independent Gaussians; the parameters are means and offsets of the log-scales.
 
-    Environments clip what they are given to their bounds. The log-probability is that of the action before it was clipped, so the
+    Environments clip actions to their bounds. The log-probability is that of the action before it was clipped, so the
     policy's gradient stays unbiased.
     """
 
     INITIAL_LOG_SCALE = -0.3
-    LOG_SCALES = (-5.0, 1.0)  # allowed
+    LOG_SCALES = (-5.0, 1.0)  # bounds of the log-scale
 
     def __init__(self, size: int):
         self.num_parameters, self.num_features = 2 * size, size
@@ -132,13 +132,13 @@ class Normal:
 
 
 class TanhNormal(Normal):
-    """Gaussians squashed by tanh into (-1, 1). Actions are kept as they were before squashing, which makes the density exact."""
+    """Gaussians squashed by tanh into (-1, 1). Actions are stored before squashing, which makes the density exact."""
 
     # Nodes and weights of Gauss-Hermite quadrature, for the part of the entropy that has no closed form.
     _NODES, _WEIGHTS = (torch.tensor(array, dtype=torch.float32) for array in np.polynomial.hermite_e.hermegauss(9))
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
-        """What the environment is given."""
+        """The squashed actions."""
         return np.tanh(actions)
 
     def log_prob(self, parameters: Float[Tensor, "*N P"], actions: Float[Tensor, "*N A"]) -> Float[Tensor, "*N"]:
@@ -154,14 +154,14 @@ class TanhNormal(Normal):
 
 
 def _log_slope(x: Tensor) -> Tensor:
-    """The logarithm `log(1 - tanh²(x)) = 2 (log 2 - x - softplus(-2x))`, which stays finite where tanh rounds to 1."""
+    """The log-slope `log(1 - tanh²(x))` = 2 (log 2 - x - softplus(-2x)), which stays finite where tanh rounds to 1."""
     return 2.0 * (math.log(2.0) - x - functional.softplus(-2.0 * x))
 
 
 class Either:
     """A distribution for each kind of actions of an `EitherSpace`.
 
-    The first parameter of a row is its kind, which the head writes there; the kind's own parameters follow, and what is left means nothing.
+    The first parameter of a row is its kind, which the head writes there; the kind's own parameters follow, and the rest is unused.
     """
 
     def __init__(self, kinds: list[Distribution], width: int):
@@ -179,28 +179,28 @@ class Either:
         return self._act(parameters, lambda kind, own: kind.mode(own))
 
     def log_prob(self, parameters: Float[Tensor, "*N P"], actions: Float[Tensor, "*N W"]) -> Float[Tensor, "*N"]:
-        """Log-probability `ln π(a)`, or log-density where the kind is continuous."""
+        """Log-probability of each action; log-density where its kind is continuous."""
         return self._measure(parameters, lambda kind, own, rows: kind.log_prob(own, _value_of(kind, actions[rows])))
 
     def entropy(self, parameters: Float[Tensor, "*N P"]) -> Float[Tensor, "*N"]:
-        """Each kind's own."""
+        """The entropy of each row's kind."""
         return self._measure(parameters, lambda kind, own, rows: kind.entropy(own))
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
-        """Each kind's own, as vectors."""
-        given = np.zeros_like(actions)
+        """Each kind's environment actions, as vectors."""
+        vectors = np.zeros_like(actions)
         for number, kind in enumerate(self._kinds):
             rows = actions[..., 0] == number
             values = kind.to_environment(_value_of(kind, torch.from_numpy(actions[rows])).numpy())
-            given[rows] = self._vectors(number, torch.from_numpy(values))
-        return given
+            vectors[rows] = self._vectors(number, torch.from_numpy(values))
+        return vectors
 
     def no_action(self, slots: int) -> np.ndarray:
         """Zeros, [slots, width]."""
         return np.zeros((slots, self._width), np.float32)
 
     def encode(self, actions: Float[Tensor, "*N W"]) -> Float[Tensor, "*N F"]:
-        """The features of all kinds side by side, zeros where a row is of another."""
+        """The features of all kinds side by side, with zeros for all kinds but the row's own."""
         parts = []
         for number, kind in enumerate(self._kinds):
             rows = actions[..., 0] == number
@@ -217,11 +217,11 @@ class Either:
         return vectors
 
     def _measure(self, parameters: Tensor, measure: Callable[[Distribution, Tensor, Tensor], Tensor]) -> Tensor:
-        found = parameters.new_zeros(parameters.shape[:-1])
+        values = parameters.new_zeros(parameters.shape[:-1])
         for number, kind in enumerate(self._kinds):
             rows = parameters[..., 0] == number
-            found = found.masked_scatter(rows, measure(kind, parameters[rows][:, 1 : 1 + kind.num_parameters], rows))
-        return found
+            values = values.masked_scatter(rows, measure(kind, parameters[rows][:, 1 : 1 + kind.num_parameters], rows))
+        return values
 
     def _vectors(self, number: int, values: Tensor) -> Tensor:
         """Actions of a kind as vectors, [N, width]."""

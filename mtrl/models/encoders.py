@@ -56,8 +56,8 @@ class GridEncoder(nn.Module):
 
 
 class MissionEncoder(nn.Module):
-    """A grid's view read in the light of a sentence: between the convolutions of `GridEncoder`, each expert scales and shifts its channels
-    by what a GRU has made of the mission (FiLM, Perez et al. 2018). What is in a cell is one-hot.
+    """A grid's view together with a sentence: between the convolutions of `GridEncoder`, each expert scales and shifts its channels
+    by numbers that depend on a GRU's encoding of the mission (FiLM, Perez et al. 2018). Cells are one-hot.
     """
 
     EMBEDDING, SENTENCE = 32, 128
@@ -78,7 +78,7 @@ class MissionEncoder(nn.Module):
         return torch.stack([expert(image, sentences) for expert in self.experts], dim=1)
 
     def _read(self, missions: UInt8[Tensor, "N L"]) -> Float[Tensor, "N S"]:
-        """What is left of each sentence after its last word. A batch has few different ones, and each is read once."""
+        """The GRU's state after each sentence's last word. A batch has few different ones, and each is read once."""
         different, place = missions.unique(dim=0, return_inverse=True)
         lengths = (different > 0).sum(dim=1)
         longest = max(1, int(lengths.max()))
@@ -152,8 +152,8 @@ class MixedEncoder(nn.Module):
         for number, stem in self.stems.items():
             rows = (obs[KIND] == int(number)).nonzero().squeeze(1)
             if len(rows):
-                own = {name: obs[f"{number}.{name}"][rows] for name in self._names[number]}
-                vectors = vectors.index_copy(0, rows, stem(own, task_ids[rows]).float())
+                arrays = {name: obs[f"{number}.{name}"][rows] for name in self._names[number]}
+                vectors = vectors.index_copy(0, rows, stem(arrays, task_ids[rows]).float())
         return torch.stack([expert(vectors) for expert in self.experts], dim=1)
 
 

@@ -63,7 +63,7 @@ class _Mix(torch.autograd.Function):
         gram, weights, coefficients = ctx.small
         (features,) = ctx.saved_tensors
         by_coefficient = (features * gradient.unsqueeze(1)).sum(-1).float()
-        # Kept: whoever asked for the graph to be retained comes again.
+        # The graph is kept: with retain_graph=True a caller may run this backward pass again.
         by_gram, by_weights = torch.autograd.grad(coefficients, (gram, weights), by_coefficient, retain_graph=True)
         by_features = torch.bmm((by_gram + by_gram.mT).to(features.dtype), features)
         return by_features.addcmul_(coefficients.detach().to(features.dtype).unsqueeze(2), gradient.unsqueeze(1)), by_weights
@@ -101,7 +101,7 @@ def _gram(features: Float[Tensor, "B K D"]) -> Float[Tensor, "B K K"]:
 
 
 def _coefficients(gram: Float[Tensor, "B K K"], weights: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
-    """What each expert's own features count in the mixture: w L⁻¹, for features of any length."""
+    """The coefficient of each expert's own features in the mixture: w L⁻¹, for features of any length."""
     triangle, lengths = _triangle(gram)
     return torch.linalg.solve_triangular(triangle.mT, weights.float().unsqueeze(-1), upper=True).squeeze(-1) / lengths
 

@@ -1,4 +1,4 @@
-"""Experts that see a screen: IMPALA's convolutions over stacked frames."""
+"""Experts for screens: IMPALA's convolutions over stacked frames."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class _ByteConv2d(nn.Conv2d):
 
 
 class _Residual(nn.Module):
-    """x + conv(relu(conv(relu(x))))"""
+    """A residual block: `x + conv(relu(conv(relu(x))))`."""
 
     def __init__(self, channels: int):
         super().__init__()

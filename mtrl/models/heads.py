@@ -1,4 +1,4 @@
-"""Heads: from the mixed feature, and from what a memory holds, to a policy's parameters or a value."""
+"""Heads: from the mixed feature and the memory's hidden state to a policy's parameters or a value."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ class Head(nn.Module, ABC):
     """
 
     def forward(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
-        """Of features alone."""
+        """The outputs from features alone, without a memory."""
         return self.outputs(self.project_features(features, counts), counts)
 
     @abstractmethod
     def project_features(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
-        """What features put into the hidden units."""
+        """The features' part of the hidden units' sums."""
 
     @abstractmethod
-    def project_memory(self, held: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
-        """What the memory's units put into the hidden units, to be added."""
+    def project_memory(self, hidden: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
+        """The memory's part of the hidden units' sums, to be added to the features'."""
 
     @abstractmethod
     def outputs(self, sums: Float[Tensor, "N W"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
-        """The outputs, from what was put into the hidden units."""
+        """The outputs from the hidden units' sums."""
 
 
 class MultiHead(Head):
@@ -65,10 +65,10 @@ class MultiHead(Head):
         """See `Head`."""
         return _by_task(features, self.hidden_weight, self.hidden_bias, counts)
 
-    def project_memory(self, held: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
+    def project_memory(self, hidden: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
         """See `Head`."""
         assert self.recall_weight is not None
-        return _by_task(held, self.recall_weight, None, counts)
+        return _by_task(hidden, self.recall_weight, None, counts)
 
     def outputs(self, sums: Float[Tensor, "N W"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
         """See `Head`."""
@@ -94,10 +94,10 @@ class SingleHead(Head):
         repeats = torch.tensor(counts, device=features.device)
         return self.hidden(features) + self.task_bias.repeat_interleave(repeats, dim=0)
 
-    def project_memory(self, held: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
+    def project_memory(self, hidden: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
         """See `Head`."""
         assert self.recall_weight is not None
-        return functional.linear(held, self.recall_weight)
+        return functional.linear(hidden, self.recall_weight)
 
     def outputs(self, sums: Float[Tensor, "N W"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
         """See `Head`."""
@@ -117,9 +117,9 @@ class KindHead(Head):
         """See `Head`."""
         return self.head.project_features(features, counts)
 
-    def project_memory(self, held: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
+    def project_memory(self, hidden: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
         """See `Head`."""
-        return self.head.project_memory(held, counts)
+        return self.head.project_memory(hidden, counts)
 
     def outputs(self, sums: Float[Tensor, "N W"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
         """See `Head`."""

@@ -14,10 +14,10 @@ class Scale(nn.Module):
 
     Args:
         num_tasks: tasks with statistics of their own.
-        size: of a vector.
+        size: numbers in a vector.
     """
 
-    LIMIT = 10.0  # deviations; what lies further out is clipped
+    LIMIT = 10.0  # in deviations; larger values are clipped
 
     def __init__(self, num_tasks: int, size: int):
         super().__init__()
@@ -29,7 +29,7 @@ class Scale(nn.Module):
         self.register_buffer("square", torch.zeros(num_tasks, size, dtype=torch.float64))  # sum of squared distances from the mean
 
     def forward(self, vectors: Float[Tensor, "N size"], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N size"]:
-        """Normalised; a dimension that never changes is only centred."""
+        """The normalised vectors; a dimension that never changes is only centred."""
         deviation = (self.square / self.count.clamp(min=1)).sqrt()
         deviation = torch.where((self.count > 1) & (deviation > 1e-6), deviation, 1.0).float()
         centred = vectors - self.mean.float()[task_ids]
@@ -56,11 +56,11 @@ class Scale(nn.Module):
 
 
 class ObservationScale(Scale):
-    """Of an observation's numbers."""
+    """The normalisation of one of an observation's arrays."""
 
     def __init__(self, num_tasks: int, size: int, key: str = "vector"):
         super().__init__(num_tasks, size)
-        self.key = key  # of the observations whose statistics these are
+        self.key = key  # name of the array in the observation
 
     @torch.no_grad()
     def observe(self, obs: dict[str, Tensor], task_ids: Int[Tensor, " N"], counts: Float[Tensor, " N"], total: Total) -> None:

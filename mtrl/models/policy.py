@@ -1,4 +1,4 @@
-"""The multi-task policy: an actor for those who collect, a critic for those who learn."""
+"""The multi-task policy: an actor for rollouts, and a critic beside it for learning."""
 
 from __future__ import annotations
 
@@ -68,10 +68,7 @@ class Actor(nn.Module):
             self.head = KindHead(self.head, suite.action_kinds)
 
     def forward(self, rows: Rows) -> Float[Tensor, "N E"]:
-        """The outputs that depend on an observation alone, [N, E].
-
-        Without a memory these are the distribution's parameters; with one, the observation's part of the sums in memory and head.
-        """
+        """The part that depends on each observation alone: the distribution's parameters, or the inputs of memory and head."""
         features = self.trunk(rows)
         if self.memory is None:
             return self.head(features, rows.counts)
@@ -90,7 +87,7 @@ class Actor(nn.Module):
 class Critic(nn.Module):
     """Maps observations to values, through a trunk of its own or, where it has none, from the actor's features.
 
-    A critic beside a memory reads the actor's: nobody carries one of the critic's from unroll to unroll, since actors hold no critic.
+    The critic reads the actor's memory. It has none of its own: runners carry memory from unroll to unroll, and they hold no critic.
     """
 
     def __init__(self, model: ModelConfig, suite: TaskSuite, actor: Actor):
@@ -154,7 +151,7 @@ class Policy(nn.Module):
         return ActorOutput(_head_outputs(actor.head, features, hidden, observations).float(), features, hidden)
 
     def observe(self, observations: IndexedObservations, weights: Float[Tensor, "T B"], total: Total = alone) -> None:
-        """Takes what all learners have seen into the statistics of observations; `weights` are 0 where a step does not count."""
+        """Updates the statistics of observations with those of all learners; `weights` are 0 where a step does not count."""
         steps = len(weights)
         counts = torch.zeros(len(observations.rows.task_ids), device=weights.device)
         counts.index_add_(0, observations.inverse[:steps].flatten(), (weights > 0).float().flatten())
@@ -224,7 +221,7 @@ def _make_head(model: ModelConfig, suite: TaskSuite, inputs: int, outputs: int, 
 def _head_outputs(
     head: Head, features: Float[Tensor, "N D"], hidden: Float[Tensor, "T1 B H"] | None, observations: IndexedObservations
 ) -> Float[Tensor, "T1 B O"]:
-    """A head's outputs for slots over time, from the rows' features and what a memory held at each step."""
+    """A head's outputs for slots over time, from the rows' features and the memory's hidden state at each step."""
     if hidden is None:
         return head(features, observations.rows.counts)[observations.inverse]
     steps, slots = observations.inverse.shape

@@ -26,15 +26,15 @@ class PopArt(nn.Module):
 
     @property
     def scale(self) -> Float[Tensor, " tasks"]:
-        """The deviation σ of each task."""
+        """The deviation σ of each task's targets."""
         return (self.mean_square - self.mean.square()).clamp(MIN_SCALE**2, MAX_SCALE**2).sqrt()
 
     def denormalize(self, outputs: Float[Tensor, "*N"], task_ids: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-        """Values: `V = σ n + μ`."""
+        """The values `V = σ n + μ`."""
         return self.scale[task_ids] * outputs + self.mean[task_ids]
 
     def normalize(self, values: Float[Tensor, "*N"], task_ids: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-        """Normalised values: `n = (V - μ) / σ`."""
+        """The head's scale: `n = (V - μ) / σ`."""
         return (values - self.mean[task_ids]) / self.scale[task_ids]
 
     @torch.no_grad()
@@ -51,9 +51,9 @@ class PopArt(nn.Module):
 
         Args:
             targets: v_t of each step.
-            valid: the steps that count, [T, B] bool.
-            task_ids: the task of each slot.
-            head: the critic's head, with outputs n(x); its rows for task k are scaled by σ / σ'.
+            valid: whether a step counts, [T, B] bool.
+            task_ids: each slot's task.
+            head: the critic's head, with outputs n(x); its weights for each task are scaled by σ / σ'.
             rate: step of the moving average (β). The first steps are larger, so that the start does not linger: the n-th is at least 1/n.
             total: adds up over all learners.
         """

@@ -1,4 +1,4 @@
-"""Which rows a network has to look at: sorted by task, and each distinct one once.
+"""The rows that a network evaluates: sorted by task, and each distinct one once.
 
 A memoryless network gives the same output for the same observation of the same task. In grid worlds seven of eight observations of a
 rollout have been there before, so evaluating each distinct one once, and letting the gradient of all its visits flow into it, gives the
@@ -35,7 +35,7 @@ class IndexedObservations(NamedTuple):
     rows: Rows
     inverse: Int[Tensor, "T1 B"]  # the row of each observation
     task_ids: Int[Tensor, " B"]  # of each slot; ascending where there is a memory
-    recurrence: Recurrence | None  # what a memory reads besides
+    recurrence: Recurrence | None  # the memory's other inputs
 
 
 def single_steps(rows: Rows) -> IndexedObservations:

@@ -1,4 +1,4 @@
-"""The raw observation that an LSTM reads beside the mixed feature."""
+"""The observation itself as an input of the memory, beside the mixed feature."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ KINDS = ("image", "vector")
 
 
 class View(nn.Module):
-    """The raw observation, normalised per task to mean 0 and deviation 1: the numbers of a vector; of a grid's view the share of each
-    object kind, colour and state to the left, straight ahead and to the right.
+    """The raw observation, normalised per task: a vector's numbers, or the frequency of each kind, colour and state in the parts of a
+    grid's view to the left, straight ahead and to the right.
 
     A memory has to tell a key from a ball long after it has seen one. In the mixed feature, which has unit length, their difference is some
-    hundredths of what all observations have in common, and moves with every step of the optimiser. Here it is as large as anything else
-    and stays where it is. Each cell's own numbers would say more, and the policy learned to shun lava from them before it had found a gap.
+    hundredths of what all observations have in common, and moves with every step of the optimiser. In the raw observation the difference
+    has unit scale and does not move. Each cell's own numbers would say more, and the policy learned to shun lava from them before it had
+    found a gap.
     """
 
     def __init__(self, space: gymnasium.spaces.Dict, num_tasks: int):
@@ -30,7 +31,7 @@ class View(nn.Module):
         self.scale = Scale(num_tasks, self.size)
 
     def forward(self, obs: dict[str, Tensor], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N size"]:
-        """The normalised raw observations, [N, size]."""
+        """The normalised vectors of N observations."""
         return self.scale(self._vectors(obs), task_ids)
 
     @torch.no_grad()

@@ -187,8 +187,8 @@ class _Problem:
     def _reconstruction(self, s: int, task: int, weight: float, transfer: np.ndarray, before: np.ndarray) -> float:
         sources = np.append(before, task).astype(int)
         weights = np.append(transfer[before.astype(int), s], weight)
-        own = self._similarity[np.ix_(sources, sources)]
-        return float(self._similarity[s, s] - 2 * weights @ self._similarity[sources, s] + weights @ own @ weights)
+        among_sources = self._similarity[np.ix_(sources, sources)]
+        return float(self._similarity[s, s] - 2 * weights @ self._similarity[sources, s] + weights @ among_sources @ weights)
 
 
 def soft_ranks(x: np.ndarray) -> np.ndarray:
@@ -199,7 +199,7 @@ def soft_ranks(x: np.ndarray) -> np.ndarray:
 
 
 def soft_rank_slopes(x: np.ndarray) -> np.ndarray:
-    """Derivatives `d rank_i / d x_k`, [i, k]."""
+    """The derivatives `d rank_i / d x_k`, [i, k]."""
     steep = SHARPNESS / 2 / np.cosh(np.clip(SHARPNESS * (x[:, None] - 0.01 - x[None, :]), -30, 30)) ** 2
     np.fill_diagonal(steep, 0.0)
     return steep - np.diag(steep.sum(1))

@@ -1,4 +1,4 @@
-"""Discounted UCB on learning progress (Fabisch and Metzen 2014)."""
+"""Discounted UCB (Fabisch and Metzen 2014): a bandit rewarded by a task's gain over its best success rate, with a bonus for uncertainty."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DUCBOptions(Section):
 
 
 class DUCB(RatedScheduler):
-    """The discounted mean of max(0, p - best p so far), plus 2 √(ξ ln n / n_i); n_i are a task's discounted looks, n all of them."""
+    """The discounted mean of max(0, p - best p so far), plus 2 √(ξ ln n / n_i); n_i are a task's discounted observations, n their sum."""
 
     Options: ClassVar[type[Section]] = DUCBOptions
     STATE = ("rewards", "counts", "best")
@@ -37,7 +37,7 @@ class DUCB(RatedScheduler):
         self.best = np.zeros(len(names))
 
     def observe(self, due: np.ndarray, evidence: Evidence) -> None:
-        """Discounts what was, and adds what is new."""
+        """Discounts rewards and counts, and adds the new ones."""
         gain = np.where(due & (self.num_observations > 1), np.maximum(0.0, self.latest - self.best), 0.0)
         self.rewards = self.options.discount * self.rewards + gain
         self.counts = self.options.discount * self.counts + due

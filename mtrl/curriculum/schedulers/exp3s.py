@@ -1,4 +1,4 @@
-"""EXP3.S (Auer et al. 2002, Graves et al. 2017): an adversarial bandit whose favourites may change."""
+"""EXP3.S (Auer et al. 2002, Graves et al. 2017): an adversarial bandit for rewards that change over time; weights grow with progress."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ class Exp3S(RatedScheduler):
         self.log_weights = np.log((1 - alpha) * shifted + alpha * others + 1e-12)
 
     def weights(self, evidence: Evidence) -> np.ndarray:
-        """Probabilities `(1 - ε) softmax(w) + ε / n`."""
+        """The shares `(1 - ε) softmax(w) + ε / n`."""
         return (1.0 - self.options.epsilon) * softmax(self.log_weights) + self.options.epsilon / len(self.names)

@@ -1,4 +1,4 @@
-"""Shares that a person has written down."""
+"""Fixed shares (no paper): the weights in the configuration, scaled to sum to 1."""
 
 from __future__ import annotations
 

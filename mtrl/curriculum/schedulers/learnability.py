@@ -1,4 +1,4 @@
-"""What succeeds sometimes is what can be learned from (sampling for learnability, Rutherford et al. 2024)."""
+"""Sampling for learnability (Rutherford et al. 2024): tasks in proportion to `p (1 - p)`, largest where half of the episodes succeed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ class Learnability(RatedScheduler):
     Options: ClassVar[type[Section]] = NoOptions
 
     def weights(self, evidence: Evidence) -> np.ndarray:
-        """Weights `p (1 - p)`"""
+        """The variance of success, `p (1 - p)`."""
         rates = np.nan_to_num(evidence.success_rates)
         return rates * (1.0 - rates)

@@ -1,4 +1,4 @@
-"""Learning progress (Kanitscheider et al. 2021): what changes is what is being learned, or forgotten."""
+"""Learning progress (Kanitscheider et al. 2021): tasks with a success rate that changes, up or down, get the frames."""
 
 from __future__ import annotations
 
@@ -54,6 +54,6 @@ class LearningProgress(RatedScheduler):
         return np.where((progress <= 0) & (self.latest <= 0), 0.0, 1.0 / (1.0 + np.exp(-standard)))
 
     def reweigh(self, rates: np.ndarray) -> np.ndarray:
-        """`f(p) = p (1 - θ) / (p + θ (1 - 2p))`, which stretches small success rates."""
+        """The function `f(p) = p (1 - θ) / (p + θ (1 - 2p))`, which stretches small success rates."""
         theta = self.options.threshold
         return rates * (1 - theta) / (rates + theta * (1 - 2 * rates))

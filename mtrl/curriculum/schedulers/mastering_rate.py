@@ -12,7 +12,7 @@ from mtrl.config import ConfigError, Section
 from mtrl.curriculum.evidence import Evidence
 from mtrl.curriculum.scheduler import RatedScheduler
 
-LOOKS = 10  # over which the slope of a learning curve is fitted
+OBSERVATIONS = 10  # the slope of a learning curve is fitted to this many
 
 
 class MasteringRateOptions(Section):
@@ -48,7 +48,7 @@ class MasteringRate(RatedScheduler):
         self.ancestors = _closure(self.before)
         if self.ancestors.diagonal().any():
             raise ConfigError(f"curriculum.options.graph: {names[int(self.ancestors.diagonal().argmax())]} needs itself, through others")
-        self.curves = np.full((len(names), LOOKS), np.nan)
+        self.curves = np.full((len(names), OBSERVATIONS), np.nan)
 
     def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Adds a point to the learning curves."""
@@ -82,6 +82,6 @@ def _closure(before: np.ndarray) -> np.ndarray:
 
 
 def _slope(curve: np.ndarray) -> float:
-    """Of the straight line through the points known so far."""
+    """The slope of the straight line through the points so far."""
     known = ~np.isnan(curve)
     return float(np.polyfit(np.flatnonzero(known), curve[known], 1)[0]) if known.sum() > 1 else 0.0

@@ -10,7 +10,7 @@ LENGTHS = np.geomspace(0.03, 3.0, 15)  # of the process, tried for the largest l
 
 
 class Posterior(NamedTuple):
-    """What a process knows at some points."""
+    """Mean and deviation of a Gaussian process at some points."""
 
     mean: np.ndarray
     deviation: np.ndarray
@@ -36,7 +36,7 @@ class TransferModel:
         self._noise = noise
 
     def gaps(self) -> np.ndarray:
-        """What is lost from source to target, [n, n]."""
+        """The performance lost from source to target, [n, n]."""
         return self._slope * np.abs(self.x[:, None] - self.x[None, :])
 
     def first(self) -> int:
@@ -66,8 +66,8 @@ class TransferModel:
         x, mean = self.x[sources], performance.mean()
         scale = max(float(performance.var()), 0.01)
         fits = [_Fit(x, performance - mean, length, scale, self._noise) for length in LENGTHS]
-        found = max(fits, key=lambda fit: fit.log_likelihood).at(self.x)
-        return Posterior(mean + found.mean, found.deviation)
+        best_fit = max(fits, key=lambda fit: fit.log_likelihood).at(self.x)
+        return Posterior(mean + best_fit.mean, best_fit.deviation)
 
 
 class _Fit:

@@ -1,4 +1,4 @@
-"""Prioritised level replay (Jiang et al. 2021) over tasks: where values err most, and what has not been played for long."""
+"""Prioritised level replay (Jiang et al. 2021) over tasks: those with the largest value errors, and those not observed for long."""
 
 from __future__ import annotations
 

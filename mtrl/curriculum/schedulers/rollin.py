@@ -20,7 +20,7 @@ class ROLLINOptions(Section):
     """Options of `rollin`."""
 
     mastered: float = Field(0.9, gt=0, le=1)
-    """Success rate of a look at which the next context begins."""
+    """Success rate of an observation from which the next context begins."""
     rehearsal: float = Field(0.2, ge=0, lt=1)
     """Part that goes to the contexts mastered before, which one policy for all would otherwise forget."""
 
@@ -53,7 +53,7 @@ class ROLLIN(RatedScheduler):
         return weights
 
     def tasks_changed(self) -> None:
-        """The order begins anew; what is mastered already is passed over at the next look."""
+        """The order begins anew; what is mastered already is passed over at the next observation."""
         self.current = np.int64(0)
 
     def _mastered(self, task: int) -> bool:

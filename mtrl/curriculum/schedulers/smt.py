@@ -13,7 +13,7 @@ from mtrl.curriculum.evidence import Evidence
 from mtrl.curriculum.scheduler import RatedScheduler
 
 MAIN, TRAIN, SOLVED, UNSOLVABLE = range(4)
-LOOKS = 3  # whose mean says whether a task is solved
+OBSERVATIONS = 3  # a task is solved or not by the mean over this many
 
 
 class SMTOptions(Section):
@@ -43,7 +43,7 @@ class SMT(RatedScheduler):
         self.pools = np.full(n, MAIN)
         self.budgets = np.zeros(n)  # frames that a trained task may use
         self.started = np.zeros(n)  # its frames when it came into training
-        self.curves = np.full((n, LOOKS), np.nan)
+        self.curves = np.full((n, OBSERVATIONS), np.nan)
 
     def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Moves tasks between the pools."""

@@ -25,7 +25,7 @@ class SPaCEOptions(Section):
 
 
 class SPaCE(RatedScheduler):
-    """All tasks of the set alike. A round ends when each has been looked at; then the set may grow and is chosen anew.
+    """All tasks of the set alike. A round ends when each has been observed; then the set may grow and is chosen anew.
 
     Values at the start are those of the critic at episodes' first observations. The floor keeps those of all tasks up to date.
     """
@@ -37,7 +37,7 @@ class SPaCE(RatedScheduler):
         super().__init__(names, options)
         n = len(names)
         self.size = np.int64(min(options.start, n))
-        self.chosen = np.zeros(n, bool)  # nobody, before every task was looked at
+        self.chosen = np.zeros(n, bool)  # no task, before every task was observed
         self.values = np.full(n, np.nan)  # at the end of the last round
         self.mean_value = np.float64(np.nan)  # of the set, then
         self.observations_at_start = np.zeros(n, np.int64)  # of the round

@@ -1,4 +1,4 @@
-"""What is not yet solved gets the frames."""
+"""The baseline rule (no paper): tasks get frames in proportion to 1 - success rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""T3S: what is far from solved, and what is slow to get better."""
+"""T3S: a mixture of two softmaxes prefers tasks that are far from solved and tasks that improve slowly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class T3SOptions(Section):
 
 
 class T3S(RatedScheduler):
-    """½ softmax((1 - p) / τ) + ½ softmax(-Δp / τ), with Δp the change of the success rate between two looks."""
+    """½ softmax((1 - p) / τ) + ½ softmax(-Δp / τ), with Δp the change of the success rate between two observations."""
 
     Options: ClassVar[type[Section]] = T3SOptions
 

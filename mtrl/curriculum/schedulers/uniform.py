@@ -1,4 +1,4 @@
-"""Every task gets the same share."""
+"""The baseline (no paper): every task gets the same share."""
 
 from __future__ import annotations
 
