@@ -30,7 +30,7 @@ class RepeatedDecision(NamedTuple):
 
     decision: Decision
     weights: np.ndarray  # how much the scheduler wants each task; NaN where it does not say
-    looks: np.ndarray  # the scheduler's number of observations of each task
+    observations: np.ndarray  # the scheduler's number of observations of each task
     latest: np.ndarray  # success rate at the last observation, NaN before the first
     previous: np.ndarray  # success rate at the observation before the last
     wanted: np.ndarray  # the scheduler's probabilities
@@ -97,7 +97,7 @@ def agrees(step: RepeatedDecision) -> bool:
 
 
 def to_line(decision: Decision) -> str:
-    """A decision as a line of JSON; what nobody knows is null."""
+    """A decision as a line of JSON; missing values are null."""
     values = {name: _listed(value) for name, value in decision.evidence._asdict().items() if value is not None}
     return json.dumps({"version": decision.version, "trained": decision.frames, **values, "shares": _listed(decision.shares)})
 

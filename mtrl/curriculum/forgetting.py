@@ -1,4 +1,4 @@
-"""Detects tasks that were mastered and are being lost again, under any scheduler."""
+"""Notices when a task that was mastered is being lost again, independently of the scheduler."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ForgettingWatch:
         self.forgotten = np.zeros(len(names), bool)
 
     def update(self, evidence: Evidence) -> list[str]:
-        """Takes in the newest success rates; returns a sentence for each task that has become forgotten or has recovered."""
+        """Takes in the newest rates; a sentence for each task whose state has changed."""
         full = evidence.episodes >= WINDOW  # a window half full swings by more than `LOSS`
         rates = np.where(full, np.nan_to_num(evidence.success_rates), 0.0)
         self.best = np.maximum(self.best, rates)

@@ -92,11 +92,11 @@ class RatedScheduler:
 
     def _shares(self, evidence: Evidence) -> np.ndarray:
         n = len(self.names)
-        known = self.num_observations > 0
-        weights = np.where(known, self.weights(evidence), 0.0) if known.any() else np.zeros(n)
+        observed = self.num_observations > 0
+        weights = np.where(observed, self.weights(evidence), 0.0) if observed.any() else np.zeros(n)
         total = weights.sum()
-        judged = weights / total if total > 0 else known / max(1, known.sum())
-        return np.where(known, judged * known.mean(), 1.0 / n)
+        judged = weights / total if total > 0 else observed / max(1, observed.sum())
+        return np.where(observed, judged * observed.mean(), 1.0 / n)
 
 
 _STATE = ("num_observations", "latest", "previous", "_episodes", "_successes")

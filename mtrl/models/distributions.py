@@ -172,19 +172,19 @@ class Either:
 
     def sample(self, parameters: Float[Tensor, "N P"], generator: torch.Generator) -> Float[Tensor, "N W"]:
         """One action drawn for each row."""
-        return self._act(parameters, lambda kind, own: kind.sample(own, generator))
+        return self._act(parameters, lambda kind, part: kind.sample(part, generator))
 
     def mode(self, parameters: Float[Tensor, "*N P"]) -> Float[Tensor, "*N W"]:
         """The most likely action of each row."""
-        return self._act(parameters, lambda kind, own: kind.mode(own))
+        return self._act(parameters, lambda kind, part: kind.mode(part))
 
     def log_prob(self, parameters: Float[Tensor, "*N P"], actions: Float[Tensor, "*N W"]) -> Float[Tensor, "*N"]:
         """Log-probability of each action; log-density where its kind is continuous."""
-        return self._measure(parameters, lambda kind, own, rows: kind.log_prob(own, _value_of(kind, actions[rows])))
+        return self._measure(parameters, lambda kind, part, rows: kind.log_prob(part, _value_of(kind, actions[rows])))
 
     def entropy(self, parameters: Float[Tensor, "*N P"]) -> Float[Tensor, "*N"]:
         """The entropy of each row's kind."""
-        return self._measure(parameters, lambda kind, own, rows: kind.entropy(own))
+        return self._measure(parameters, lambda kind, part, rows: kind.entropy(part))
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
         """Each kind's environment actions, as vectors."""

@@ -190,9 +190,9 @@ def load_weights(policy: Policy, weights: Mapping[str, Tensor]) -> None:
     Raises:
         ConfigError: they are of another shape, since the tasks' observations or actions, or the model, are not what they were.
     """
-    own = policy.state_dict()
-    for name in sorted({*own, *weights}):
-        shapes = [list(of[name].shape) if name in of else None for of in (weights, own)]
+    present = policy.state_dict()
+    for name in sorted({*present, *weights}):
+        shapes = [list(of[name].shape) if name in of else None for of in (weights, present)]
         if shapes[0] != shapes[1]:
             there, here = ("missing" if shape is None else f"of shape {shape}" for shape in shapes)
             raise ConfigError(

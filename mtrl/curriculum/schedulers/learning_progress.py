@@ -48,9 +48,9 @@ class LearningProgress(RatedScheduler):
         progress = np.abs(self.reweigh(self.fast) - self.reweigh(self.slow))
         if progress.max() <= 0:
             return np.zeros(len(self.names))
-        known = self.num_observations > 0
-        deviation = progress[known].std()
-        standard = (progress - progress[known].mean()) / (deviation if deviation > 0 else 1.0)
+        observed = self.num_observations > 0
+        deviation = progress[observed].std()
+        standard = (progress - progress[observed].mean()) / (deviation if deviation > 0 else 1.0)
         return np.where((progress <= 0) & (self.latest <= 0), 0.0, 1.0 / (1.0 + np.exp(-standard)))
 
     def reweigh(self, rates: np.ndarray) -> np.ndarray:

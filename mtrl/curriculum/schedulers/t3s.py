@@ -27,10 +27,10 @@ class T3S(RatedScheduler):
     Options: ClassVar[type[Section]] = T3SOptions
 
     def weights(self, evidence: Evidence) -> np.ndarray:
-        """The mixture of both softmaxes over the tasks known so far."""
-        known = self.num_observations > 0
+        """The mixture of both softmaxes over the tasks observed so far."""
+        observed = self.num_observations > 0
         weights = np.zeros(len(self.names))
         tau, share = self.options.temperature, self.options.progress_weight
-        gap, speed = 1.0 - self.latest[known], (self.latest - self.previous)[known]
-        weights[known] = share * softmax(gap / tau) + (1.0 - share) * softmax(-speed / tau)
+        gap, speed = 1.0 - self.latest[observed], (self.latest - self.previous)[observed]
+        weights[observed] = share * softmax(gap / tau) + (1.0 - share) * softmax(-speed / tau)
         return weights
