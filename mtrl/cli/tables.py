@@ -67,7 +67,7 @@ def print_explanation(replayed: Explanation, task: str | None) -> None:
     terminal = rich.console.Console()
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("frames" if task else "task", no_wrap=True)
-    for title in ("episodes", "success", "last look", "before", "value error", "weight", "scheduler", "share"):
+    for title in ("episodes", "success", "last rate", "rate before", "value error", "weight", "scheduler", "share"):
         table.add_column(title, justify="right", no_wrap=True)
     rows = [(step, index) for step in replayed.shown for index, name in enumerate(replayed.names) if task in (None, name)]
     for step, index in rows:
@@ -94,7 +94,7 @@ def print_explanation(replayed: Explanation, task: str | None) -> None:
         )
     )
     if not replayed.from_start:
-        since = "looks and weights are only those since then, and nothing can be checked"
+        since = "observations and weights are only those since then, and nothing can be checked"
         terminal.print(Text(f"the log begins at a change of tasks or curriculum: {since}"))
     elif replayed.differing is None:
         terminal.print(Text(f"{replayed.decisions:,} decisions made again, all as they were logged"))
