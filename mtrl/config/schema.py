@@ -48,11 +48,11 @@ class SuiteConfig(Section):
     name: str = "minigrid/mt3"
     """The tasks, as `launch.py suites` lists them."""
     backend: Literal["auto", "envpool", "gymnasium"] = "auto"
-    """What steps the environments; `auto` takes the fastest one that serves the suite."""
+    """The library that steps the environments; `auto` takes the fastest one that has the suite's tasks."""
 
 
 class EnvRunnersConfig(Section):
-    """Who collects, and how much at a time."""
+    """The runners that collect rollouts, and the size of a rollout."""
 
     num_env_runners: int = Field(1, ge=0)
     """Ray actors that collect rollouts; 0 collects in this process, without Ray."""
@@ -61,17 +61,17 @@ class EnvRunnersConfig(Section):
     unroll_length: int = Field(32, ge=1)
     """Steps of every slot in one rollout (T)."""
     slots_per_task: int | None = Field(None, ge=1)
-    """The most slots that one task may take of a runner, which bounds the environments a runner has to keep; null is all of them."""
+    """The most slots of a runner that one task may get, which bounds the number of environments in memory; null sets no limit."""
     env_threads: int = Field(1, ge=1)
     """Threads of one runner that step environments."""
     inference_threads: int = Field(1, ge=1)
     """Threads of one runner that evaluate the policy."""
     rollouts_in_flight: int = Field(2, ge=1, le=2)
-    """Rollouts asked of one runner at a time; 2 keeps it busy while the learner works."""
+    """Rollouts requested from one runner at a time; 2 keeps the runner busy while the learner works."""
     num_cpus_per_env_runner: float = Field(1, ge=0)
     """Cores that Ray reserves for one runner."""
     num_gpus_per_env_runner: float = Field(0, ge=0)
-    """GPUs that Ray reserves for one runner; above 0 the policy is evaluated there."""
+    """GPUs that Ray reserves for one runner; above 0 the runner evaluates the policy on its GPU."""
 
 
 FORMER_GATES = {"own": "one_per_task", "equal": "uniform"}
@@ -85,39 +85,41 @@ class ModelConfig(Section):
     experts: int = Field(2, ge=1)
     """Experts of the mixture (K)."""
     orthogonal: bool = True
-    """Make the experts' features orthonormal before they are mixed (MOORE); false is a plain mixture."""
+    """Make the experts' features orthonormal before they are mixed (MOORE); false mixes them as they are."""
     gate: str = "linear"
-    """How much of each expert a task takes; one of `mtrl.models.gates.GATES`. `linear` is MOORE's; `one_per_task` shares nothing; `uniform`
-    with one expert is a shared trunk."""
+    """The weights of the experts for each task; one of `mtrl.models.gates.GATES`. `linear` is MOORE's; `one_per_task` shares nothing;
+    `uniform` with one expert is a shared trunk."""
     gate_experts: int = Field(2, ge=1)
     """Experts that one task uses under the gates `topk` and `dselect_k` (k)."""
     width: float = Field(1.0, gt=0)
-    """Units of the experts' layers, as a multiple of the usual number; the square root of K makes one expert as large as K."""
+    """Units of the experts' layers, as a multiple of the usual number. With a width of √K one expert has as many parameters as K
+    experts."""
     frames_encoder: Literal["shallow", "deep"] = "shallow"
-    """How experts read stacked frames of a screen: IMPALA's two large convolutions, or its three sections of residual blocks, which learn
-    more from the same frames at several times the cost."""
+    """The encoder of stacked screen frames: IMPALA's two convolutions (`shallow`), or its three sections of residual blocks (`deep`), which
+    learn more from the same frames at several times the cost."""
     grid_cells: Literal["numbers", "one_hot"] = "numbers"
-    """How a MiniGrid cell is read: as its three numbers (MOORE), or one-hot, where a key and a ball differ by more than 5 and 6 do. Views
-    with a mission are always read one-hot."""
+    """The encoding of a MiniGrid cell: its three numbers (MOORE), or one-hot vectors, which tell a key (5) from a ball (6) more clearly.
+    Views with a mission are always one-hot."""
     freeze_experts: bool = False
-    """Keep the experts as they are, usually those of another run (`train --init-experts RUN`), and train gates and heads alone."""
+    """Keep the experts fixed, usually those of another run (`train --init-experts RUN`), and train only gates and heads."""
     normalize_observations: bool = False
-    """Bring vectors to mean 0 and deviation 1 for each task, by statistics that the learner keeps and the policy carries."""
+    """Normalise vector observations of each task to mean 0 and deviation 1, by running statistics that are part of the policy."""
     squashed_actions: bool = False
     """Pass continuous actions through tanh instead of clipping them."""
     memory: bool = False
-    """An LSTM beside the mixed feature, which also reads what is in sight, the last action and the last reward. Heads read both."""
+    """An LSTM that reads the mixed feature, the raw observation, the last action and the last reward. Heads read the feature and the
+    LSTM."""
     memory_size: int = Field(128, ge=1)
     """Units of the LSTM."""
     memory_t_max: int = Field(30, ge=2)
     """The longest time in steps that a unit of the LSTM keeps its state at initialisation: T_max of the chrono initialisation (Tallec and
     Ollivier 2018), which spreads the units' times from one step to this many."""
     popart: bool = False
-    """Learn each task's values at unit scale (PopArt), for tasks whose rewards differ in size."""
+    """Learn the values of each task at unit scale (PopArt), for tasks with rewards of different sizes."""
     trunks: Literal["separate", "shared"] = "separate"
-    """Whether actor and critic have experts of their own."""
+    """Whether actor and critic have separate experts or share them."""
     heads: Literal["multi", "single"] = "multi"
-    """One head per task, or one head that is told the task."""
+    """One head for each task, or one head that reads the task."""
     head_width: int = Field(128, ge=1)
     """Hidden units of a head."""
     share_repeats: bool = True
@@ -136,163 +138,166 @@ class OptimizerConfig(Section):
     """One optimiser."""
 
     name: Literal["adam", "rmsprop"] = "adam"
-    """The rule."""
+    """The optimiser's rule."""
     learning_rate: float = Field(1e-3, gt=0)
-    """Step size at the start."""
+    """Learning rate at the start."""
     epsilon: float = Field(1e-8, gt=0)
     """Added to the root of the second moment."""
     decay: bool = False
-    """Fall linearly to 0 at `total_frames`."""
+    """Let the learning rate fall linearly to 0 at `total_frames`."""
     decay_from: float = Field(0.0, ge=0, lt=1)
-    """Share of `total_frames` before which the step size stays as it is; with `decay`."""
+    """Share of `total_frames` after which the learning rate starts to fall; used with `decay`."""
     max_grad_norm: float | None = Field(None, gt=0)
-    """Clip the global norm of the gradient; null leaves it."""
+    """The largest norm of the gradient, to which larger ones are clipped; null clips nothing."""
 
 
 class LearnerConfig(Section):
-    """How rollouts become updates."""
+    """The objective, its targets, and the optimiser steps of an update."""
 
     RENAMED = {"queue": "max_queued_batches", "memory_rate": "memory_learning_rate_factor"}
 
     discount: float = Field(0.99, ge=0, le=1)
     """Discount of later rewards (γ)."""
     rho_bar: float = Field(1.0, gt=0)
-    """V-trace's clip of the importance weights, which sets the fixed point."""
+    """V-trace's clip ρ̄ of the importance weights, which determines the value function that is learned."""
     c_bar: float = Field(1.0, gt=0)
-    """V-trace's clip of the trace, which sets the speed."""
+    """V-trace's clip c̄ of the traces, which determines how fast it is learned."""
     lambda_: float = Field(1.0, ge=0, le=1)
-    """Decay of the trace."""
+    """Decay λ of the traces."""
     entropy_cost: float = Field(0.01, ge=0)
     """Weight of the entropy bonus."""
     entropy_decay: bool = False
-    """Let the bonus fall linearly to 0 at `total_frames`: explore first, be exact at the end."""
+    """Let the entropy bonus fall linearly to 0 at `total_frames`."""
     value_cost: float = Field(0.5, ge=0)
-    """Weight of the value loss; matters for shared trunks only, since separate ones have separate optimisers under Adam."""
+    """Weight of the value loss. It matters for shared trunks only: a separate critic has its own optimiser, and Adam ignores the scale."""
     clip_rewards: float | None = Field(None, gt=0)
-    """Learn from rewards clipped to this size, as is usual on Atari; returns and scores count them whole. null leaves them."""
+    """Clip rewards to ± this value for learning, as is usual on Atari; returns and scores are computed from the full rewards. null clips
+    nothing."""
     normalize_advantages: bool = True
-    """Scale the advantages of each task to mean 0 and deviation 1 over the batch."""
+    """Normalise the advantages of each task to mean 0 and deviation 1 over the batch."""
     advantage_floor: float = Field(0.0, ge=0)
-    """The least deviation by which they are divided. Before a task's first reward its advantages are the critic's errors and nothing else,
-    which at deviation 1 end its exploration. One reward of 1 in two thousand steps makes a deviation of 0.06."""
+    """The smallest deviation by which advantages are divided. Before the first reward of a task its advantages are only the critic's
+    errors; scaled to deviation 1 they would end the task's exploration. One reward of 1 in two thousand steps gives a deviation of
+    0.06."""
     balancing: str = "equal"
     """Weights of the tasks' value losses; `equal` or one of `mtrl.learning.balancers.BALANCERS`."""
     combiner: str = "sum"
-    """How the tasks' gradients become one for the trunk, at the mixed feature; `sum` or one of `mtrl.learning.combiners.COMBINERS`. A
-    memory comes after that feature, and adds up its tasks' gradients."""
+    """The rule that combines the tasks' gradients for the trunk, at the mixed feature; `sum` or one of
+    `mtrl.learning.combiners.COMBINERS`. An LSTM comes after that feature, and sums its tasks' gradients."""
     task_weighting: Literal["tasks", "frames"] = "tasks"
-    """`tasks`: each task's mean loss counts the same. `frames`: each frame counts the same."""
+    """`tasks`: the mean losses of all tasks have equal weight. `frames`: all frames have equal weight."""
     rollouts_per_update: int = Field(1, ge=1)
     """Rollouts that make one batch."""
     max_queued_batches: int = Field(2, ge=0)
-    """Batches that may wait for the learner before its runners must. With one rollout in flight 1 keeps the policy one update behind, and
-    with 0 runners rest while the learner works and never act with an old policy."""
+    """Batches that may wait for the learner before the runners have to wait. With one rollout in flight, 1 keeps the policy one update
+    behind; with 0 the runners pause while the learner works and never act with an old policy."""
     surrogate: Literal["vtrace", "clipped"] = "vtrace"
-    """The actor's objective: V-trace's policy gradient, or PPO's clipped ratio with the same advantages, which bears more passes."""
+    """The actor's objective: V-trace's policy gradient, or PPO's clipped ratio with the same advantages, which allows more passes over a
+    batch."""
     clip: float = Field(0.2, gt=0, lt=1)
-    """How far a ratio may move before the clipped objective stops paying for it."""
+    """The clip of PPO's ratio: beyond 1 ± this value the objective has no gradient."""
     epochs: int = Field(1, ge=1)
     """Passes of the actor over a batch."""
     minibatches: int = Field(1, ge=1)
-    """Parts that a pass is cut into; the actor's optimiser makes a step for each."""
+    """Minibatches of one pass; the actor's optimiser makes one step for each."""
     minibatch_of: Literal["observations", "steps", "traces"] = "observations"
-    """What is drawn into a minibatch. `traces`: all steps of some slots, which a memory needs. `steps`: single steps. `observations`: the
-    same, keeping steps that saw the same observation together, which costs least."""
+    """The unit that is drawn into a minibatch. `traces`: all steps of some slots, which an LSTM needs. `steps`: single steps.
+    `observations`: single steps, with all steps of one observation in the same minibatch, which costs least."""
     recompute_targets: bool | None = None
     """Compute V-trace's targets anew, by the current weights, for each minibatch of `traces`, or once for a batch. null is once for the
     clipped ratio, which learns better so: as the policy moves away, weights below 1 cut the traces, and later passes judge actions by less
     and less of what followed them. V-trace's own gradient has no other correction and takes them anew. Where a batch is one minibatch,
     every pass does."""
     actor_updates: int | None = Field(None, ge=1)
-    """Steps of the actor's optimiser per batch; null is one for each minibatch of each pass."""
+    """Optimiser steps of the actor per batch; null makes one for each minibatch of each pass."""
     critic_updates: int = Field(1, ge=1)
-    """Steps of a separate critic's optimiser per batch, each over all of it. Its pace decides whether sparse tasks are found at all. A
-    shared trunk's critic steps with the actor."""
+    """Optimiser steps of a separate critic per batch, each over the whole batch. Their number decides whether tasks with sparse rewards are
+    found at all. With a shared trunk the critic is updated together with the actor."""
     popart_rate: float = Field(0.001, gt=0, le=1)
-    """How fast PopArt's statistics follow the value targets, per batch."""
+    """Step size of PopArt's running statistics, per batch."""
     actor: OptimizerConfig = OptimizerConfig()
-    """The actor's optimiser; also the only one of a shared trunk."""
+    """The actor's optimiser; with a shared trunk the only one."""
     critic: OptimizerConfig = OptimizerConfig()
     memory_learning_rate_factor: float = Field(1.0, gt=0)
     """Learning rate of the LSTM's weights, and of the weights that read it, as a multiple of the optimiser's. An LSTM tells every step of a
     batch from every other, and at the full rate several passes over a batch teach it the batch's noise: less is better then."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto` takes bfloat16 autocast where the hardware has it."""
+    """Type of the networks' products; `auto` takes bfloat16 autocast where the hardware has it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the learner computes; `auto` takes a GPU if there is one."""
+    """Device of the learner; `auto` takes a GPU if there is one."""
     threads: int | None = Field(None, ge=1)
-    """Threads of the learner's tensor operations; null takes the cores that runners do not keep busy meanwhile."""
+    """Threads of the learner's tensor operations; null takes the cores that the runners do not need."""
 
 
 class LearnersConfig(Section):
-    """Who learns."""
+    """Learners in processes of their own."""
 
     num_learners: int = Field(0, ge=0)
-    """Ray actors that share every batch, slot by slot, and make the same step; 0 learns in the driver's process."""
+    """Ray actors that divide every batch among them by slots and make the same optimiser steps; 0 learns in the driver's process."""
     num_cpus_per_learner: float = Field(1, ge=0)
-    """Cores that Ray reserves for one of them."""
+    """Cores that Ray reserves for one learner."""
     num_gpus_per_learner: float = Field(0, ge=0)
-    """GPUs that Ray reserves for one of them; above 0 it computes there."""
+    """GPUs that Ray reserves for one learner; above 0 the learner computes on its GPU."""
 
 
 class CurriculumConfig(Section):
     """How the frames are divided among the tasks."""
 
     scheduler: str = "uniform"
-    """Who decides each task's share of the next unroll; one of `mtrl.curriculum.SCHEDULERS`."""
+    """The rule that decides each task's share of the next unroll; one of `mtrl.curriculum.SCHEDULERS`."""
     options: dict[str, Any] = {}
-    """The scheduler's own settings; docs/curriculum.md lists them."""
+    """Options of the scheduler; docs/curriculum.md lists them."""
     evidence: Literal["training", "evaluation"] = "training"
-    """Whose episodes schedulers judge tasks by; those of `evaluation.every_frames` are rarer and of one policy each."""
+    """The episodes that schedulers judge tasks by: those of training, or those of the background evaluations, which are rarer."""
     floor: float = Field(0.1, ge=0, le=1)
-    """Every task keeps at least this part of its uniform share."""
+    """The smallest share of a task, as a part of its uniform share."""
     boost_forgotten: float = Field(1.0, ge=1)
-    """Factor on the share of a mastered task that has lost more than 0.1 of its success; 1 only reports it."""
+    """Factor on the share of a mastered task with a success rate more than 0.1 below its best; 1 only reports the task."""
 
 
 class FaultsConfig(Section):
-    """What is put up with."""
+    """Tolerated faults of environments and runners."""
 
     budget: int = Field(5, ge=1)
-    """Faults of a task's environments without a finished episode between, after which it is left out for a while."""
+    """Faults of a task's environments without a finished episode in between, after which the task is left out for some time."""
     retry_seconds: float = Field(300.0, gt=0)
-    """For how long at first; twice as long each time it fails again."""
+    """Time for which a failing task is left out at first; it doubles each time the task fails again."""
     unroll_seconds: float = Field(300.0, gt=0)
-    """A runner that takes longer for an unroll hangs: its stack is written down, and it is started anew."""
+    """The longest time of an unroll. A runner that takes longer counts as hanging: its stack is logged, and the runner is restarted."""
 
 
 class CheckpointsConfig(Section):
-    """What is kept to go on from."""
+    """Checkpoints and their copies."""
 
     every_seconds: float = Field(60.0, gt=0)
-    """Time between two checkpoints."""
+    """Seconds between two checkpoints."""
     keep: int = Field(3, ge=1)
-    """Newest checkpoints that stay; the best one stays as well."""
+    """Number of newest checkpoints to keep; the best one is kept as well."""
     copy_to: str | None = None
-    """A folder on any file system that fsspec knows (s3://bucket/run, gs://, sftp://, file://) that gets a copy of each. `--auto-resume` on
-    a machine that lacks the run directory goes on from there."""
+    """A folder on any file system that fsspec knows (s3://bucket/run, gs://, sftp://, file://) for a copy of each checkpoint.
+    `--auto-resume` on a machine without the run directory continues from the copy."""
 
 
 class EvaluationConfig(Section):
-    """Evaluations while training goes on."""
+    """Background evaluations of a training run."""
 
     every_frames: int | None = Field(None, ge=1)
-    """Frames from one evaluation to the next; null makes none. With them `best` is the checkpoint that did best in one."""
+    """Frames between two evaluations; null makes none. With evaluations, `best` is the checkpoint with the best evaluation."""
     episodes: int | None = Field(None, ge=1)
-    """Episodes of each task; null takes the protocol's number."""
+    """Episodes of each task in an evaluation; null takes the protocol's number."""
 
 
 class ExperimentConfig(Section):
     """One training run."""
 
     name: str = "minigrid_mt3"
-    """What the run is called; a file's own name by default."""
+    """Name of the run; by default the name of the file."""
     seed: int = Field(0, ge=0)
-    """Of weights, environments and actions."""
+    """Seed of weights, environments and actions."""
     total_frames: int = Field(6_000_000, ge=1)
     """Valid environment steps to train on, over all tasks."""
     report_seconds: float = Field(10.0, gt=0)
-    """Time between two lines of metrics."""
+    """Seconds between two lines of metrics."""
     suite: SuiteConfig = SuiteConfig()
     env_runners: EnvRunnersConfig = EnvRunnersConfig()
     model: ModelConfig = ModelConfig()
