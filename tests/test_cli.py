@@ -15,7 +15,7 @@ import pytest
 import rich.console
 
 from envs import Task, TaskSuite, make_suite
-from mtrl.cli import main as cli
+from mtrl.cli import dispatch as cli
 from mtrl.cli import shared
 from mtrl.cli.arguments import parse_with_experiment
 from mtrl.cli.commands import train
@@ -96,7 +96,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
         (["evaluate", "runs/x", "--episodes", "0"], "--episodes: must be a whole number of 1 or more, got '0'"),
         (["evaluate", "runs/x", "--episodes", "ten"], "--episodes: must be a whole number of 1 or more, got 'ten'"),
         (["evaluate", "runs/x", "--episode", "1"], "there is no option --episode; did you mean --episodes?"),
-        (["evaluate", "runs/x", "--actions", "likly"], "--actions: must be one of sampled, likely, got 'likly'; did you mean likely?"),
+        (["evaluate", "runs/x", "--actions", "gredy"], "--actions: must be one of sampled, greedy, got 'gredy'; did you mean greedy?"),
         (["evaluate", "runs/x", "--backend", "gym"], "--backend: must be one of envpool, gymnasium, got 'gym'; did you mean gymnasium?"),
         (["bench"], "bench: must be one of throughput, peers, learner, curriculum, transfer, soak, chaos, scaling, got ''"),
         (["bench", "thruput"], "got 'thruput'; did you mean throughput?"),
