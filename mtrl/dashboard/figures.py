@@ -13,7 +13,7 @@ from mtrl.evaluation.statistics import performance_profile
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255", "#999933", "#332288", "#44AA99")
 POINTS = 200  # of a mean over seeds, and of one run's curve among many
-FEW_RUNS = 5  # whose curves are drawn with all that was read
+FEW_RUNS = 5  # up to this number of runs, curves are drawn with all points
 MOST_CELLS_WITH_NUMBERS = 400
 
 

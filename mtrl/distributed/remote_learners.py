@@ -107,7 +107,7 @@ class RemoteLearners:
         except RayActorError as error:
             raise LearnerLostError(str(error)) from None
         except Exception as error:
-            # Those whose exchange broke off may be heard of before the one that died.
+            # Learners with a broken exchange may report before the one that died.
             finished, _ = ray.wait(pending, num_returns=len(pending), timeout=SECONDS_TO_BLAME) if pending else ([], [])
             if any(_died(reference) for reference in finished):
                 raise LearnerLostError(str(error)) from None

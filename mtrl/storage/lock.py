@@ -64,7 +64,7 @@ def _wait_for(file: IO[str], run: Path, patience: float, tell: Callable[[str], N
 
 
 def _locked(file: IO[str]) -> bool:
-    """Whether the lock is ours now; where there are no locks, nobody holds one."""
+    """Whether this process holds the lock; on a file system without locks it always does."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -120,7 +120,7 @@ def _open(url: str) -> tuple[Any, str]:
 
 
 def _steps(files: Any, root: str) -> list[int]:
-    """Those whose manifest is there, ascending."""
+    """The steps of checkpoints with a manifest, ascending."""
     files.invalidate_cache()
     try:
         names = [Path(path).name for path in files.ls(f"{root}/{CHECKPOINTS}", detail=False)]

@@ -1,4 +1,4 @@
-"""What fails while rollouts are collected: tasks whose environments do, left out for a while, and runners that get no new weights."""
+"""Faults while rollouts are collected: failing tasks are left out for some time, and runners without new weights are reported."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Quarantine:
         return self._until > 0
 
     def report(self, fault: SourceFault, now: float) -> list[str]:
-        """Takes in a fault at the time `now` in seconds, and says what a person should hear."""
+        """Counts a fault at the time `now` in seconds; returns messages for the user."""
         if fault.task is None:
             return [f"runner {fault.runner}: {fault.reason}"]
         task, name = fault.task, self._names[fault.task]
@@ -56,19 +56,19 @@ class Quarantine:
         return messages
 
     def finished(self, tasks: np.ndarray) -> None:
-        """Episodes of these task ids have ended as they should: their tasks work."""
+        """Resets the counters of these task ids: they have finished episodes."""
         self._in_a_row[tasks] = 0
         self._times_out[tasks] = 0
 
     def retry(self, now: float) -> list[str]:
-        """Takes in again whose time has come. Another fault at once puts a task out again, for longer."""
+        """Releases tasks from an expired quarantine. The next fault without a finished episode puts a task back, for longer."""
         due = self.out & (self._until <= now)
         self._until[due] = 0.0
         self._in_a_row[due] = self._config.budget - 1
         return [f"{self._names[task]} is tried again" for task in np.flatnonzero(due)]
 
     def applied(self, shares: np.ndarray) -> np.ndarray:
-        """Shares without the tasks that are out, summing to 1; as they are if nobody would be left."""
+        """Shares without the tasks in quarantine, summing to 1; unchanged if no task would be left."""
         left = np.where(self.out, 0.0, shares)
         if left.sum() > 0:
             return left / left.sum()
@@ -77,14 +77,14 @@ class Quarantine:
 
 
 class VersionWatch:
-    """Notices a runner that no longer gets new weights."""
+    """Detects runners that no longer get new weights."""
 
     def __init__(self) -> None:
         self._last: dict[int, int] = {}  # the version of each runner's newest rollout
         self._stalled: set[int] = set()
 
     def check(self, runner: int, version: int, newest: int) -> list[str]:
-        """Takes in a runner's rollout and says once if the version that it acts with stands still while the learner's goes on."""
+        """Checks the version of a runner's rollout; one message if it stays the same while the learner's version grows."""
         stalls = self._last.get(runner) == version and newest - version > STALLED_UPDATES
         self._last[runner] = version
         if not stalls:

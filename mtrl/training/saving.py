@@ -13,7 +13,7 @@ def save(trainer: Trainer, directory: RunDirectory, console: Console, evaluating
     """Saves a checkpoint and its policy; a disk that refuses is a message, and training goes on.
 
     Args:
-        trainer: whose state is saved.
+        trainer: the trainer to be saved.
         directory: where.
         console: told of a refusal.
         evaluating: a step that is being evaluated, and stays.

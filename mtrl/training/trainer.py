@@ -127,7 +127,7 @@ class Trainer:
         return True
 
     def metrics(self) -> dict[str, float]:
-        """Everything worth a line now. Rates and means cover the time since the last call; a figure nobody knows yet is left out."""
+        """The metrics of `mtrl.training.metrics`. Rates and means cover the time since the last call; unknown figures are left out."""
         numbers = self._summary() | self._interval.metrics() | self._task_metrics()
         self._interval = Interval(self.suite)
         return {name: float(value) for name, value in numbers.items() if not np.isnan(value)}
@@ -149,7 +149,7 @@ class Trainer:
 
     @property
     def scheduler(self) -> Scheduler:
-        """Who says which task gets how much."""
+        """The scheduler of the curriculum."""
         return self._decider.scheduler
 
     def load_experts(self, weights: Arrays) -> None:
@@ -192,7 +192,7 @@ class Trainer:
         self.load_state_dict(state)
 
     def tasks_changed(self) -> None:
-        """To be called after a state of other tasks was loaded: nothing that stands on their order goes on."""
+        """To be called after a state of other tasks was loaded: the scheduler drops whatever depends on the order of tasks."""
         self.scheduler.tasks_changed()
         self._decisions.clear()
         self._publish()
@@ -246,7 +246,7 @@ class Trainer:
             self._share_out()  # at once: without the task that fails there may be no other update
 
     def _hear_of(self, collected: Collected) -> None:
-        """What a rollout says about its runner and its environments."""
+        """Takes in the faults and the version of a runner's rollout."""
         now = time.monotonic()
         for fault in collected.faults:
             self._messages += self.quarantine.report(SourceFault(collected.runner, fault.task_id, fault.reason, fault.traceback), now)
@@ -263,7 +263,7 @@ class Trainer:
         self._share_out()
 
     def _share_out(self) -> None:
-        """Gives the runners the newest decision, less what is left out."""
+        """Gives the runners the newest shares, without the tasks in quarantine."""
         self._left_out = self.quarantine.out.copy()
         self._shares = self.quarantine.applied(self._decided)
         self._source.publish(self._published_version, self._actor_weights, self._shares)
@@ -299,7 +299,7 @@ class Trainer:
 
 
 def build_trainer(config: ExperimentConfig) -> Trainer:
-    """The trainer of an experiment whose rollouts are collected in this process; Ray is neither started nor imported.
+    """The trainer of an experiment that collects its rollouts in this process; Ray is neither started nor imported.
 
     Raises:
         ConfigError: the experiment's parts do not fit each other.

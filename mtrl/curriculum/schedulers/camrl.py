@@ -28,7 +28,7 @@ WARM_UP_ROUNDS = 10  # side by side before the switch is asked
 SHARPNESS = 200.0  # of the differentiable ranks
 FRANK_WOLFE_STEPS = 10
 TERMS = 4  # of the composite loss
-HISTORY = 50  # values of each term whose deviation weighs it
+HISTORY = 50  # values of each term, by whose deviation the term is scaled
 
 
 class CAMRLOptions(Section):
@@ -64,7 +64,7 @@ class CAMRL(RatedScheduler):
         self.round_number = np.int64(0)
         self.one_by_one: np.bool_ = np.bool_(False)
         self.current = np.int64(-1)  # the task whose turn it is
-        self.visited = np.full(n, -1)  # the tasks of this round in order, -1 where nobody was yet
+        self.visited = np.full(n, -1)  # the tasks of this round in order, -1 for turns to come
         self.drawn = np.int64(0)  # random numbers used, so that a resumed run draws the next ones
         self.observations_at_start = np.zeros(n, np.int64)  # of the round, or of the current turn
 

@@ -1,4 +1,4 @@
-"""SPaCE (Eimer et al. 2021): a growing set of the tasks whose value at the start has risen most."""
+"""SPaCE (Eimer et al. 2021): trains on a growing set of tasks, and adds the tasks with the largest rise in initial value."""
 
 from __future__ import annotations
 
