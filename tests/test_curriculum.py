@@ -17,6 +17,8 @@ from mtrl.config import ConfigError, CurriculumConfig, load_config, override
 from mtrl.curriculum import SCHEDULERS, RatedScheduler, make_scheduler, with_floor
 from mtrl.curriculum.decisions import Decider
 from mtrl.curriculum.forgetting import ForgettingWatch
+from mtrl.evaluation.results import EvaluationResults, TaskResult
+from mtrl.evaluation.statistics import Estimate
 from mtrl.training.task_statistics import TaskStatistics
 
 OPTIONS = {"fixed": {"weights": {"t1": 3.0}}, "mastering_rate": {"graph": {"t1": ["t0"], "t2": ["t1"]}}}
@@ -347,10 +349,10 @@ def test_evaluations_can_be_the_evidence():
     nothing = scheduler("success_gap", 2).probabilities(stats.evidence(evaluated=True))
     np.testing.assert_allclose(nothing, 0.5)  # a task is not judged by episodes that do not count
     rows = {"t0": (2, 20), "t1": (15, 20)}
-    found = {
-        name: {"n": n, "successes": won, "success_rate": {"value": won / n}, "score": {"value": won / n}} for name, (won, n) in rows.items()
-    }
-    stats.add_evaluation({"tasks": found})
+    rates = {name: Estimate(won / n, 0.0, 1.0) for name, (won, n) in rows.items()}
+    found = {name: TaskResult(n, won, rates[name], rates[name], won / n, 10.0) for name, (won, n) in rows.items()}
+    mean = Estimate(17 / 40, 0.0, 1.0)
+    stats.add_evaluation(EvaluationResults("p-v1", {}, 1, "gymnasium", True, found, mean))
     again = TaskStatistics(suite)
     again.load_state_dict(stats.state_dict())
     for known in (stats, again):

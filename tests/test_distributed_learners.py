@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 import ray
 from helpers import STEADY, assert_equal_states, collect, fingerprint, toy_config

@@ -16,8 +16,8 @@ import yaml
 from helpers import toy_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mtrl.cli.main import main
 
+from mtrl.cli import main
 from mtrl.config import ConfigError, DamagedFileError, check_seal, dump_yaml, load_config, sealed
 from mtrl.dashboard.runs import read_run
 from mtrl.storage.run_directory import RunDirectory, RunDirectoryError, read_config
@@ -165,7 +165,7 @@ def test_content_is_on_the_disk_before_it_has_the_name(tmp_path: Path, monkeypat
 
 def test_a_process_killed_while_it_writes_leaves_a_whole_file(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from mtrl.storage.sealed import *\n"
+        "import sys; from pathlib import Path; from mtrl.config import sealed; from mtrl.storage.sealed import *\n"
         "for number in range(10**6): replace_text(Path(sys.argv[1]) / 'file', sealed(f'{number}\\n' * 200_000))"
     )
     seen = set()
