@@ -16,7 +16,6 @@ from mtrl.cli.commands import evaluate, sweep
 from mtrl.machine import available_memory, child_environment, usable_cores, whole_cores
 
 AFFINITY = len(os.sched_getaffinity(0))
-FREE = available_memory(Path("/none"), Path("/none"))
 
 
 def groups(folder: Path, files: dict[str, str], own: str) -> tuple[Path, Path]:
@@ -60,16 +59,18 @@ def test_cores(tmp_path: Path, files: dict[str, str], own: str, cores: float | N
     ("files", "own", "left"),
     [
         ({"memory.max": "3000\n", "memory.current": "2000\n"}, "0::/\n", 1000),
-        ({"memory.max": "max\n", "memory.current": "2000\n"}, "0::/\n", FREE),
+        ({"memory.max": "max\n", "memory.current": "2000\n"}, "0::/\n", None),
         ({"memory.max": "9000\n", "memory.current": "1\n", "a/memory.max": "3000\n", "a/memory.current": "2900\n"}, "0::/a\n", 100),
         ({"memory/memory.limit_in_bytes": "3000\n", "memory/memory.usage_in_bytes": "2000\n"}, V1, 1000),
         ({"memory/job/memory.limit_in_bytes": "3000\n", "memory/job/memory.usage_in_bytes": "2500\n"}, V1, 500),
         ({"memory.max": "3000\n", "memory.current": "4000\n"}, "0::/\n", 0),  # the limit was lowered
-        ({}, "", FREE),
+        ({}, "", None),
     ],
 )
-def test_memory(tmp_path: Path, files: dict[str, str], own: str, left: float) -> None:
-    assert available_memory(*groups(tmp_path, files, own)) == pytest.approx(left, rel=0.2)
+def test_memory(tmp_path: Path, files: dict[str, str], own: str, left: float | None) -> None:
+    """None: no group sets a limit, and what the machine has free is left."""
+    expected = available_memory(Path("/none"), Path("/none")) if left is None else left
+    assert available_memory(*groups(tmp_path, files, own)) == pytest.approx(expected, rel=0.2)
 
 
 def test_this_machine() -> None:
