@@ -90,7 +90,7 @@ class TaskSuite:
     protocol: EvaluationProtocol | None = None
     """The rules by which results on these tasks are published; None where there are none."""
     recipe: PlayRecipe | None = None
-    """How an exported policy plays without this project; None where no Gymnasium call makes the same environment."""
+    """Code with which an exported policy plays without this project; None where no Gymnasium call makes the same environment."""
     names: tuple[str, ...] = field(init=False)
     """The tasks' names in order."""
 

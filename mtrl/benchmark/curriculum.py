@@ -79,7 +79,7 @@ def train(config: ExperimentConfig, score: float = 0.8) -> SchedulerOutcome:
 
 
 def _scheduler(text: str) -> dict[str, Any]:
-    """What `NAME:OPTION=VALUE:…` changes in an experiment."""
+    """The changes to an experiment that `NAME:OPTION=VALUE:…` describes."""
     name, *options = text.split(":")
     if not all("=" in option for option in options):
         raise ConfigError(f"--schedulers: options are written NAME:OPTION=VALUE, got {text!r}")

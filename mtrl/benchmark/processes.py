@@ -29,7 +29,7 @@ def session_of(pid: int) -> list[int]:
 
 
 def named(pids: list[int], text: str) -> list[int]:
-    """Those of them whose command line has the text in it, as Ray's actors have their class."""
+    """The processes with the text in their command line; Ray's actors show their class there."""
     found = []
     for pid in pids:
         try:

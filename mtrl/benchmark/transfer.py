@@ -60,7 +60,7 @@ def compare(config: ExperimentConfig, seeds: int, folder: Path, slope: float = 0
 
 
 def strategies(matrix: np.ndarray, contexts: np.ndarray, slope: float) -> dict[str, np.ndarray]:
-    """What 1, 2, … sources are worth, [n], by the way they are chosen.
+    """The score with 1, 2, … sources, [n], for each way to choose them.
 
     Args:
         matrix: score of the policy trained on context s in context t, [s, t].

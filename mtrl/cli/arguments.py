@@ -148,7 +148,7 @@ def _text(value: Any) -> str:
 
 
 def _metavar(annotation: Any) -> str:
-    """What the help shows for a value: `INT`, `NUMBER|null`, `adam|rmsprop`."""
+    """The placeholder of a value in the help: `INT`, `NUMBER|null`, `adam|rmsprop`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
         return "|".join(map(str, arguments))

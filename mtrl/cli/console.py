@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: one status block on a terminal, one line per report elsewhere."""
+"""The display of a running training: one status block on a terminal, one line for each report elsewhere."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ class RunView:
         )
 
     def farewell(self, program: str) -> str:
-        """Where the run's files are and the command that a user wants next."""
+        """The run's directory, and the next command that a user needs."""
         directory = shlex.quote(str(self.directory))
         lines = [f"run directory: {directory}"]
         if self.left_out:
@@ -272,7 +272,7 @@ def task_rows(tasks: list[TaskFigures], width: int, height: int) -> list[Rendera
 
 
 class Layout(NamedTuple):
-    """How wide the parts of a task's cell are. Details that do not fit are 0 wide and left out."""
+    """The widths of the parts of a task's cell. Details that do not fit have width 0 and are left out."""
 
     name: int
     bar: int
@@ -330,7 +330,7 @@ def short_names(names: tuple[str, ...]) -> list[str]:
 
 
 def _common_words(names: list[list[str]], most: int) -> int:
-    """How many words all of several names begin with, `most` at the most."""
+    """The number of words that all names begin with, at most `most`."""
     return next((count for count in range(most) if len({parts[count] for parts in names}) > 1), most)
 
 

@@ -57,7 +57,7 @@ print(json.dumps({
 
 
 class Child(NamedTuple):
-    """How a process of its own ended."""
+    """The outcome of a check in a child process."""
 
     output: str
     fault: str | None  # its last word, if it failed
@@ -296,7 +296,7 @@ def _conflicts(requirements: list[Requirement], owner: str) -> Iterator[str]:
 
 
 def _own_requirements() -> list[Requirement]:
-    """What pyproject.toml asks for: beside the package in a checkout, else in the installed distribution's metadata."""
+    """The requirements in pyproject.toml: beside the package in a checkout, else in the installed distribution's metadata."""
     project = PROJECT_ROOT / "pyproject.toml"
     if project.is_file():
         return [Requirement(line) for line in tomllib.loads(project.read_text())["project"]["dependencies"]]

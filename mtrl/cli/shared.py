@@ -51,7 +51,7 @@ def check_packages() -> None:
 
 
 def parse_whole_number(option: str, text: str, least: int) -> int:
-    """What an option's text says.
+    """The value of an option's text.
 
     Raises:
         UserError: it is no whole number, or a smaller one.
@@ -62,7 +62,7 @@ def parse_whole_number(option: str, text: str, least: int) -> int:
 
 
 def parse_fraction(option: str, text: str) -> float:
-    """What an option's text says.
+    """The value of an option's text.
 
     Raises:
         UserError: it is no number from 0 to 1.

@@ -40,7 +40,7 @@ def load_config(path: str | Path) -> ExperimentConfig:
 
 
 def read_scalar(text: str) -> Any:
-    """What `text` means as a value in a YAML experiment: `null`, a truth value, a number or a string."""
+    """The meaning of `text` as a value in a YAML experiment: `null`, a truth value, a number or a string."""
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError:

@@ -241,7 +241,7 @@ class LearnersConfig(Section):
 
 
 class CurriculumConfig(Section):
-    """How the frames are divided among the tasks."""
+    """The curriculum, which divides the frames among the tasks."""
 
     scheduler: str = "uniform"
     """The rule that decides each task's share of the next unroll; one of `mtrl.curriculum.SCHEDULERS`."""

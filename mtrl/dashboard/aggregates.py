@@ -21,7 +21,7 @@ class Method(NamedTuple):
     iqm: Estimate
     gap: Estimate
     improvement: Estimate | None
-    """How likely it beats the first method; None for the first."""
+    """Probability of improvement over the first method; None for the first."""
 
 
 class Comparison(NamedTuple):

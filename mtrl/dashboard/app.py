@@ -63,7 +63,7 @@ def make_app(root: Path, *, token: str | None = None) -> Starlette:
 
 
 class _Pages:
-    """What each address answers."""
+    """The handlers of the addresses."""
 
     def __init__(self, folder: RunFolder, title: str):
         self._folder = folder

@@ -102,7 +102,7 @@ def heat_map(rows: Sequence[str], columns: Sequence[str], values: np.ndarray, ti
 
 
 def expert_weights(run: Run) -> go.Figure | None:
-    """How much each task takes of each expert, in the newest row that says it; None where none does."""
+    """The gate's weights of each task, from the newest row that has them; None if no row has."""
     named = {match[1] for key in run.columns if (match := re.fullmatch(r"experts/.*/weight_(\d{1,4})", key))}
     experts = sorted(named, key=int)
     if not experts:

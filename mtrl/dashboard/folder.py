@@ -61,7 +61,7 @@ class RunFolder:
         return self._read(path, _fingerprint(path))
 
     def summary(self, name: str) -> Summary:
-        """What the table shows; read again when a file of the run has changed."""
+        """The row of a run in the table; read again when a file of the run has changed."""
         fingerprint = _fingerprint(self.root / name)
         with self._reading:  # or a visitor and `read_ahead` would both read everything
             known = self._summaries.get(name)

@@ -1,4 +1,4 @@
-"""Who may read the dashboard: headers, hosts and the token."""
+"""Access to the dashboard: security headers, allowed hosts and the token."""
 
 from __future__ import annotations
 

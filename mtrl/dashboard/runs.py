@@ -38,7 +38,7 @@ class Run:
     videos: dict[str, Path] = field(default_factory=dict)
     """The newest video of each task."""
     problems: list[str] = field(default_factory=list)
-    """What could not be read, a sentence each."""
+    """A sentence for each file that could not be read."""
 
     @property
     def name(self) -> str:
@@ -52,7 +52,7 @@ class Run:
 
     @property
     def num_rows(self) -> int:
-        """How many lines of metrics there are."""
+        """The number of lines of metrics."""
         return len(next(iter(self.columns.values()), ()))
 
     @property
@@ -70,7 +70,7 @@ class Run:
 
     @property
     def group(self) -> str:
-        """What runs that differ in nothing but their seed have in common."""
+        """The method of the run: equal for runs that differ only in their seed."""
         return json.dumps({key: value for key, value in self.config.items() if key != "seed"}, sort_keys=True, default=str)
 
     def column(self, metric: str) -> np.ndarray:

@@ -100,11 +100,11 @@ class MultiTaskEnvRunner(EnvRunner):
         return {INPUT_ENV_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
 
     def get_metrics(self) -> dict[str, Any]:
-        """Nothing: episodes travel with the rollouts."""
+        """Empty: episodes travel with the rollouts."""
         return {}
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
-        """Nothing: weights come from the weight server, episodes start anew."""
+        """Empty: weights come from the weight server, and episodes start anew."""
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:

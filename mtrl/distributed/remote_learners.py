@@ -20,7 +20,7 @@ SECONDS_TO_BLAME = 10.0  # after a learner's error: how long to look for one tha
 
 
 class Updated(NamedTuple):
-    """What the first of several learners says of an update."""
+    """The report of the first of several learners after an update."""
 
     result: UpdateResult
     actor_weights: Arrays

@@ -61,12 +61,12 @@ class RaySource:
             self._probe()
 
     def faults(self) -> list[SourceFault]:
-        """Of environments that could not be replaced, and of runners."""
+        """Faults of environments that could not be replaced, and of runners."""
         faults, self._faults = self._faults, []
         return faults
 
     def state_dict(self) -> dict[str, Any]:
-        """How many processes have run this experiment; what is in flight is lost."""
+        """The number of processes that have run this experiment; rollouts in flight are not saved."""
         return source_state(self._restarts)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -77,7 +77,7 @@ class RaySource:
         """The algorithm stops its runners."""
 
     def _fetch(self) -> list[Collected]:
-        """What is ready. A runner that died is Ray's to restart; one whose code failed would fail again, so its error is raised."""
+        """The rollouts that are ready. Ray restarts a runner that died; an error of a runner's code would repeat, so it is raised."""
         results = self._group._worker_manager.fetch_ready_async_reqs(tags=TAG, timeout_seconds=FETCH_SECONDS)
         arrived = []
         for result in results:

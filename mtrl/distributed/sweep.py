@@ -27,7 +27,7 @@ class TuneConsole:
     """Tells Tune what a console would show."""
 
     def start(self, config: ExperimentConfig, suite: TaskSuite, directory: Path) -> None:
-        """Nothing to tell."""
+        """Ignored: Tune reports the progress."""
 
     def update(self, metrics: dict[str, float]) -> None:
         """The headline figures."""
@@ -38,7 +38,7 @@ class TuneConsole:
         print(text, flush=True)
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Does nothing."""
 
 
 def sweep(config: ExperimentConfig, seeds: Sequence[int], folder: Path) -> list[Path]:

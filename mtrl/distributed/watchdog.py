@@ -16,7 +16,7 @@ import numpy as np
 
 
 class Hang(NamedTuple):
-    """What an earlier process of this runner left when it hung."""
+    """The stacks of an earlier process of this runner that hung."""
 
     task: int | None  # that was being stepped
     stacks: str
@@ -42,7 +42,7 @@ class Watchdog:
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
     def hang(self) -> Hang | None:
-        """What the process before this one was at when it was ended for hanging; None if it was not. Said once."""
+        """The stacks of the process before this one, if it was ended for hanging; reported once."""
         try:
             stacks = self._stacks.read_text(errors="replace")
         except OSError:

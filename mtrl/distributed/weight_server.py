@@ -41,7 +41,7 @@ class WeightServer:
         return self._published
 
     def register(self, runner: int) -> int | None:
-        """How often this runner has been started before, over all processes and resumed runs: no two use the same stream of random
+        """The number of earlier starts of this runner, over all processes and resumed runs: no two use the same stream of random
         numbers. None as long as nothing was published.
         """
         if self._published is None:

@@ -1,4 +1,4 @@
-"""What an evaluation found, as types: the one writer and the one reader of `results.json`."""
+"""The results of an evaluation as types, and the one writer and reader of `results.json`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class EvaluationResults:
     protocol: str
     """The published rule, such as `minigrid-v1`."""
     changed: dict[str, Any]
-    """What was asked for instead of the protocol's rule; results with an entry here are not comparable with it."""
+    """Options that differ from the protocol; results with an entry here are not comparable with results of the protocol."""
     step: int
     """The policy's frames."""
     backend: str
@@ -46,14 +46,14 @@ class EvaluationResults:
     """Mean of the tasks' scores."""
     suite: str = ""
     rules: dict[str, str] = field(default_factory=dict)
-    """What a figure has to name beside the tasks, such as the version of the rewards."""
+    """Rules of the suite that every figure must name, such as the version of the rewards."""
     seed: int = 0
     policy: dict[str, Any] = field(default_factory=dict)
     """Commit, config and hash of the weights."""
     versions: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     file: str = ""
-    """Where the results lie, relative to the run's directory."""
+    """The results file, relative to the run's directory."""
     episodes: tuple[dict[str, Any], ...] = ()
     """Every episode with its score, in the order of tasks and numbers."""
 
@@ -76,7 +76,7 @@ class EvaluationResults:
             raise ResultsError(f"not the results of an evaluation: {error!r}") from None
 
     def to_json(self) -> dict[str, Any]:
-        """What `results.json` holds. The episodes come last, so that a reader of the figures can stop there."""
+        """The content of `results.json`. The episodes come last, so that a reader of the figures can stop before them."""
         tasks = {
             name: row._asdict() | {"success_rate": row.success_rate._asdict(), "score": row.score._asdict()}
             for name, row in self.tasks.items()

@@ -116,7 +116,7 @@ def _play(kept: _Kept, players: Players, progress: Callable[[int, int], None]) -
 
 
 def _results_file(layout: RunLayout, results: EvaluationResults) -> Path:
-    """Where results go: figures by other rules leave those that the protocol found."""
+    """The file of the results: results with changed options do not replace results of the protocol."""
     file = layout.results(results.step)
     if results.changed:
         with contextlib.suppress(ResultsError):  # nothing is there, or nothing that can be read
@@ -147,7 +147,7 @@ def summarize(suite: TaskSuite, rows: list[Episode]) -> tuple[dict[str, TaskResu
 
 
 class _Kept:
-    """What has been played, one file for each job, so that an interruption loses only jobs that had not ended."""
+    """Finished jobs, one file for each, so that an interruption loses only unfinished jobs."""
 
     def __init__(self, folder: Path, jobs: Sequence[Job], weights: str):
         # Of the same weights, rules and versions, so that nothing else is taken for ours.
@@ -195,7 +195,7 @@ class _Kept:
 
 
 def _changes(protocol: EvaluationProtocol, suite: TaskSuite, wanted: dict[str, Any], tasks: list[int]) -> dict[str, Any]:
-    """What was asked for instead of the protocol's rule; results with an entry here are not comparable with it."""
+    """Options that differ from the protocol; results with an entry here are not comparable with results of the protocol."""
     changes: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None and value != getattr(protocol, name)}
     return changes | ({"tasks": ", ".join(suite.names[task] for task in tasks)} if len(tasks) < suite.num_tasks else {})
 

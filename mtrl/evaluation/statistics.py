@@ -64,7 +64,7 @@ def mean(cells: np.ndarray) -> np.ndarray:
 
 
 def optimality_gap(cells: np.ndarray) -> np.ndarray:
-    """How far the cells [..., n] stay below the score 1 on average; what lies above 1 makes up for nothing."""
+    """The mean distance of the cells [..., n] below a score of 1; scores above 1 count as 1."""
     return 1.0 - np.minimum(cells, 1.0).mean(axis=-1)
 
 
@@ -75,7 +75,7 @@ def aggregate(scores: np.ndarray, statistic: Aggregate, rng: np.random.Generator
 
 
 def probability_of_improvement(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator, resamples: int = 2000) -> Estimate:
-    """How likely a run of ours [runs, tasks] scores more than one of theirs [other runs, tasks] on a task drawn at random.
+    """The probability that a run of `ours` [runs, tasks] scores more than a run of `theirs` [other runs, tasks] on a random task.
 
     The mean over tasks of Mann and Whitney's statistic: ties count half.
     """

@@ -36,7 +36,7 @@ class Balancer(Protocol):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What to go on from."""
+        """Everything that the next weights depend on."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a `state_dict`."""

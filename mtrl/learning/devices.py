@@ -1,4 +1,4 @@
-"""Where and how exactly to compute."""
+"""The choice of device and precision."""
 
 from __future__ import annotations
 

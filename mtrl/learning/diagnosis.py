@@ -1,4 +1,4 @@
-"""What is reported of a learner besides its losses: the task behind a loss that is not finite, and how different the experts are."""
+"""Diagnostics beside the losses: the task behind a loss that is not finite, and the similarity of the experts."""
 
 from __future__ import annotations
 

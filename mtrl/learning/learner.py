@@ -41,7 +41,7 @@ class LearnerLostError(RuntimeError):
 
 
 class UpdateResult(NamedTuple):
-    """What one update reports. `mtrl.training.metrics` gives the figures their names."""
+    """The report of one update. `mtrl.training.metrics` gives its figures their names."""
 
     means: dict[str, float]  # over the optimiser steps that were made: losses, entropy, importance weights, gradient norm
     task_values: TaskValues
@@ -300,7 +300,7 @@ class Learner:
 
 
 class _Report:
-    """What the optimiser steps of one update add up to."""
+    """The sums over the optimiser steps of one update."""
 
     def __init__(self) -> None:
         self.similarity: np.ndarray | None = None
@@ -332,7 +332,7 @@ class _Report:
 
 @runtime_checkable
 class LearnerProtocol(Protocol):
-    """What the training loop needs of a learner; `Learner` is one."""
+    """The learner as the training loop sees it; `Learner` is one."""
 
     version: int
 
@@ -340,7 +340,7 @@ class LearnerProtocol(Protocol):
         """Trains on one batch."""
 
     def actor_weights(self) -> Arrays:
-        """What runners act with."""
+        """The actor's weights, for the runners."""
 
     def policy_weights(self) -> Arrays:
         """Actor and critic."""

@@ -60,7 +60,7 @@ def entropy_loss(entropies: Float[Tensor, "T B"], weights: Float[Tensor, "T B"])
 def step_weights(
     valid: Bool[Tensor, "T B"], task_ids: Int[Tensor, " B"], num_tasks: int, *, equal_tasks: bool, total: Total = alone
 ) -> Float[Tensor, "T B"]:
-    """How much each step counts; valid steps sum to 1, over all learners, and invalid ones are 0.
+    """The weight of each step in the losses: valid steps sum to 1 over all learners, and invalid steps have weight 0.
 
     With `equal_tasks` every task that has a valid step counts the same however many frames it has; else every frame counts the same.
     """

@@ -1,4 +1,4 @@
-"""What each optimiser step of an update reads: the whole batch, or minibatches of traces, steps or observations."""
+"""The data of each optimiser step of an update: the whole batch, or minibatches of traces, steps or observations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mtrl.parallel import Total, add_up, alone
 
 
 class Plan(NamedTuple):
-    """How many steps the optimisers make with a batch, and how it is divided among them."""
+    """The number of optimiser steps for a batch, and its division into minibatches."""
 
     actor_steps: int
     critic_steps: int  # of a critic with a trunk of its own; with a shared trunk it steps with the actor
@@ -29,7 +29,7 @@ class Plan(NamedTuple):
 
 
 class Minibatch(NamedTuple):
-    """What one optimiser step reads."""
+    """The data of one optimiser step."""
 
     batch: Batch
     targets: Targets | None  # None: to be computed from the current weights

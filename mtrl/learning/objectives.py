@@ -19,7 +19,7 @@ from mtrl.parallel import Total, alone
 
 
 class Coefficients(NamedTuple):
-    """What the objective of one update depends on besides policy and data."""
+    """Hyper-parameters of the objective in one update."""
 
     targets: TargetSettings
     surrogate: Surrogate

@@ -35,7 +35,7 @@ class Optimizers(NamedTuple):
         return {name: [parameter.detach() for parameter in parameters_of(optimizer)] for name, optimizer in self.named()}
 
     def due(self, minibatch: Minibatch) -> list[tuple[str, torch.optim.Optimizer]]:
-        """Those that make a step with the minibatch."""
+        """The optimisers that make a step with the minibatch."""
         updates = {"actor": minibatch.updates_actor, "critic": minibatch.updates_critic}
         return [(name, optimizer) for name, optimizer in self.named() if updates[name]]
 
@@ -48,7 +48,7 @@ def learning_rate_at(settings: OptimizerConfig, progress: float) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """That of all weights but a memory's, which have a multiple of it."""
+    """Sets the learning rate of all weights; those of a memory get a multiple of it."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group.get("rate", 1.0)
 
@@ -66,7 +66,7 @@ def _make_optimizer(module: nn.Module, settings: OptimizerConfig, memory_learnin
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """What it optimises, in its order."""
+    """The parameters of an optimiser, in its order."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 

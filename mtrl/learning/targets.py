@@ -1,4 +1,4 @@
-"""What a batch's values and actions are compared with: V-trace's targets and advantages, and their moments by task."""
+"""V-trace's value targets and advantages of a batch, and the advantages' moments by task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mtrl.parallel import Total, add_up, alone
 
 
 class TargetSettings(NamedTuple):
-    """What targets and advantages depend on besides policy and data."""
+    """Hyper-parameters of targets and advantages."""
 
     rho_bar: float  # V-trace's hyper-parameters, see `mtrl.learning.vtrace`
     c_bar: float

@@ -70,7 +70,7 @@ class Categorical:
         return -(log_probs.exp() * log_probs).sum(-1)
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
-        """The same."""
+        """The actions as they are."""
         return actions
 
     def no_action(self, slots: int) -> np.ndarray:
@@ -115,7 +115,7 @@ class Normal:
         return (self._split(parameters)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
-        """The same; environments clip."""
+        """The actions as they are; environments clip them."""
         return actions
 
     def no_action(self, slots: int) -> np.ndarray:
@@ -123,7 +123,7 @@ class Normal:
         return np.zeros((slots, self.num_features), np.float32)
 
     def encode(self, actions: Float[Tensor, "*N A"]) -> Float[Tensor, "*N A"]:
-        """The same."""
+        """The actions as they are."""
         return actions.float()
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:

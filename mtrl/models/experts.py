@@ -75,7 +75,7 @@ def mix_plain(features: Float[Tensor, "B K D"], weights: Float[Tensor, "B K"]) -
 
 
 class Health(NamedTuple):
-    """How different the experts are before they are made orthogonal, averaged over samples."""
+    """Similarity of the experts before they are made orthogonal, averaged over samples."""
 
     gram_offdiagonal: Float[Tensor, ""]  # mean |cosine| between two experts; 0 when all are orthogonal, 1 when all are the same
     effective_rank: Float[Tensor, ""]  # exp of the entropy of the Gram matrix's normalised eigenvalues, 1 to K

@@ -20,7 +20,7 @@ from mtrl.models.view import View
 
 
 class Recurrence(NamedTuple):
-    """What an LSTM reads beside T + 1 observations: the last action and reward, where episodes start, and its state at the beginning."""
+    """The inputs of an LSTM beside T + 1 observations: last actions and rewards, starts of episodes, and its initial state."""
 
     last_actions: Tensor  # [T + 1, B, ...]
     last_rewards: Float[Tensor, "T1 B"]

@@ -1,1 +1,1 @@
-"""What lies on disk: sealed files, checkpoints, the run's directory, its mirror and its lock."""
+"""Files on disk: sealed files, checkpoints, the run's directory, its mirror and its lock."""

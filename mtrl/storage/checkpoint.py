@@ -38,7 +38,7 @@ class DamagedCheckpointError(CheckpointError):
 
 
 class Manifest(NamedTuple):
-    """What a checkpoint says about itself."""
+    """The description that a checkpoint carries."""
 
     step: int  # trained frames
     tasks: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Where the files of a run lie. No other module puts the path of one together."""
+"""The paths of a run's files. No other module composes them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class RunLayout:
 
     @property
     def profile(self) -> Path:
-        """What `train --profile` has measured."""
+        """The measurements of `train --profile`."""
         return self.path / "profile"
 
     @property
@@ -75,7 +75,7 @@ class RunLayout:
         return self.evaluation(step) / RESULTS
 
     def evaluation_log(self, step: int | str) -> Path:
-        """What a background evaluation has printed."""
+        """The output of a background evaluation."""
         return self.evaluation(step) / "evaluation.log"
 
     def videos(self, step: int | str) -> Path:

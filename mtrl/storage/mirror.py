@@ -41,7 +41,7 @@ class Mirror:
             self._copying = self._thread.submit(self._copy, run)
 
     def poll(self, *, wait: bool = False) -> str | None:
-        """What went wrong with the copy that has ended since the last call."""
+        """The error of the copy that has ended since the last call, if it failed."""
         if self._copying is None or not (wait or self._copying.done()):
             return None
         copying, self._copying = self._copying, None

@@ -16,7 +16,7 @@ HISTORY = 20  # decisions shown of one task
 
 
 class Explanation(NamedTuple):
-    """What came of a run's log."""
+    """A run's decisions, made again from its log."""
 
     names: tuple[str, ...]
     shown: list[RepeatedDecision]  # the decision asked for, or decisions evenly spread over the run

@@ -99,7 +99,7 @@ def task_metrics(names: Sequence[str], group: str, columns: Mapping[str, np.ndar
 
 
 def update_metrics(names: Sequence[str], result: UpdateResult) -> dict[str, float]:
-    """What one update reports, without the figures of `TaskStatistics`."""
+    """The metrics of one update, without those of `TaskStatistics`."""
     metrics = {f"{_GROUPS.get(name, 'learner')}/{name}": value for name, value in result.means.items()}
     if result.experts is not None:
         metrics["experts/gram_offdiagonal"] = result.experts.gram_offdiagonal
@@ -119,7 +119,7 @@ def evaluation_metrics(results: EvaluationResults) -> dict[str, float]:
 
 
 class Interval:
-    """What adds up between two lines of metrics."""
+    """Sums and counts between two lines of metrics."""
 
     def __init__(self, suite: TaskSuite):
         self._suite = suite

@@ -1,4 +1,4 @@
-"""Where a frame's time goes: a few updates under torch's profiler, as a trace to look at and a table to read."""
+"""The time of each part of a frame: a few updates under torch's profiler, as a trace and a table."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ FAST_RATE = 0.05  # of the fast mean of success and score, per episode; the slow
 
 
 class TaskStatistics:
-    """What each task's recent episodes and trained frames say. Arrays are `[num_tasks]`; NaN where a task has no episode yet."""
+    """Statistics of each task's recent episodes and trained frames. Arrays are `[num_tasks]`; NaN where a task has no episode yet."""
 
     def __init__(self, suite: TaskSuite):
         self._suite = suite
@@ -98,7 +98,7 @@ class TaskStatistics:
 
     @property
     def progress(self) -> np.ndarray:
-        """How far success has risen of late: its fast mean less its slow one."""
+        """The recent rise of the success rate: its fast exponential mean less its slow one."""
         return self.fast_successes - self.slow_successes
 
     @property

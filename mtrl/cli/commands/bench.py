@@ -16,24 +16,24 @@ from mtrl.config import ExperimentConfig, load_config
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What `bench` reads."""
+    """Options of `bench`."""
 
     what: Annotated[str, Positional, arg(metavar="NAME", help_behavior_hint="")] = ""
     """The measurement, one of the list above."""
     config: Annotated[str | None, Positional, arg(metavar="[CONFIG]", help_behavior_hint=f"(default: {DEFAULT_CONFIG})")] = None
     """The experiment: a YAML file, or the name of one in configs/."""
     schedulers: Annotated[str, arg(metavar="A,B,C")] = "uniform,t3s,learning_progress"
-    """Of `curriculum`: the schedulers to compare; the first one is the baseline of the ratios."""
+    """For `curriculum`: the schedulers to compare; the first one is the baseline of the ratios."""
     seeds: Annotated[str, arg(metavar="N")] = "3"
-    """Of `curriculum` and `transfer`: runs of each."""
+    """For `curriculum` and `transfer`: runs of each."""
     score: Annotated[str, arg(metavar="X")] = "0.8"
-    """Of `curriculum`: count the frames until the mean score over tasks is X."""
+    """For `curriculum`: count the frames until the mean score over tasks is X."""
     minutes: Annotated[str, arg(metavar="N")] = "60"
-    """Of `soak` and `chaos`: length of each run."""
+    """For `soak` and `chaos`: length of each run."""
     runners: Annotated[str, arg(metavar="A,B,C")] = "1,2,4,8"
-    """Of `scaling`: the numbers of runners."""
+    """For `scaling`: the numbers of runners."""
     sleep: Annotated[str, arg(metavar="SECONDS")] = "0.001"
-    """Of `scaling`: the time that every environment waits in a step, so that one machine can stand for many."""
+    """For `scaling`: the time that every environment waits in a step, so that one machine can stand for many."""
 
 
 def bench(arguments: list[str], program: str) -> int:

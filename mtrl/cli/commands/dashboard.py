@@ -14,7 +14,7 @@ from mtrl.errors import UserError
 
 @dataclass(frozen=True)
 class DashboardOptions:
-    """What `dashboard` reads."""
+    """Options of `dashboard`."""
 
     runs_dir: Annotated[Path | None, Positional, arg(metavar="[RUNS_DIR]", help_behavior_hint="(default: runs)")] = None
     """The folder that holds the runs."""

@@ -16,14 +16,14 @@ from mtrl.errors import UserError
 
 @dataclass(frozen=True)
 class DoctorOptions:
-    """What `doctor` reads."""
+    """Options of `doctor`."""
 
     config: Annotated[str | None, Positional, arg(metavar="[CONFIG]", help_behavior_hint=f"(default: {DEFAULT_CONFIG})")] = None
     """The experiment that must be able to start."""
     cluster: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False
     """Look at the Ray cluster that RAY_ADDRESS names instead of this machine: what it has, and whether its nodes agree."""
     run_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """Of --cluster: the folder that all nodes should see."""
+    """For --cluster: the folder that all nodes should see."""
 
 
 def doctor(arguments: list[str], program: str) -> int:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What `evaluate` reads."""
+    """Options of `evaluate`."""
 
     run: Annotated[str | None, Positional, arg(metavar="RUN", help_behavior_hint="")] = None
     """The directory of a run."""
@@ -34,13 +34,13 @@ class EvaluateOptions:
     episodes: Annotated[str | None, arg(metavar="N", help_behavior_hint="(default: the suite's protocol)")] = None
     """Episodes of each task."""
     backend: Annotated[str | None, arg(metavar="envpool|gymnasium", help_behavior_hint="(default: the suite's protocol)")] = None
-    """What steps the environments."""
+    """The library that steps the environments."""
     actions: Annotated[str | None, arg(metavar="sampled|greedy", help_behavior_hint="(default: the suite's protocol)")] = None
     """Drawn from the policy, or always the most likely one."""
     tasks: Annotated[str, arg(metavar="A,B,C", help_behavior_hint="(default: all)")] = ""
     """Which of the run's tasks."""
     seed: Annotated[str, arg(metavar="N")] = "0"
-    """Of environments and actions; never those of training."""
+    """Seed of environments and actions; they never repeat those of the training."""
     workers: Annotated[str | None, arg(metavar="N", help_behavior_hint="(default: one for each core)")] = None
     """Processes that play; 1 plays in this one."""
     ray: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False

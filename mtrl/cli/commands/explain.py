@@ -15,7 +15,7 @@ from mtrl.errors import UserError
 
 @dataclass(frozen=True)
 class ExplainOptions:
-    """What `explain` reads."""
+    """Options of `explain`."""
 
     run: Annotated[Path | None, Positional, arg(metavar="RUN", help_behavior_hint="")] = None
     """The directory of a run."""

@@ -15,7 +15,7 @@ from mtrl.errors import UserError
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What `export` reads."""
+    """Options of `export`."""
 
     run: Annotated[Path | None, Positional, arg(metavar="RUN", help_behavior_hint="")] = None
     """The directory of a run."""

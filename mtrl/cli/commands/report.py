@@ -15,12 +15,12 @@ from mtrl.errors import UserError
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What `report` reads."""
+    """Options of `report`."""
 
     runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN...", help_behavior_hint="")] = ()
     """The directories of the runs to put side by side."""
     output: Annotated[Path, arg(aliases=("-o",), metavar="FILE")] = Path("report.html")
-    """Where the page goes."""
+    """The HTML file to write."""
 
 
 def report(arguments: list[str], program: str) -> int:

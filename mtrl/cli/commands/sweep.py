@@ -16,14 +16,14 @@ from mtrl.machine import whole_cores
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """What `sweep` reads."""
+    """Options of `sweep`."""
 
     config: Annotated[str | None, Positional, arg(metavar="[CONFIG]", help_behavior_hint=f"(default: {DEFAULT_CONFIG})")] = None
     """The experiment: a YAML file, or the name of one in configs/."""
     seeds: Annotated[str, arg(metavar="N")] = "5"
-    """How many: 0 to N - 1."""
+    """Number of seeds: 0 to N - 1."""
     run_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/NAME-sweep)")] = None
-    """Where the runs go, each in a folder of its own; what is there already goes on."""
+    """The folder of the runs, one subfolder for each; runs that exist are continued."""
     episodes: Annotated[str | None, arg(metavar="N", help_behavior_hint="(default: the suite's protocol)")] = None
     """Episodes of each task in the evaluation of each run."""
 

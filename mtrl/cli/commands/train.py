@@ -25,12 +25,12 @@ FIXED_ON_RESUME = ("model.", "learner.actor.name", "learner.critic.name")  # wha
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What `train` reads."""
+    """Options of `train`."""
 
     config: Annotated[str | None, Positional, arg(metavar="[CONFIG]", help_behavior_hint=f"(default: {DEFAULT_CONFIG})")] = None
     """The experiment: a YAML file, or the name of one in configs/."""
     run_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/NAME-TIME)")] = None
-    """Where the run's files go."""
+    """The directory of the run."""
     resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """Go on with this run from its newest checkpoint. Its own experiment is used; options below still change it."""
     auto_resume: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False

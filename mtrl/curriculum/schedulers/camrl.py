@@ -45,7 +45,7 @@ class CAMRLOptions(Section):
     elapsed: float = Field(1000.0, gt=0)
     """Rounds after which elapsed time speaks for side by side."""
     pace: float = Field(1.0, gt=0)
-    """How fast a rising mean performance does."""
+    """How strongly a rising mean performance speaks for rounds side by side."""
 
 
 class CAMRL(RatedScheduler):
@@ -96,7 +96,7 @@ class CAMRL(RatedScheduler):
         self.observations_at_start = self.num_observations.copy()
 
     def switch_probability(self, losses: np.ndarray) -> float:
-        """How likely the next round goes one by one: many outliers among the tasks, little time elapsed, bad performance."""
+        """The probability of a round with one task at a time: many outliers, little time elapsed, bad performance."""
         mean, deviation = losses.mean(), losses.std()
         outliers = np.mean((losses < mean - 2 * deviation) | (losses > mean + 2 * deviation))
         elapsed = np.exp(-self.round_number / self.options.elapsed)

@@ -17,11 +17,11 @@ class DUCBOptions(Section):
     """Options of `ducb`."""
 
     discount: float = Field(0.95, gt=0, lt=1)
-    """Of older rewards (γ)."""
+    """Discount of older rewards (γ)."""
     exploration: float = Field(0.002, ge=0)
     """Weight of what is uncertain (ξ)."""
     temperature: float = Field(0.05, gt=0)
-    """How sharply the shares follow the bounds; the bandit itself would take the largest alone."""
+    """Temperature of the softmax over the upper bounds; the bandit itself would choose the largest."""
 
 
 class DUCB(RatedScheduler):

@@ -21,7 +21,7 @@ class MasteringRateOptions(Section):
     graph: dict[str, list[str]]
     """For each task the tasks that must be mastered before it; tasks that are not named need none."""
     power: float = Field(6.0, gt=0)
-    """How completely prerequisites must be mastered."""
+    """Exponent of the prerequisites' mastering rates."""
     gap_weight: float = Field(0.5, ge=0, le=1)
     """Share of attention given by what is left to master; the rest goes by the slope of the learning curve."""
     to_predecessors: float = Field(0.2, ge=0, le=1)

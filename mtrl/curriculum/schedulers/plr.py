@@ -17,7 +17,7 @@ class PLROptions(Section):
     """Options of `plr`."""
 
     temperature: float = Field(0.5, gt=0)
-    """How sharply ranks are told apart (β); levels use 0.1, which for ten tasks leaves one of them."""
+    """Temperature of the ranks (β). The paper uses 0.1 for levels, which would leave one of ten tasks."""
     staleness: float = Field(0.1, ge=0, le=1)
     """Share given by how long a task has not been observed (ρ)."""
 

@@ -16,7 +16,7 @@ class T3SOptions(Section):
     """Options of `t3s`."""
 
     temperature: float = Field(0.2, gt=0)
-    """Of both softmaxes; the paper does not say which it used."""
+    """Temperature of both softmaxes; the paper does not state its value."""
     progress_weight: float = Field(0.5, ge=0, le=1)
     """Share decided by what is left to learn; the rest goes by how slowly it is learned."""
 
