@@ -67,7 +67,7 @@ def print_explanation(replayed: Explanation, task: str | None) -> None:
     terminal = rich.console.Console()
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("frames" if task else "task", no_wrap=True)
-    for title in ("episodes", "success", "last rate", "rate before", "value error", "weight", "scheduler", "share"):
+    for title in ("episodes", "success", "latest", "before", "value error", "weight", "scheduler", "share"):
         table.add_column(title, justify="right", no_wrap=True)
     rows = [(step, index) for step in replayed.shown for index, name in enumerate(replayed.names) if task in (None, name)]
     for step, index in rows:
