@@ -187,7 +187,7 @@ def look(stats: TaskStatistics, subject, task: int, rate: float) -> np.ndarray:
     successes = round(10 * rate)
     stats.add_episodes([Episode(task, 0, 500.0 * rate, 10, i < successes, True, False) for i in range(10)])
     stats.add_frames(100 * np.eye(len(stats.frames), dtype=np.int64)[task])
-    return subject.probabilities(stats)
+    return subject.probabilities(stats.evidence())
 
 
 class TestSPaCE:

@@ -75,7 +75,7 @@ def _fresh(config: ExperimentConfig, suite: TaskSuite, names: Sequence[str]) -> 
 def _moved(old: Any, new: Any, more: Any, places: list[tuple[int, int]]) -> Any:
     """The tree `old` with the tasks' places moved; `new` and `more` are trees of new runs with the new tasks and one more."""
     if isinstance(new, dict):
-        if set(old) != set(new) and not set(new) <= set(old):
+        if not set(new) <= set(old):
             raise ConfigError(f"the checkpoint lacks {', '.join(sorted(map(str, set(new) - set(old))))}: its model is another one")
         return {key: _moved(old[key], new[key], more[key], places) for key in new}
     if not isinstance(new, torch.Tensor | np.ndarray):

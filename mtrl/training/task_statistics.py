@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +13,7 @@ from mtrl.evaluation.results import EvaluationResults
 
 VALUE_ERROR_RATE = 0.1  # step of the running mean of value errors, per update
 SIMILARITY_RATE = 0.1  # of the gradients' cosines
-FAST_RATE = 0.05  # of the fast mean of success and score, per episode; the slow one follows the fast one as fast
+FAST_RATE = 0.05  # of the fast mean of success, per episode; the slow one follows the fast one as fast
 
 
 class TaskStatistics:
@@ -32,12 +31,10 @@ class TaskStatistics:
         self.similarity: np.ndarray | None = None  # running mean of the gradients' cosines; None before the first
         self.fast_successes = np.full(n, np.nan)  # exponential mean over episodes
         self.slow_successes = np.full(n, np.nan)  # exponential mean of the fast one, which lags behind it
-        self.fast_scores = np.full(n, np.nan)
         self.evaluated_episodes = np.zeros(n, np.int64)  # played in evaluations so far
         self.evaluated_success_sums = np.zeros(n)
         self.evaluated_success_rates = np.full(n, np.nan)  # in the newest evaluation
         self.evaluated_scores = np.full(n, np.nan)
-        self._last_episode = np.zeros(n, np.int64)  # all trained frames when a task's last episode came
         self._returns = np.full((n, WINDOW), np.nan)
         self._lengths = np.full((n, WINDOW), np.nan)
         self._successes = np.full((n, WINDOW), np.nan)
@@ -51,12 +48,8 @@ class TaskStatistics:
             self._successes[task, place] = episode.success
             self.episodes[task] += 1
             self.success_sums[task] += episode.success
-            self._last_episode[task] = self.frames.sum()
-            score = float(self._suite.score(task, episode.episode_return, float(episode.success)))
-            for mean, new in ((self.fast_successes, episode.success), (self.slow_successes, None), (self.fast_scores, score)):
-                value = float(self.fast_successes[task] if new is None else new)
-                before = float(mean[task])
-                mean[task] = value if math.isnan(before) else before + FAST_RATE * (value - before)
+            self.fast_successes[task] = _nearer(self.fast_successes[task], float(episode.success), FAST_RATE)
+            self.slow_successes[task] = _nearer(self.slow_successes[task], self.fast_successes[task], FAST_RATE)
 
     def add_values(self, errors: np.ndarray, initial_values: np.ndarray) -> None:
         """Takes in one update's mean sizes of advantages and mean values of first observations, [num_tasks]; NaN where there were none."""
@@ -92,19 +85,9 @@ class TaskStatistics:
         self.similarity = _nearer(before, similarity, SIMILARITY_RATE)
 
     @property
-    def contexts(self) -> np.ndarray | None:
-        """The number in which tasks differ, [num_tasks]; None where they have none."""
-        return self._suite.contexts
-
-    @property
     def progress(self) -> np.ndarray:
         """The recent rise of the success rate: its fast exponential mean less its slow one."""
         return self.fast_successes - self.slow_successes
-
-    @property
-    def frames_since_episode(self) -> np.ndarray:
-        """Frames trained on, over all tasks, since each task's last episode ended."""
-        return self.frames.sum() - self._last_episode
 
     def add_frames(self, frames: np.ndarray) -> None:
         """Counts trained frames per task, [num_tasks]."""
@@ -155,12 +138,10 @@ _STATE = (
     "initial_values",
     "fast_successes",
     "slow_successes",
-    "fast_scores",
     "evaluated_episodes",
     "evaluated_success_sums",
     "evaluated_success_rates",
     "evaluated_scores",
-    "_last_episode",
     "_returns",
     "_lengths",
     "_successes",
