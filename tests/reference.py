@@ -24,7 +24,7 @@ def vtrace_targets(log_rhos, rewards, discounts, continues, values, next_values,
 
 
 def vtrace_advantages(log_rhos, rewards, discounts, continues, values, next_values, rho_bar, vs):
-    """ρ_s (r_s + γ_s v_{s+1} - V(x_s)), where v_{s+1} is V of the next observation if the next row is no continuation."""
+    """ρ_s (r_s + γ_s v_{s+1} - V(x_s)) at λ = 1, where v_{s+1} is V of the next observation if the next row is no continuation."""
     steps, slots = rewards.shape
     advantages = np.zeros((steps, slots))
     for b in range(slots):
@@ -33,6 +33,19 @@ def vtrace_advantages(log_rhos, rewards, discounts, continues, values, next_valu
             next_target = vs[s + 1, b] if follows else next_values[s, b]
             rho = min(rho_bar, np.exp(log_rhos[s, b]))
             advantages[s, b] = rho * (rewards[s, b] + discounts[s, b] * next_target - values[s, b])
+    return advantages
+
+
+def gae(rewards, discounts, continues, values, next_values, lambda_):
+    """Generalised advantages (Schulman et al. 2016, equation 16): Σ_l (γλ)^l δ_{s+l} within an episode. Arrays [T, B], float64."""
+    steps, slots = rewards.shape
+    advantages = np.zeros((steps, slots))
+    for b in range(slots):
+        for s in range(steps):
+            factor = 1.0
+            for t in range(s, steps):
+                advantages[s, b] += factor * (rewards[t, b] + discounts[t, b] * next_values[t, b] - values[t, b])
+                factor *= discounts[t, b] * lambda_ * continues[t, b]
     return advantages
 
 

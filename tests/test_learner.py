@@ -10,11 +10,14 @@ import torch
 from helpers import collect, fingerprint, toy_config
 
 from envs import make_suite
-from mtrl.config import OptimizerConfig
+from mtrl.config import LearnerConfig, OptimizerConfig
+from mtrl.learning.batch import Batch
 from mtrl.learning.learner import MAX_SKIPPED, Learner, NonFiniteError
 from mtrl.learning.losses import normalize_per_task, step_weights, task_moments
 from mtrl.learning.optimizers import learning_rate_at
-from mtrl.models.rows import make_rows, single_steps
+from mtrl.learning.surrogates import make_surrogate
+from mtrl.learning.targets import TargetSettings, compute_targets
+from mtrl.models.rows import IndexedObservations, Rows, make_rows, single_steps
 from mtrl.rollouts.collector import build_collector
 from mtrl.rollouts.rollout import Rollout, concatenate
 from mtrl.storage.checkpoint import load_checkpoint, save_checkpoint
@@ -111,10 +114,44 @@ def test_advantages_are_normalized_within_each_task():
     advantages = torch.tensor([[1.0, 100.0, 300.0], [3.0, 500.0, 7.0]])
     valid = torch.tensor([[True, True, True], [True, False, True]])
     task_ids = torch.tensor([0, 1, 1])
-    result = normalize_per_task(advantages, task_ids, task_moments(advantages, valid, task_ids, 2))
+    result = normalize_per_task(advantages, task_ids, task_moments(advantages, valid.float(), task_ids, 2))
     own = torch.tensor([100.0, 300.0, 7.0])
     assert torch.allclose(result[:, 0], torch.tensor([-1.0, 1.0]), atol=1e-5)
     assert torch.allclose(torch.stack([result[0, 1], result[0, 2], result[1, 2]]), (own - own.mean()) / own.std(correction=0), atol=1e-4)
+
+
+@pytest.mark.parametrize("surrogate", ["vtrace", "clipped"])
+def test_lag_does_not_turn_the_gradient(surrogate):
+    """A bandit with rewards 1 and 0.9 whose better action the behaviour policy took in 8 of 10 steps: its logit rises.
+
+    The policy is at (½, ½), so that the importance weights are 0.625 and 2.5, the second clipped at 1. Normalising the weighted advantages
+    takes off a constant that is no baseline and pushes the better action down.
+    """
+    behaviour, rewards = torch.tensor([0.8, 0.2]), torch.tensor([1.0, 0.9])
+    actions = torch.tensor([[0] * 8 + [1] * 2])
+    logits = torch.zeros(2, requires_grad=True)
+    zeros = torch.zeros(1, 10)
+    batch = Batch(
+        observations=IndexedObservations(
+            Rows({}, torch.zeros(10, dtype=torch.int64), (10,)), actions, torch.zeros(10, dtype=torch.int64), None
+        ),
+        actions=actions,
+        behaviour_log_probs=behaviour.log()[actions],
+        proximal_log_probs=torch.full((1, 10), 0.5).log(),
+        rewards=rewards[actions],
+        discounts=zeros,
+        continues=zeros,
+        valid=torch.ones(1, 10, dtype=torch.bool),
+        weights=torch.full((1, 10), 0.1),
+    )
+    objective = make_surrogate(LearnerConfig(surrogate=surrogate))
+    log_probs = logits.log_softmax(0)[actions]
+    settings = TargetSettings(1.0, 1.0, 1.0, objective, normalize_advantages=True, advantage_floor=0.0)
+    targets = compute_targets(batch, log_probs.detach(), torch.zeros(2, 10), settings, None, num_tasks=1)
+    objective.loss(log_probs, batch, targets.weighted_advantages(batch.observations.task_ids)).backward()
+    assert -logits.grad[0] > 0.1
+    # The mean over steps of ρ A is 0: what is taken off is the mean under the weights.
+    assert float(targets.weighted_advantages(batch.observations.task_ids).mean()) == pytest.approx(0, abs=1e-6)
 
 
 def test_advantages_that_are_the_critics_errors_alone_stay_small():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import vtrace_advantages, vtrace_targets
+from reference import gae, vtrace_advantages, vtrace_targets
 
 from mtrl.learning.vtrace import vtrace
 
@@ -40,8 +40,9 @@ def episode_data(steps: int, slots: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def run(data: dict[str, np.ndarray], **options: float) -> tuple[np.ndarray, np.ndarray]:
+    """Targets, and advantages with the importance weights that belong to them."""
     result = vtrace(*(torch.tensor(data[name], dtype=torch.float32) for name in NAMES), **options)
-    return result.vs.numpy(), result.advantages.numpy()
+    return result.vs.numpy(), (result.clipped_rhos * result.advantages).numpy()
 
 
 @settings(max_examples=60, deadline=None)
@@ -59,7 +60,19 @@ def test_equals_the_papers_sums(steps, slots, seed, clips, lambda_):
     arrays = [data[name] for name in NAMES]
     expected = vtrace_targets(*arrays, rho_bar, c_bar, lambda_)
     np.testing.assert_allclose(vs, expected, rtol=2e-4, atol=2e-4)
-    np.testing.assert_allclose(advantages, vtrace_advantages(*arrays, rho_bar, expected), rtol=5e-4, atol=5e-4)
+    if lambda_ == 1:
+        np.testing.assert_allclose(advantages, vtrace_advantages(*arrays, rho_bar, expected), rtol=5e-4, atol=5e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 4), st.integers(0, 10**6), st.sampled_from([1.0, 0.95, 0.5, 0.0]))
+def test_on_policy_advantages_are_the_generalised_ones(steps, slots, seed, lambda_):
+    """Schulman et al. 2016 at every λ, and the value target is the value and its advantage."""
+    data = episode_data(steps, slots, seed)
+    data["log_rhos"][:] = 0.0
+    vs, advantages = run(data, lambda_=lambda_)
+    np.testing.assert_allclose(advantages, gae(*(data[name] for name in NAMES[1:]), lambda_), rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(vs - data["values"], advantages, rtol=2e-4, atol=2e-4)
 
 
 def test_on_policy_is_the_n_step_return():

@@ -72,23 +72,30 @@ def step_weights(
 
 
 class Moments(NamedTuple):
-    """Mean and deviation of each task's advantages."""
+    """Mean and deviation of each task's advantages, over steps weighted with their importance weights."""
 
     mean: Float[Tensor, " tasks"]
     deviation: Float[Tensor, " tasks"]
 
 
 def task_moments(
-    advantages: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"], task_ids: Int[Tensor, " B"], num_tasks: int, total: Total = alone
+    advantages: Float[Tensor, "T B"], weights: Float[Tensor, "T B"], task_ids: Int[Tensor, " B"], num_tasks: int, total: Total = alone
 ) -> Moments:
-    """Over the valid steps of each task, of all learners; 0 for tasks without any."""
-    mask = valid.float()
-    zeros = torch.zeros(num_tasks, device=valid.device)
-    counts, sums = add_up([zeros.index_add(0, task_ids, each.sum(0)) for each in (mask, advantages * mask)], total)
-    counts = counts.clamp(min=1)
-    mean = sums / counts
-    squares = total(zeros.index_add(0, task_ids, ((advantages - mean[task_ids]).square() * mask).sum(0)))
-    return Moments(mean, (squares / counts).sqrt())
+    """Weighted mean and deviation of each task over all learners; 0 for tasks without weight.
+
+    Args:
+        advantages: of each step.
+        weights: how much a step counts: its importance weight, or 0 where it is not valid.
+        task_ids: each slot's task.
+        num_tasks: tasks of the suite.
+        total: adds up over all learners.
+    """
+    zeros = torch.zeros(num_tasks, device=weights.device)
+    mass, sums = add_up([zeros.index_add(0, task_ids, each.sum(0)) for each in (weights, advantages * weights)], total)
+    mass = mass.clamp(min=torch.finfo(mass.dtype).tiny)
+    mean = sums / mass
+    squares = total(zeros.index_add(0, task_ids, ((advantages - mean[task_ids]).square() * weights).sum(0)))
+    return Moments(mean, (squares / mass).sqrt())
 
 
 def normalize_per_task(advantages: Float[Tensor, "T B"], task_ids: Int[Tensor, " B"], moments: Moments) -> Float[Tensor, "T B"]:

@@ -71,10 +71,10 @@ def minibatches(batch: Batch, targets: Targets | None, plan: Plan, generator: to
         if plan.unit == "traces":
             part = select_slots(batch, selection, total)
             values = None if targets.values is None else targets.values[:, selection]
-            known = targets._replace(vs=targets.vs[:, selection], advantages=targets.advantages[:, selection], values=values)
+            known = Targets(*(array[:, selection] for array in targets[:3]), values, targets.moments)
         else:
             part = select_steps(batch, selection, total)
-            known = targets._replace(vs=_at(targets.vs, selection), advantages=_at(targets.advantages, selection), values=None)
+            known = Targets(*(_at(array, selection) for array in targets[:3]), None, targets.moments)
         if plan.recompute_targets:
             # A separate critic has been updated by now, and its values stay as they were when the update began.
             fixed = None if plan.shared_trunk else known.values

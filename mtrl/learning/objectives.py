@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtrl.config import LearnerConfig
 from mtrl.learning.batch import Batch
-from mtrl.learning.losses import entropy_loss, normalize_per_task, value_loss
+from mtrl.learning.losses import entropy_loss, value_loss
 from mtrl.learning.minibatches import Minibatch
 from mtrl.learning.surrogates import Surrogate, make_surrogate
 from mtrl.learning.targets import Targets, TargetSettings, compute_targets
@@ -109,9 +109,7 @@ def compute_losses(
 
     actor, critic, metrics = None, None, {}
     if updates_actor:
-        advantages = targets.advantages
-        if targets.moments is not None:
-            advantages = normalize_per_task(advantages, batch.observations.task_ids, targets.moments)
+        advantages = targets.weighted_advantages(batch.observations.task_ids)
         policy_loss = coefficients.surrogate.loss(log_probs, batch, advantages)
         negative_entropy = entropy_loss(distribution.entropy(parameters), batch.weights)
         actor = policy_loss + coefficients.entropy_cost * negative_entropy

@@ -11,7 +11,7 @@ from torch import Tensor
 from mtrl.config import LearnerConfig
 from mtrl.learning.batch import Batch
 from mtrl.learning.losses import clipped_surrogate_loss, distance_moved, policy_gradient_loss
-from mtrl.learning.vtrace import VTrace, td_errors
+from mtrl.learning.vtrace import VTrace
 
 
 @runtime_checkable
@@ -21,8 +21,8 @@ class Surrogate(Protocol):
     needs_proximal_policy: ClassVar[bool]
     """Whether `Batch.proximal_log_probs` have to be those of the weights at the start of the update."""
 
-    def advantages(self, trace: VTrace, batch: Batch, values: Float[Tensor, "T1 B"], rho_bar: float) -> Float[Tensor, "T B"]:
-        """The advantages that the objective multiplies with its ratio or log-probability."""
+    def importance_weights(self, trace: VTrace, batch: Batch, rho_bar: float) -> Float[Tensor, "T B"]:
+        """The clipped weights by which the objective multiplies advantages, so that a mean over steps is one over its policy's actions."""
 
     def loss(self, log_probs: Float[Tensor, "T B"], batch: Batch, advantages: Float[Tensor, "T B"]) -> Float[Tensor, ""]:
         """The loss whose gradient moves the actor."""
@@ -37,9 +37,9 @@ class PolicyGradient:
 
     needs_proximal_policy: ClassVar[bool] = False
 
-    def advantages(self, trace: VTrace, batch: Batch, values: Float[Tensor, "T1 B"], rho_bar: float) -> Float[Tensor, "T B"]:
-        """V-trace's own, which carry the clipped weights of the current policy."""
-        return trace.advantages
+    def importance_weights(self, trace: VTrace, batch: Batch, rho_bar: float) -> Float[Tensor, "T B"]:
+        """V-trace's own: min(ρ̄, π / μ) of the current policy π."""
+        return trace.clipped_rhos
 
     def loss(self, log_probs: Float[Tensor, "T B"], batch: Batch, advantages: Float[Tensor, "T B"]) -> Float[Tensor, ""]:
         """See `policy_gradient_loss`."""
@@ -61,10 +61,9 @@ class ClippedSurrogate:
     needs_proximal_policy: ClassVar[bool] = True
     clip: float
 
-    def advantages(self, trace: VTrace, batch: Batch, values: Float[Tensor, "T1 B"], rho_bar: float) -> Float[Tensor, "T B"]:
-        """Temporal-difference errors, multiplied by min(ρ̄, π_proximal / μ)."""
-        proximal_rhos = (batch.proximal_log_probs - batch.behaviour_log_probs).exp().clamp(max=rho_bar)
-        return proximal_rhos * td_errors(trace.vs, batch.rewards, batch.discounts, batch.continues, values[:-1], values[1:])
+    def importance_weights(self, trace: VTrace, batch: Batch, rho_bar: float) -> Float[Tensor, "T B"]:
+        """min(ρ̄, π_proximal / μ)."""
+        return (batch.proximal_log_probs - batch.behaviour_log_probs).exp().clamp(max=rho_bar)
 
     def loss(self, log_probs: Float[Tensor, "T B"], batch: Batch, advantages: Float[Tensor, "T B"]) -> Float[Tensor, ""]:
         """See `clipped_surrogate_loss`."""

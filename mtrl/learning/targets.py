@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mtrl.learning.batch import Batch
-from mtrl.learning.losses import Moments, task_moments
+from mtrl.learning.losses import Moments, normalize_per_task, task_moments
 from mtrl.learning.surrogates import Surrogate
 from mtrl.learning.vtrace import VTrace, vtrace
 from mtrl.models.popart import PopArt
@@ -25,16 +25,26 @@ class TargetSettings(NamedTuple):
     lambda_: float
     surrogate: Surrogate  # the actor's objective, which says by which importance weights advantages are multiplied
     normalize_advantages: bool
-    advantage_floor: float  # the least deviation by which advantages are divided
+    advantage_floor: float  # the least deviation by which advantages are divided, in units of reward
 
 
 class Targets(NamedTuple):
     """Value targets and advantages of T steps of B slots; without gradient."""
 
     vs: Float[Tensor, "T B"]  # v_t
-    advantages: Float[Tensor, "T B"]  # multiplied by min(ρ̄, ρ_t); in units of PopArt's scale where the policy has one
+    advantages: Float[Tensor, "T B"]  # before importance weights; in units of PopArt's scale where the policy has one
+    importance_weights: Float[Tensor, "T B"]  # clipped at ρ̄; the objective multiplies its advantages by them
     values: Float[Tensor, "T1 B"] | None  # V(x_t) that both were computed from; None in minibatches of single steps
     moments: Moments | None  # of the whole batch's advantages, by task; None where advantages are not normalised
+
+    def weighted_advantages(self, task_ids: Int[Tensor, " B"]) -> Float[Tensor, "T B"]:
+        """The advantages as the objective uses them: normalised first, then multiplied by the importance weights.
+
+        In the other order, the mean that is taken off is no baseline. A baseline b leaves the expected gradient as it is, since
+        E_μ[ρ b ∇ ln π] = 0; a constant taken off ρ A adds -b E_μ[∇ ln π], which is 0 for μ = π alone. With lag it can turn the gradient.
+        """
+        advantages = self.advantages if self.moments is None else normalize_per_task(self.advantages, task_ids, self.moments)
+        return self.importance_weights * advantages
 
 
 class TaskValues(NamedTuple):
@@ -67,14 +77,15 @@ def compute_targets(
         moments: of the whole batch's advantages, where `batch` is a part of it; by default they are computed from `batch`.
         total: adds up over all learners.
     """
-    trace = correct_off_policy(batch, log_probs, values, settings)
-    advantages = settings.surrogate.advantages(trace, batch, values, settings.rho_bar)
-    if popart is not None:
-        advantages = advantages / popart.scale[batch.observations.task_ids]
+    trace, task_ids = correct_off_policy(batch, log_probs, values, settings), batch.observations.task_ids
+    weights = settings.surrogate.importance_weights(trace, batch, settings.rho_bar)
+    scale = torch.ones(num_tasks, device=weights.device) if popart is None else popart.scale
+    advantages = trace.advantages / scale[task_ids]
     if settings.normalize_advantages and moments is None:
-        moments = task_moments(advantages, batch.valid, batch.observations.task_ids, num_tasks, total)
-        moments = moments._replace(deviation=moments.deviation.clamp(min=settings.advantage_floor))
-    return Targets(trace.vs, advantages, values, moments)
+        moments = task_moments(advantages, weights * batch.valid, task_ids, num_tasks, total)
+        # The floor is in units of reward: PopArt's scale of a task without rewards is that of its critic's errors.
+        moments = moments._replace(deviation=torch.maximum(moments.deviation, settings.advantage_floor / scale))
+    return Targets(trace.vs, advantages, weights, values, moments)
 
 
 def correct_off_policy(batch: Batch, log_probs: Float[Tensor, "T B"], values: Float[Tensor, "T1 B"], settings: TargetSettings) -> VTrace:
@@ -88,7 +99,7 @@ def task_values(batch: Batch, targets: Targets, num_tasks: int, total: Total = a
     """By task, the mean size of the advantages, and the mean value of the observations that episodes began with."""
     assert targets.values is not None
     tasks = batch.observations.task_ids
-    sizes = task_moments(targets.advantages.abs(), batch.valid, tasks, num_tasks, total).mean
+    sizes = task_moments(targets.advantages.abs(), batch.valid.float(), tasks, num_tasks, total).mean
     first = ~batch.valid  # the step that follows an episode's end is the reset: the observation after it begins the next episode
     added = (torch.ones_like(tasks), first.sum(0), (targets.values[1:] * first).sum(0))
     slots, counts, sums = add_up([torch.bincount(tasks, weights=each.float(), minlength=num_tasks) for each in added], total)

@@ -4,7 +4,10 @@ With importance weights ρ_t = π(a_t|x_t) / μ(a_t|x_t), clipped once for the f
 
     δ_t   = min(ρ̄, ρ_t) (r_t + γ_t V(x_{t+1}) - V(x_t))
     v_t   = V(x_t) + δ_t + γ_t λ min(c̄, ρ_t) (v_{t+1} - V(x_{t+1}))
-    adv_t = min(ρ̄, ρ_t) (r_t + γ_t v_{t+1} - V(x_t))
+    A_t   = r_t + γ_t (λ v_{t+1} + (1 - λ) V(x_{t+1})) - V(x_t)
+
+The policy gradient weighs ln π(a_t|x_t) with min(ρ̄, ρ_t) A_t. The paper's text has λ = 1 in A_t. With λ below 1 the advantage above is the
+generalised advantage estimate of Schulman et al. 2016 where π = μ, and the target less the value: A_t = v_t - V(x_t).
 
 Two things differ between an episode that ends and one that is cut off, so they come in as two arguments. `discounts` says whether
 anything of value follows (0 after a terminated step). `continues` says whether the next row is the same episode; where it is not, the
@@ -21,10 +24,11 @@ from torch import Tensor
 
 
 class VTrace(NamedTuple):
-    """Both carry no gradient."""
+    """All carry no gradient."""
 
     vs: Float[Tensor, "T B"]  # targets of the value function
-    advantages: Float[Tensor, "T B"]  # weights of the policy's score function
+    advantages: Float[Tensor, "T B"]  # A_t, without importance weights
+    clipped_rhos: Float[Tensor, "T B"]  # min(ρ̄, ρ_t), by which the policy gradient multiplies the advantages
 
 
 @torch.no_grad()
@@ -49,9 +53,9 @@ def vtrace(
         continues: 0 where row t + 1 is no continuation of row t (terminated, truncated, or an invalid step), else 1.
         values: V(x_t).
         next_values: V of the observation that step t led to; the last row is the bootstrap.
-        rho_bar: clip of the weights in δ and in the advantages.
+        rho_bar: clip of the weights in δ and of those that belong to the advantages.
         c_bar: clip of the weights in the trace; at most `rho_bar`.
-        lambda_: decay of the trace (Remark 2).
+        lambda_: decay of the trace (Remark 2) and of the advantages.
 
     Raises:
         ValueError: `c_bar` exceeds `rho_bar`.
@@ -70,17 +74,7 @@ def vtrace(
         error = torch.addcmul(deltas[t], carry[t], error, out=errors[t])
 
     vs = values + errors
-    return VTrace(vs, clipped_rhos * td_errors(vs, rewards, discounts, continues, values, next_values))
-
-
-def td_errors(
-    vs: Float[Tensor, "T B"],
-    rewards: Float[Tensor, "T B"],
-    discounts: Float[Tensor, "T B"],
-    continues: Float[Tensor, "T B"],
-    values: Float[Tensor, "T B"],
-    next_values: Float[Tensor, "T B"],
-) -> Float[Tensor, "T B"]:
-    """r_t + γ_t v_{t+1} - V(x_t), with V(x_{t+1}) for v_{t+1} where the trace stops: the advantages before their importance weights."""
-    corrections = torch.cat([(vs - values)[1:], torch.zeros_like(vs[:1])])
-    return rewards + discounts * (next_values + continues * corrections) - values
+    # v_{t+1} - V(x_{t+1}); where the trace stops v_{t+1} is V(x_{t+1}).
+    corrections = torch.cat([errors[1:], torch.zeros_like(errors[:1])])
+    advantages = rewards + discounts * (next_values + lambda_ * continues * corrections) - values
+    return VTrace(vs, advantages, clipped_rhos)
