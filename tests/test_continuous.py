@@ -18,7 +18,8 @@ from mtrl.models.normalization import ObservationScale
 from mtrl.rollouts.collector import build_collector
 
 PARAMETERS = torch.tensor([[0.5, -1.0, 0.2, -0.7], [0.0, 3.0, 0.9, 0.4]])
-SCALES = np.exp(-0.3 + PARAMETERS[:, 2:].numpy())
+LOG_SCALES = -0.3 + PARAMETERS[:, 2:].numpy()
+SCALES = np.exp(1.0 - np.log1p(np.exp(10 * (1.0 - LOG_SCALES))) / 10)  # bent near the upper bound of 1; the lower one is far away
 
 
 def test_the_gaussians_density_and_entropy():
@@ -55,6 +56,20 @@ def test_extremes_stay_finite_with_gradients(kind):
     assert torch.isfinite(value).all()
     assert torch.isfinite(parameters.grad).all()
     assert np.abs(kind(2).to_environment(actions.numpy())).max() <= (1 if kind is TanhNormal else np.inf)
+
+
+@pytest.mark.parametrize("offset", [-5.2, 1.8])
+def test_a_scale_beyond_its_bounds_comes_back(offset):
+    """A hard clamp has no gradient there, so that a deviation which has left its range stays for ever."""
+    start = torch.tensor([[0.0, offset]])
+    parameters = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([parameters], lr=0.02, betas=(0.9, 0.9))
+    wanted = torch.randn(256, 1, generator=torch.Generator().manual_seed(0)) * 0.7
+    for _ in range(500):
+        optimizer.zero_grad()
+        (-Normal(1).log_prob(parameters.expand(256, -1), wanted).mean()).backward()
+        optimizer.step()
+    assert float(Normal.log_scale(parameters[0, 1].detach()).exp()) == pytest.approx(float(wanted.std()), rel=0.05)
 
 
 def test_samples_have_the_mean_and_scale_they_should():

@@ -94,6 +94,19 @@ def test_degenerate_experts_stay_finite(case):
             assert gradient is None or torch.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("cosine", [0.5, 0.99, 0.9975])
+def test_experts_that_nearly_agree_are_mixed_right_in_bfloat16(cosine):
+    """The Gram matrix is computed in float32 under autocast; rounded to eight bits, it has no Cholesky factor at 0.9975."""
+    x = features(64, 4, 128)
+    x = x / x.norm(dim=-1, keepdim=True)
+    x = (cosine**0.5 * x[:, :1] + (1 - cosine) ** 0.5 * x).bfloat16()
+    weights = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = mix(x, weights)
+    exact = (weights.double().numpy()[:, None] @ gram_schmidt(x.double().numpy()))[:, 0]
+    assert np.linalg.norm(mixed.double().numpy() - exact) < 0.06 * np.linalg.norm(exact)
+
+
 def test_more_experts_than_dimensions_is_an_error():
     with pytest.raises(ValueError, match="5 experts cannot be orthogonal in 4 dimensions"):
         mix(features(2, 5, 4), torch.ones(2, 5))

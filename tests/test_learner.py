@@ -154,9 +154,10 @@ def test_lag_does_not_turn_the_gradient(surrogate):
     assert float(targets.weighted_advantages(batch.observations.task_ids).mean()) == pytest.approx(0, abs=1e-6)
 
 
-def test_advantages_that_are_the_critics_errors_alone_stay_small():
+@pytest.mark.parametrize("popart", [False, True])
+def test_advantages_that_are_the_critics_errors_alone_stay_small(popart):
     """A task that pays nothing has advantages of next to nothing. Below its floor they stay small; above it their deviation becomes 1."""
-    config = toy_config("toy/corridor,constant", learner__advantage_floor=0.05)
+    config = toy_config("toy/corridor,constant", learner__advantage_floor=0.05, model__popart=popart)
     learner = Learner(config, make_suite(config.suite.name))
     with torch.no_grad():
         learner.policy.critic.head.output_weight.mul_(0.01)  # it knows nearly that nothing is paid
@@ -166,10 +167,13 @@ def test_advantages_that_are_the_critics_errors_alone_stay_small():
     rollout = rollout._replace(rewards=np.where(paid, rollout.rewards, np.float32(0)))
     batch = learner.make_batch(rollout)
     targets = learner.compute_targets(batch, learner.evaluate(batch))
-    advantages = targets.advantages.numpy()
+    scale = learner.policy.critic.popart.scale.numpy() if popart else np.ones(2)
+    advantages = targets.advantages.numpy() * scale[rollout.task_ids]
     deviations = [advantages[rollout.valid & (rollout.task_ids == task)].std() for task in (0, 1)]
     assert deviations[0] < 0.01 and deviations[1] > 0.1
-    assert targets.moments.deviation.tolist() == pytest.approx([0.05, deviations[1]], rel=1e-4)
+    assert (targets.moments.deviation.numpy() * scale).tolist() == pytest.approx([0.05, deviations[1]], rel=1e-4)
+    normal = targets.weighted_advantages(batch.observations.task_ids).numpy()
+    assert normal[rollout.valid & (rollout.task_ids == 0)].std() < 0.2
 
 
 def test_a_batch_that_is_not_finite_is_never_applied_and_its_task_is_named():

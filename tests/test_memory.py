@@ -81,7 +81,7 @@ def test_unrolling_equals_torchs_lstm_cell_with_the_state_cleared_at_starts():
     outputs = []
     for t in range(len(features)):
         began = recurrence.starts[t].unsqueeze(-1)
-        events = torch.cat([torch.eye(3)[recurrence.last_actions[t]], recurrence.last_rewards[t].unsqueeze(-1)], dim=-1)
+        events = torch.cat([torch.eye(3)[recurrence.last_actions[t]], recurrence.last_rewards[t].clamp(-1, 1).unsqueeze(-1)], dim=-1)
         inputs = torch.cat([features[t], torch.where(began, 0.0, events)], dim=-1)
         hidden, state = cell(inputs, (torch.where(began, 0.0, hidden), torch.where(began, 0.0, state)))
         outputs.append(hidden)

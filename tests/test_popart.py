@@ -24,7 +24,7 @@ from mtrl.rollouts.collector import build_collector
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_no_value_moves_when_the_statistics_do(scale):
     torch.manual_seed(0)
-    popart, head = PopArt(3), MultiHead(3, 8, 16, 1, output_gain=1.0)
+    popart, head = PopArt(3, 1e-4), MultiHead(3, 8, 16, 1, output_gain=1.0)
     features, task_ids = torch.randn(12, 8), torch.arange(3).repeat_interleave(4)
     with torch.no_grad():
         for _ in range(20):
@@ -36,7 +36,7 @@ def test_no_value_moves_when_the_statistics_do(scale):
 
 
 def test_statistics_are_the_means_over_each_tasks_targets():
-    popart, head = PopArt(2), MultiHead(2, 4, 4, 1, output_gain=1.0)
+    popart, head = PopArt(2, 1e-4), MultiHead(2, 4, 4, 1, output_gain=1.0)
     targets = torch.tensor([[1.0, 10.0, 99.0], [3.0, 14.0, 99.0]])
     valid = torch.tensor([[True, True, False], [True, True, False]])
     popart.update(targets, valid, torch.tensor([0, 1, 1]), head, 0.5)
@@ -48,11 +48,22 @@ def test_statistics_are_the_means_over_each_tasks_targets():
 
 
 def test_a_target_that_is_not_finite_leaves_no_trace():
-    popart, head = PopArt(2), MultiHead(2, 4, 4, 1, output_gain=1.0)
+    popart, head = PopArt(2, 1e-4), MultiHead(2, 4, 4, 1, output_gain=1.0)
     targets = torch.tensor([[1.0, float("nan")], [3.0, 1.0]])
     popart.update(targets, torch.ones(2, 2, dtype=torch.bool), torch.arange(2), head, 0.5)
     assert popart.mean.tolist() == [2.0, 0.0]
     assert all(torch.isfinite(parameter).all() for parameter in head.parameters())
+
+
+def test_the_first_reward_of_a_task_is_no_outlier():
+    """600 updates whose targets are a critic's errors of a thousandth; then a reward of 1 comes."""
+    popart, head = PopArt(1, 0.1), MultiHead(1, 4, 4, 1, output_gain=1.0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(600):
+        popart.update(
+            1e-3 * torch.randn(8, 1, generator=generator), torch.ones(8, 1, dtype=torch.bool), torch.zeros(1, dtype=torch.int64), head, 0.02
+        )
+    assert float(popart.normalize(torch.tensor([1.0]), torch.tensor([0]))) == pytest.approx(10, rel=0.01)
 
 
 class Steps(gymnasium.Env):

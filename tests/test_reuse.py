@@ -104,8 +104,23 @@ def test_the_loss_of_equal_parts_averages_to_the_whole_loss():
     numbers = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
     whole = (batch.weights * numbers).sum()
     parts = [torch.arange(start, 64, 4) for start in range(4)]
-    losses = [(select_steps(batch, part).weights * numbers.flatten()[part]).sum() for part in parts]
+    losses = [(select_steps(batch, part, 4).weights * numbers.flatten()[part]).sum() for part in parts]
     torch.testing.assert_close(torch.stack(losses).mean(), whole)
+
+
+@pytest.mark.parametrize("unit", ["observations", "steps", "traces"])
+def test_each_step_counts_the_same_however_large_its_minibatch_is(unit):
+    """Minibatches of observations and of traces differ in their numbers of valid steps; a step's weight does not depend on that."""
+    config = toy_config(
+        "minigrid/mt3", env_runners__slots=13, env_runners__unroll_length=40, learner__minibatches=4, learner__minibatch_of=unit
+    )
+    batch = batch_of(config)
+    learner = Learner(config, make_suite("minigrid/mt3"))
+    targets = learner.compute_targets(batch, learner.evaluate(batch))
+    of_pass = [part for part in learner.minibatches(batch, targets) if part.updates_actor]
+    weights = torch.cat([part.batch.weights[part.batch.valid] for part in of_pass])
+    assert unit == "steps" or len({int(part.batch.valid.sum()) for part in of_pass}) > 1
+    torch.testing.assert_close(weights.sort().values, 4 * batch.weights[batch.valid].sort().values)
 
 
 def test_the_clipped_surrogate_by_hand():

@@ -116,6 +116,9 @@ class ModelConfig(Section):
     Ollivier 2018), which spreads the units' times from one step to this many."""
     popart: bool = False
     """Learn the values of each task at unit scale (PopArt), for tasks with rewards of different sizes."""
+    popart_min_scale: float = Field(0.1, gt=0)
+    """The least scale of a task's values under PopArt, in units of its rewards. The values of a task that was never paid differ by the
+    critic's errors alone, and at their scale its first reward would outweigh all other tasks."""
     trunks: Literal["separate", "shared"] = "separate"
     """Whether actor and critic have separate experts or share them."""
     heads: Literal["multi", "single"] = "multi"
@@ -176,9 +179,9 @@ class LearnerConfig(Section):
     normalize_advantages: bool = True
     """Normalise the advantages of each task to mean 0 and deviation 1 over the batch."""
     advantage_floor: float = Field(0.0, ge=0)
-    """The smallest deviation by which advantages are divided. Before the first reward of a task its advantages are only the critic's
-    errors; scaled to deviation 1 they would end the task's exploration. One reward of 1 in two thousand steps gives a deviation of
-    0.06."""
+    """The smallest deviation by which advantages are divided, in units of reward. Before the first reward of a task its advantages are
+    only the critic's errors; scaled to deviation 1 they would end the task's exploration. One reward of 1 in two thousand steps gives a
+    deviation of 0.06."""
     balancing: str = "equal"
     """Weights of the tasks' value losses; `equal` or one of `mtrl.learning.balancers.BALANCERS`."""
     combiner: str = "sum"

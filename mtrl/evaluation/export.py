@@ -91,7 +91,7 @@ class PortableActor(nn.Module):
         if not self._continuous:
             return parameters
         mean, offset = parameters.chunk(2, dim=-1)
-        return torch.cat([mean, (Normal.INITIAL_LOG_SCALE + offset).clamp(*Normal.LOG_SCALES).exp()], dim=-1)
+        return torch.cat([mean, Normal.log_scale(offset).exp()], dim=-1)
 
 
 class _PortableHead(nn.Module):

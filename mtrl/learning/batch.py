@@ -47,7 +47,7 @@ def make_batch(
 ) -> Batch:
     """`rollout` on `device`; each distinct observation of a task is one row where `share_repeats` says so.
 
-    Rewards are learned from within ±`clip_rewards`; a memory reads them as they were, since it did so when it acted.
+    Rewards are learned from within ±`clip_rewards`; a memory gets them as they were, and clips them itself.
     """
 
     def move(array: np.ndarray) -> Tensor:

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mtrl.config import LearnerConfig
 from mtrl.learning.batch import STEP_FIELDS, Batch
 from mtrl.learning.losses import Moments
-from mtrl.learning.targets import Targets
+from mtrl.learning.targets import Targets, at_steps
 from mtrl.models.rows import IndexedObservations, Rows, padded
-from mtrl.parallel import Total, add_up, alone
+from mtrl.parallel import Total, alone
 
 
 class Plan(NamedTuple):
@@ -67,14 +67,13 @@ def minibatches(batch: Batch, targets: Targets | None, plan: Plan, generator: to
     if not plan.shared_trunk:
         for _ in range(plan.critic_steps):
             yield Minibatch(batch, targets, None, targets.moments, updates_actor=False, updates_critic=True)
-    for selection in _selections(batch, plan, generator, total):
+    for selection, parts in _selections(batch, plan, generator, total):
         if plan.unit == "traces":
-            part = select_slots(batch, selection, total)
-            values = None if targets.values is None else targets.values[:, selection]
-            known = Targets(*(array[:, selection] for array in targets[:3]), values, targets.moments)
+            part = select_slots(batch, selection, parts)
+            known = targets.of_slots(selection)
         else:
-            part = select_steps(batch, selection, total)
-            known = Targets(*(_at(array, selection) for array in targets[:3]), None, targets.moments)
+            part = select_steps(batch, selection, parts)
+            known = targets.of_steps(selection)
         if plan.recompute_targets:
             # A separate critic has been updated by now, and its values stay as they were when the update began.
             fixed = None if plan.shared_trunk else known.values
@@ -83,39 +82,41 @@ def minibatches(batch: Batch, targets: Targets | None, plan: Plan, generator: to
             yield Minibatch(part, known, None, targets.moments, updates_actor=True, updates_critic=plan.shared_trunk)
 
 
-def _selections(batch: Batch, plan: Plan, generator: torch.Generator, total: Total) -> Iterator[Tensor]:
-    """Slots or steps of each of the actor's minibatches. One that is empty for any learner is left out."""
+def _selections(batch: Batch, plan: Plan, generator: torch.Generator, total: Total) -> Iterator[tuple[Tensor, int]]:
+    """Slots or steps of each of the actor's minibatches, and the minibatches in its pass. One that is empty for any learner is left out."""
     split = {"traces": split_slots, "steps": split_steps, "observations": split_observations}[plan.unit]
     made = 0
     for _ in range(plan.actor_steps):  # passes; each has a minibatch at least
         parts = split(batch, plan.minibatches, generator)
         empty = total(torch.tensor([not len(part) for part in parts], dtype=torch.int64, device=batch.valid.device)).tolist()
-        for selection in [part for part, lacking in zip(parts, empty, strict=True) if not lacking][: plan.actor_steps - made]:
-            yield selection
+        filled = [part for part, lacking in zip(parts, empty, strict=True) if not lacking]
+        for selection in filled[: plan.actor_steps - made]:
+            yield selection, len(filled)
             made += 1
 
 
-def _at(array: Shaped[Tensor, "T B ..."], steps: Int[Tensor, " S"]) -> Shaped[Tensor, "1 S ..."]:
-    """The entries at positions of the flattened [T, B]."""
-    return array.reshape(-1, *array.shape[2:])[steps].unsqueeze(0)
+def select_slots(batch: Batch, slots: Int[Tensor, " S"], parts: int = 1) -> Batch:
+    """Whole traces: all steps of the given ascending slots, looking only at the observations that occur there.
 
-
-def select_slots(batch: Batch, slots: Int[Tensor, " S"], total: Total = alone) -> Batch:
-    """Whole traces: all steps of the given ascending slots, looking only at the observations that occur there."""
+    Args:
+        batch: T steps of B slots.
+        slots: those of the minibatch.
+        parts: minibatches in one pass; weights are multiplied by it, so that the mean of their losses is the whole batch's loss.
+    """
     observations = batch.observations
     recurrence = observations.recurrence.select(slots) if observations.recurrence is not None else None
     rows, inverse = _rows_of(observations.rows, observations.inverse[:, slots])
     steps = {name: getattr(batch, name)[:, slots] for name in STEP_FIELDS}
-    steps["weights"] = _rescaled(steps["weights"], batch.weights, total)
+    steps["weights"] = parts * steps["weights"]
     return Batch(IndexedObservations(rows, inverse, observations.task_ids[slots], recurrence), **steps)
 
 
-def select_steps(batch: Batch, steps: Int[Tensor, " S"], total: Total = alone) -> Batch:
-    """Single steps, given as positions in the flattened [T, B]: a batch [1, S] that has no next observations."""
+def select_steps(batch: Batch, steps: Int[Tensor, " S"], parts: int = 1) -> Batch:
+    """Single steps, given as positions in the flattened [T, B]: a batch [1, S] that has no next observations. `parts` as above."""
     observations = batch.observations
-    rows, inverse = _rows_of(observations.rows, _at(observations.inverse[:-1], steps))
-    picked = {name: _at(getattr(batch, name), steps) for name in STEP_FIELDS}
-    picked["weights"] = _rescaled(picked["weights"], batch.weights, total)
+    rows, inverse = _rows_of(observations.rows, at_steps(observations.inverse[:-1], steps))
+    picked = {name: at_steps(getattr(batch, name), steps) for name in STEP_FIELDS}
+    picked["weights"] = parts * picked["weights"]
     task_ids = observations.task_ids[steps % batch.rewards.shape[1]]
     return Batch(IndexedObservations(rows, inverse, task_ids, None), **picked)
 
@@ -146,9 +147,3 @@ def _rows_of(rows: Rows, inverse: Int[Tensor, "T1 B"]) -> tuple[Rows, Int[Tensor
     task_ids = rows.task_ids[used]
     counts = tuple(task_ids.bincount(minlength=len(rows.counts)).tolist())
     return padded(Rows({name: array[used] for name, array in rows.obs.items()}, task_ids, counts)), position
-
-
-def _rescaled(part: Float[Tensor, "t b"], whole: Float[Tensor, "T B"], total: Total) -> Float[Tensor, "t b"]:
-    """Weights of a part as if it stood for the whole: the mean over random parts is the whole's loss."""
-    steps, of = add_up([part.count_nonzero(), whole.count_nonzero()], total)
-    return part * (of / steps.clamp(min=1))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from mtrl.learning.batch import Batch
@@ -36,6 +36,16 @@ class Targets(NamedTuple):
     importance_weights: Float[Tensor, "T B"]  # clipped at ρ̄; the objective multiplies its advantages by them
     values: Float[Tensor, "T1 B"] | None  # V(x_t) that both were computed from; None in minibatches of single steps
     moments: Moments | None  # of the whole batch's advantages, by task; None where advantages are not normalised
+
+    def of_slots(self, slots: Int[Tensor, " S"]) -> Targets:
+        """Those of whole traces; the moments stay the whole batch's."""
+        values = None if self.values is None else self.values[:, slots]
+        return Targets(self.vs[:, slots], self.advantages[:, slots], self.importance_weights[:, slots], values, self.moments)
+
+    def of_steps(self, steps: Int[Tensor, " S"]) -> Targets:
+        """Those of single steps, given as positions in the flattened [T, B]."""
+        vs, advantages, weights = (at_steps(array, steps) for array in (self.vs, self.advantages, self.importance_weights))
+        return Targets(vs, advantages, weights, None, self.moments)
 
     def weighted_advantages(self, task_ids: Int[Tensor, " B"]) -> Float[Tensor, "T B"]:
         """The advantages as the objective uses them: normalised first, then multiplied by the importance weights.
@@ -93,6 +103,11 @@ def correct_off_policy(batch: Batch, log_probs: Float[Tensor, "T B"], values: Fl
     log_rhos = log_probs - batch.behaviour_log_probs
     steps = (batch.rewards, batch.discounts, batch.continues, values[:-1], values[1:])
     return vtrace(log_rhos, *steps, rho_bar=settings.rho_bar, c_bar=settings.c_bar, lambda_=settings.lambda_)
+
+
+def at_steps(array: Shaped[Tensor, "T B ..."], steps: Int[Tensor, " S"]) -> Shaped[Tensor, "1 S ..."]:
+    """The entries at positions of the flattened [T, B]."""
+    return array.reshape(-1, *array.shape[2:])[steps].unsqueeze(0)
 
 
 def task_values(batch: Batch, targets: Targets, num_tasks: int, total: Total = alone) -> TaskValues:

@@ -91,6 +91,7 @@ class Normal:
 
     INITIAL_LOG_SCALE = -0.3
     LOG_SCALES = (-5.0, 1.0)  # bounds of the log-scale
+    SHARPNESS = 10.0  # of the bounds: within a quarter of a unit of a bound the log-scale bends, and beyond it still has a slope
 
     def __init__(self, size: int):
         self.num_parameters, self.num_features = 2 * size, size
@@ -128,7 +129,18 @@ class Normal:
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         mean, offset = parameters.chunk(2, dim=-1)
-        return mean, (self.INITIAL_LOG_SCALE + offset).clamp(*self.LOG_SCALES)
+        return mean, self.log_scale(offset)
+
+    @classmethod
+    def log_scale(cls, offset: Tensor) -> Tensor:
+        """The log-scale for a head's output."""
+        return softly_bounded(cls.INITIAL_LOG_SCALE + offset, *cls.LOG_SCALES, cls.SHARPNESS)
+
+
+def softly_bounded(x: Tensor, low: float, high: float, sharpness: float) -> Tensor:
+    """`x` bent near `low` and `high`, so that it stays between them. Its slope is never 0: what has left the range comes back."""
+    x = high - functional.softplus(high - x, beta=sharpness)
+    return low + functional.softplus(x - low, beta=sharpness)
 
 
 class TanhNormal(Normal):

@@ -93,11 +93,15 @@ def health(features: Float[Tensor, "B K D"]) -> Health:
 
 
 def _gram(features: Float[Tensor, "B K D"]) -> Float[Tensor, "B K K"]:
-    """The experts' scalar products; float32 whatever the features are."""
+    """The experts' scalar products, computed in float32 whatever the features are: rounded to bfloat16, those of experts that nearly agree
+    have no Cholesky factor.
+    """
     num_experts, dimensions = features.shape[-2:]
     if num_experts > dimensions:
         raise ValueError(f"{num_experts} experts cannot be orthogonal in {dimensions} dimensions; use at most {dimensions} experts")
-    return torch.bmm(features, features.mT).float()
+    with torch.autocast(features.device.type, enabled=False):
+        wide = features.float()
+        return torch.bmm(wide, wide.mT)
 
 
 def _coefficients(gram: Float[Tensor, "B K K"], weights: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:

@@ -105,7 +105,9 @@ class Memory(nn.Module):
         return self._cell(inputs, memory["hidden"] * keep, memory["cell"] * keep)
 
     def _events(self, actions: Tensor, rewards: Tensor, starts: Tensor) -> Tensor:
-        events = torch.cat([self._distribution.encode(actions), rewards.unsqueeze(-1)], dim=-1) * (~starts).float().unsqueeze(-1)
+        """The part of the last action and the last reward, which is clipped to ±1 as IMPALA's: larger ones saturate the gates."""
+        events = torch.cat([self._distribution.encode(actions), rewards.clamp(-1.0, 1.0).unsqueeze(-1)], dim=-1)
+        events = events * (~starts).float().unsqueeze(-1)
         return functional.linear(events, self.event_weight).float()
 
     def _cell(self, inputs: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:

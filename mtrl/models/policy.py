@@ -99,7 +99,7 @@ class Critic(nn.Module):
         self.head = _make_head(model, suite, actor.trunk.feature_size, 1, output_gain=0.01 if model.memory else 1.0)
         if model.popart and not isinstance(self.head, MultiHead):
             raise ConfigError("model.popart scales each task's own output: it needs model.heads 'multi'")
-        self.popart = PopArt(suite.num_tasks) if model.popart else None
+        self.popart = PopArt(suite.num_tasks, model.popart_min_scale) if model.popart else None
 
 
 class ActorOutput(NamedTuple):
@@ -221,7 +221,17 @@ def _make_head(model: ModelConfig, suite: TaskSuite, inputs: int, outputs: int, 
 def _head_outputs(
     head: Head, features: Float[Tensor, "N D"], hidden: Float[Tensor, "T1 B H"] | None, observations: IndexedObservations
 ) -> Float[Tensor, "T1 B O"]:
-    """A head's outputs for slots over time, from the rows' features and the memory's hidden state at each step."""
+    """A head's outputs for slots over time, from the rows' features and the memory's hidden state at each step.
+
+    In float32 throughout: log-probabilities of narrow Gaussians and values of large scale do not survive eight bits.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        return _outputs_in_time(head, features.float(), None if hidden is None else hidden.float(), observations)
+
+
+def _outputs_in_time(
+    head: Head, features: Float[Tensor, "N D"], hidden: Float[Tensor, "T1 B H"] | None, observations: IndexedObservations
+) -> Float[Tensor, "T1 B O"]:
     if hidden is None:
         return head(features, observations.rows.counts)[observations.inverse]
     steps, slots = observations.inverse.shape

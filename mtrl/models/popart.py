@@ -9,14 +9,21 @@ from torch import Tensor, nn
 from mtrl.models.heads import MultiHead
 from mtrl.parallel import Total, add_up, alone
 
-MIN_SCALE, MAX_SCALE = 1e-4, 1e6
+MAX_SCALE = 1e6
 
 
 class PopArt(nn.Module):
-    """Running mean μ and deviation σ of each task's value targets. The critic's head learns n(x), and the value is V(x) = σ n(x) + μ."""
+    """Running mean μ and deviation σ of each task's value targets. The critic's head learns n(x), and the value is V(x) = σ n(x) + μ.
 
-    def __init__(self, num_tasks: int):
+    Args:
+        num_tasks: tasks with a scale of their own.
+        min_scale: the least σ, in units of the task's rewards. The targets of a task that was never paid differ by the critic's errors
+            alone; at their scale the first reward would be an outlier of a thousand deviations.
+    """
+
+    def __init__(self, num_tasks: int, min_scale: float):
         super().__init__()
+        self._min_scale = min_scale
         self.mean: Tensor
         self.mean_square: Tensor
         self.updates: Tensor
@@ -27,7 +34,7 @@ class PopArt(nn.Module):
     @property
     def scale(self) -> Float[Tensor, " tasks"]:
         """The deviation σ of each task's targets."""
-        return (self.mean_square - self.mean.square()).clamp(MIN_SCALE**2, MAX_SCALE**2).sqrt()
+        return (self.mean_square - self.mean.square()).clamp(self._min_scale**2, MAX_SCALE**2).sqrt()
 
     def denormalize(self, outputs: Float[Tensor, "*N"], task_ids: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
         """The values `V = σ n + μ`."""
