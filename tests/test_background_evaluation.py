@@ -41,6 +41,7 @@ def test_a_run_evaluates_on_the_side_and_at_its_end(tmp_path: Path) -> None:
     assert [row["summary/evaluation_score"] for row in rows if row["evaluation/frames"] == trainer.frames] == [scores[trainer.frames]]
     assert all(row["evaluation/frames"] in found and "evaluation/corridor/score" in row for row in rows)
     for step, results in found.items():
+        assert results["seed"] != 0  # `best` is not chosen by the episodes that `evaluate` reports
         policy = directory.policies / str(step) / "policy.json"
         if policy.exists():
             assert results["policy"]["weights_sha256"] == json.loads(policy.read_text())["values"]["weights_sha256"]

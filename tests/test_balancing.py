@@ -49,6 +49,23 @@ def test_gradnorm_makes_gradients_equally_long_and_helps_who_lags():
     assert float(lengths[1] / lengths[0]) == pytest.approx(2**GradNorm.ALPHA, rel=0.15)
 
 
+@pytest.mark.parametrize("name", ["uncertainty", "igb"])
+@pytest.mark.parametrize("paid_at_first", [True, False])
+def test_a_task_without_loss_does_not_take_all_the_weight(name, paid_at_first):
+    """Value losses do reach 0 in reinforcement learning: of a solved task, and of one that pays nothing yet."""
+    balancer = make_balancer(name, 3, CPU)
+    first, later = torch.tensor([0.1, 0.1, 0.1 if paid_at_first else 1e-6]), torch.tensor([0.1, 0.1, 1e-6])
+    for _ in range(ImprovableGap.BASE_STEPS):
+        balancer.update(first, ALL, None)
+    for _ in range(5000):
+        weights = balancer.update(later, ALL, None)
+    assert float(weights[2] / weights[0]) < 10.1
+    assert float(weights.max()) < 60
+    for _ in range(500):  # and it has come back when the task is paid
+        weights = balancer.update(torch.full((3,), 0.1), ALL, None)
+    assert 0.3 < float(weights[2] / weights[0]) < 3
+
+
 def test_igb_is_a_softmax_of_how_much_is_left():
     balancer, base = ImprovableGap(3, CPU), np.array([1.0, 2.0, 4.0])
     for _ in range(ImprovableGap.BASE_STEPS):
@@ -143,6 +160,36 @@ def test_the_trunk_gets_each_tasks_gradient_with_its_weight(trunks, monkeypatch)
         scales = given if ".trunk." in name else torch.ones(3)
         expected = sum(float(scale) * part[name] for scale, part in zip(scales, parts, strict=True))
         torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("trunks", ["separate", "shared"])
+def test_the_gradients_of_the_trunks_parameters_are_those_that_are_compared(trunks, monkeypatch):
+    """The rule is handed the Gram matrix of one backward pass for each task, over the trunk's experts."""
+    seen = []
+
+    def rule(gram):
+        seen.append(gram)
+        return torch.ones(3, dtype=torch.float64)
+
+    monkeypatch.setitem(COMBINERS, "pcgrad", lambda: rule)
+    learner, rollout = learner_and_rollout(model__trunks=trunks, learner__combiner="pcgrad", learner__combiner_space="trunk")
+    plain, _ = learner_and_rollout(model__trunks=trunks)
+    (minibatch,) = learner.minibatches(learner.make_batch(rollout), None)
+    learner.backward(minibatch, learner.losses(minibatch))
+    rows: dict[str, list[torch.Tensor]] = {"actor": [], "critic": []}
+    for task in range(3):
+        batch = plain.make_batch(rollout)
+        (minibatch,) = plain.minibatches(batch._replace(weights=batch.weights * (batch.observations.task_ids == task)), None)
+        plain.policy.zero_grad()
+        plain.backward(minibatch, plain.losses(minibatch))
+        for part, of_tasks in rows.items():
+            own = [p.grad.flatten() for name, p in plain.policy.named_parameters() if name.startswith(f"{part}.trunk.encoder")]
+            of_tasks.extend([torch.cat(own)] if own else [])
+    matrices = [torch.stack(of_tasks) for of_tasks in rows.values() if of_tasks]
+    assert len(seen) == len(matrices) == (2 if trunks == "separate" else 1)
+    for matrix in matrices:
+        unit = matrix / matrix.norm(dim=1).max()
+        assert any(torch.allclose((unit @ unit.T).double(), gram, atol=1e-4) for gram in seen)
 
 
 @pytest.mark.parametrize(("field", "name"), [("balancing", name) for name in BALANCERS] + [("combiner", name) for name in COMBINERS])

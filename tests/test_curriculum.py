@@ -302,6 +302,22 @@ def test_a_mastered_task_that_is_lost_is_reported_once_and_again_when_it_is_back
     assert watch.update(stats.evidence()) == []
 
 
+@pytest.mark.parametrize("rate", [0.9, 0.92, 0.95])
+def test_a_task_that_stays_is_hardly_ever_called_forgotten(rate):
+    """The best of many windows is a lucky one: a task that stayed at 0.9 was below it by more than 0.1 for half of the time."""
+    stats, watch, rng = TaskStatistics(suite_of(1)), ForgettingWatch(("a",)), np.random.default_rng(0)
+    forgotten = []
+    for _ in range(2000):
+        stats.add_episodes([Episode(0, 0, 1.0, 10, bool(success), True, False) for success in rng.random(10) < rate])
+        watch.update(stats.evidence())
+        forgotten.append(watch.forgotten[0])
+    assert np.mean(forgotten) < 0.04
+    for _ in range(12):  # and a real loss of 0.2 is seen within some 100 episodes
+        stats.add_episodes([Episode(0, 0, 1.0, 10, bool(success), True, False) for success in rng.random(10) < rate - 0.25])
+        watch.update(stats.evidence())
+    assert watch.forgotten[0]
+
+
 def test_the_floor_holds_after_a_boost():
     """Shares 3 : 1, of which the first is forgotten and counts four times: 12 : 1, and only then a fifth of everything is spread evenly."""
     config = CurriculumConfig(scheduler="fixed", options={"weights": {"t0": 3.0}}, boost_forgotten=4.0, floor=0.2)

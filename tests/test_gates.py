@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+
+import numpy as np
 import pytest
 import torch
 from helpers import toy_config
@@ -57,6 +60,37 @@ def test_saturated_digits_choose_exactly_one_expert_each():
     assert gate.task_weights().tolist() == [[0, 0.5, 0.5, 0]]
 
 
+def test_two_learners_of_one_seed_draw_the_same_skills():
+    """Whatever else draws from PyTorch's global generator, and also after a resume."""
+    config = toy_config(model__gate="skills", model__experts=3, learner__epochs=2, learner__surrogate="clipped")
+    suite = make_suite(config.suite.name)
+    first, second = Learner(config, suite), Learner(config, suite)
+    rollout = build_collector(config, suite, runner=0).collect().rollout
+    first.update(rollout, 0.0)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    torch.rand(7)
+    first.update(rollout, 0.1)
+    torch.rand(7)
+    second.update(rollout, 0.1)
+    for name, array in first.policy_weights().items():
+        np.testing.assert_array_equal(array, second.policy_weights()[name], err_msg=name)
+
+
+@pytest.mark.parametrize("experts", [4, 5])
+def test_the_regularizer_of_dselect_k_makes_it_choose_experts_that_exist(experts):
+    torch.manual_seed(0)
+    gate = DSelectKGate(3, experts, k=2)
+    gate.digits.data.uniform_(-0.4, 0.4)
+    optimizer = torch.optim.Adam([gate.digits], lr=0.01)
+    for _ in range(500):
+        optimizer.zero_grad()
+        gate.regularizer().backward()
+        optimizer.step()
+    assert float(gate.regularizer().detach()) < 1e-3
+    weights = gate.task_weights()
+    assert ((weights > 0.49).sum(-1) <= 2).all() and ((weights < 0.01) | (weights > 0.49)).all()
+
+
 def test_skills_are_drawn_while_learning_and_averaged_while_acting():
     torch.manual_seed(0)
     gate = SkillsGate(1, 3)
@@ -109,7 +143,7 @@ def test_a_policy_declares_its_experts_and_its_memory(memory, trunks):
     model = ModelConfig(experts=3, memory=memory, memory_size=8, trunks=trunks)
     policy = build_policy(model, make_suite("toy/three"), seed=0)
     encoders = [policy.actor.trunk.encoder, *([policy.critic.trunk.encoder] if trunks == "separate" else [])]
-    experts = {id(parameter) for encoder in encoders for parameter in encoder.experts.parameters()}
+    experts = {id(parameter) for encoder in encoders for parameter in encoder.parameters()}
     assert {id(parameter) for parameter in policy.expert_parameters().values()} == experts
     reading = [head.recall_weight for head in (policy.actor.head, policy.critic.head) if head.recall_weight is not None]
     of_memory = {id(parameter) for parameter in [*(policy.actor.memory.parameters() if memory else []), *reading]}

@@ -10,11 +10,11 @@ import torch
 from helpers import collect, fingerprint, toy_config
 
 from envs import make_suite
-from mtrl.config import LearnerConfig, OptimizerConfig
+from mtrl.config import LearnerConfig, OptimizerConfig, override
 from mtrl.learning.batch import Batch
 from mtrl.learning.learner import MAX_SKIPPED, Learner, NonFiniteError
 from mtrl.learning.losses import normalize_per_task, step_weights, task_moments
-from mtrl.learning.optimizers import learning_rate_at
+from mtrl.learning.optimizers import RMSProp, learning_rate_at
 from mtrl.learning.surrogates import make_surrogate
 from mtrl.learning.targets import TargetSettings, compute_targets
 from mtrl.models.rows import IndexedObservations, Rows, make_rows, single_steps
@@ -174,6 +174,47 @@ def test_advantages_that_are_the_critics_errors_alone_stay_small(popart):
     assert (targets.moments.deviation.numpy() * scale).tolist() == pytest.approx([0.05, deviations[1]], rel=1e-4)
     normal = targets.weighted_advantages(batch.observations.task_ids).numpy()
     assert normal[rollout.valid & (rollout.task_ids == 0)].std() < 0.2
+
+
+def test_rmsprop_is_impalas():
+    """TensorFlow's: ε inside the root and second moments that begin at 1. With ε = 0.1 and gradients of 0.02 the first step is 0.019 η."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = RMSProp([{"params": [parameter]}], learning_rate=1.0, epsilon=0.1)
+    square, expected = 1.0, 0.0
+    for step in range(500):
+        parameter.grad = torch.full((1,), 0.02)
+        optimizer.step()
+        square = 0.99 * square + 0.01 * 0.02**2
+        expected -= 0.02 / (square + 0.1) ** 0.5
+        if step == 0:
+            assert float(parameter) == pytest.approx(-0.0192, abs=2e-4)
+    assert float(parameter) == pytest.approx(expected, rel=1e-4)
+    assert 0.02 / (square + 0.1) ** 0.5 == pytest.approx(0.061, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop"])
+def test_a_resumed_run_follows_its_new_settings(name):
+    """PyTorch's optimisers take their former options back with their state."""
+    options = {"name": name, "epsilon": 1e-8}
+    old = toy_config(model__memory=True, learner__actor=options, learner__critic=options, learner__balancing="uncertainty")
+    new = override(
+        old,
+        {
+            "learner.actor.epsilon": 1e-5,
+            "learner.actor.learning_rate": 7e-4,
+            "learner.memory_learning_rate_factor": 0.1,
+            "learner.balancing": "gradnorm",
+        },
+    )
+    suite = make_suite(old.suite.name)
+    before, after, fresh = Learner(old, suite), Learner(new, suite), Learner(new, suite)
+    before.update(collect(old)[0], 0.0)
+    after.load_state_dict(before.state_dict())
+    for (_, ours), (_, theirs) in zip(after.optimizers.named(), fresh.optimizers.named(), strict=True):
+        strip = [[{key: value for key, value in group.items() if key != "params"} for group in of.param_groups] for of in (ours, theirs)]
+        assert strip[0] == strip[1]
+        assert ours.state  # the moments were taken
+    after.update(collect(new)[0], 0.1)
 
 
 def test_a_batch_that_is_not_finite_is_never_applied_and_its_task_is_named():

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import toy_config
 
 from envs import make_suite
 from mtrl.cli.dispatch import main
-from mtrl.config import ConfigError
+from mtrl.config import ConfigError, override
 from mtrl.learning.learner import Learner
 from mtrl.rollouts.collector import build_collector
 from mtrl.storage.checkpoint import load_policy, steps
@@ -35,6 +36,23 @@ def test_frozen_experts_stay_and_everything_else_learns():
     assert all(np.array_equal(array, after[name]) for name, array in experts(source.policy_weights()).items())
     others = set(after) - set(experts(after))
     assert {name for name in others if not np.array_equal(start[name], after[name])} == others
+
+
+@pytest.mark.parametrize("suite", ["babyai/GoToRedBall,PickupLoc", "toy/corridor+minigrid/DoorKey-5x5"])
+def test_what_experts_read_through_comes_along_and_is_frozen_with_them(suite):
+    """Words, the reader of sentences and the stems of a mixed suite: without them the experts would read noise."""
+    config = toy_config(suite, env_runners__slots=2, env_runners__unroll_length=4)
+    tasks = make_suite(suite)
+    source = Learner(config.model_copy(update={"seed": 7}), tasks)
+    learner = Learner(override(config, {"model.freeze_experts": True}), tasks)
+    learner.load_experts(source.policy_weights())
+    rollout = build_collector(config, tasks, runner=0).collect().rollout
+    for _ in range(2):
+        learner.update(rollout, 0.0)
+    rows = learner.make_batch(rollout).observations.rows
+    for ours, theirs in ((learner.policy.actor, source.policy.actor), (learner.policy.critic, source.policy.critic)):
+        features = [of.trunk.encoder(rows.obs, rows.task_ids) for of in (ours, theirs)]
+        torch.testing.assert_close(*features)
 
 
 def test_experts_that_do_not_fit_are_refused():

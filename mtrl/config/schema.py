@@ -171,6 +171,9 @@ class LearnerConfig(Section):
     """Weight of the entropy bonus."""
     entropy_decay: bool = False
     """Let the entropy bonus fall linearly to 0 at `total_frames`."""
+    gate_cost: float = Field(0.0, ge=0)
+    """Weight of the gate's own loss, for gates that have one: under `dselect_k`, the entropy of its selectors and the reciprocal of their
+    sums, which make it choose sooner."""
     value_cost: float = Field(0.5, ge=0)
     """Weight of the value loss. It matters for shared trunks only: a separate critic has its own optimiser, and Adam ignores the scale."""
     clip_rewards: float | None = Field(None, gt=0)
@@ -185,8 +188,11 @@ class LearnerConfig(Section):
     balancing: str = "equal"
     """Weights of the tasks' value losses; `equal` or one of `mtrl.learning.balancers.BALANCERS`."""
     combiner: str = "sum"
-    """The rule that combines the tasks' gradients for the trunk, at the mixed feature; `sum` or one of
-    `mtrl.learning.combiners.COMBINERS`. An LSTM comes after that feature, and sums its tasks' gradients."""
+    """The rule that combines the tasks' gradients for the trunk; `sum` or one of `mtrl.learning.combiners.COMBINERS`. An LSTM comes after
+    the trunk, and sums its tasks' gradients."""
+    combiner_space: Literal["feature", "trunk"] = "feature"
+    """The gradients that the combiner compares. `feature`: those at the mixed feature, a heuristic that costs nothing. `trunk`: those of
+    the trunk's parameters, as in the papers, at the cost of a pass back through the trunk for each task."""
     task_weighting: Literal["tasks", "frames"] = "tasks"
     """`tasks`: the mean losses of all tasks have equal weight. `frames`: all frames have equal weight."""
     rollouts_per_update: int = Field(1, ge=1)

@@ -15,6 +15,9 @@ from mtrl.evaluation.runner import evaluate_run
 from mtrl.machine import child_environment
 from mtrl.storage.run_directory import RunDirectory
 
+SELECTION_SEED = 1
+"""Of environments and actions. `best` is chosen by these evaluations, and the largest of many means is a lucky one; `evaluate` plays other
+episodes, with seed 0, so that its figures of the chosen policy are not those by which it was chosen."""
 LOWEST_PRIORITY = 19
 SESSION_PRIORITY = 16  # of its session: a fortieth of a busy core, so that an evaluation ends even where no core is ever free
 
@@ -98,7 +101,7 @@ def _main(path: str, step: str, episodes: str) -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    evaluate_run(RunDirectory.open(Path(path)), checkpoint=step, episodes=int(episodes) or None)
+    evaluate_run(RunDirectory.open(Path(path)), checkpoint=step, episodes=int(episodes) or None, seed=SELECTION_SEED)
 
 
 if __name__ == "__main__":

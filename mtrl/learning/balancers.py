@@ -61,9 +61,12 @@ class _Kept:
 
 
 class Uncertainty(_Kept):
-    """Weights by learned variances (Kendall et al. 2018): minimises Σ L_i e^(-s_i) / 2 + s_i / 2 over s_i = ln σ_i², with L_i held."""
+    """Weights by learned variances (Kendall et al. 2018): minimises Σ L_i e^(-s_i) / 2 + s_i / 2 over s_i = ln σ_i², with L_i held.
 
-    RATE = 0.02
+    s_i stays within ±`BOUND`: the value losses of a solved or unpaid task come near 0, and its weight would grow without end.
+    """
+
+    RATE, BOUND = 0.02, 4.0
 
     def __init__(self, num_tasks: int, device: torch.device):
         self._log_variances = torch.zeros(num_tasks, device=device)
@@ -77,6 +80,7 @@ class Uncertainty(_Kept):
         # The slope grows with L_i without bound; what is far off comes nearer at the rate, no faster.
         slope = (0.5 - 0.5 * losses * weights).clamp(-1.0, 1.0)
         self._log_variances -= self.RATE * torch.where(present, slope, 0.0)
+        self._log_variances.clamp_(-self.BOUND, self.BOUND)
         return weights
 
 
@@ -119,10 +123,12 @@ class GradNorm(_Kept):
 class ImprovableGap(_Kept):
     """Improvable gap balancing, first form (Dai et al. 2023): minimises Σ w_i ln L_i with w = T softmax(L_i / L_i^b).
 
-    L_i^b is the task's mean loss over its first steps; until then tasks weigh the same.
+    L_i^b is the task's mean loss over its first steps; until then tasks weigh the same. No task weighs more than `MOST` times the median
+    task, and a gap L_i / L_i^b counts as `WIDEST` at most: in reinforcement learning losses do reach 0, where the slope 1 / L_i of the
+    logarithm would give one task all the weight, and rise far above their first ones when a task is paid for the first time.
     """
 
-    BASE_STEPS = 100
+    BASE_STEPS, MOST, WIDEST = 100, 10.0, 2.0
 
     def __init__(self, num_tasks: int, device: torch.device):
         self._base = torch.zeros(num_tasks, device=device)
@@ -138,8 +144,9 @@ class ImprovableGap(_Kept):
         self._base += torch.where(collecting, (losses - self._base) / self._steps.clamp(min=1), 0.0)
         if (self._steps[present] < self.BASE_STEPS).any() or not present.any():
             return torch.ones_like(losses)
-        gaps = torch.where(present, losses / self._base.clamp(min=1e-12), -torch.inf)
+        gaps = torch.where(present, (losses / self._base.clamp(min=1e-12)).clamp(max=self.WIDEST), -torch.inf)
         slopes = gaps.softmax(0) / losses.clamp(min=1e-12)
+        slopes = slopes.clamp(max=self.MOST * slopes[present].median())
         return torch.where(present, slopes / slopes[present].mean().clamp(min=1e-12), 1.0)
 
 

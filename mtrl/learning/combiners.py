@@ -1,14 +1,18 @@
 """Ways to combine the tasks' gradients into one for the trunk.
 
-Combiners act where the heads meet the trunk. A row of the mixed feature belongs to one task, so the gradient that arrives there, summed
-over the task's rows, is the task's gradient. A combiner turns the scalar products of these gradients into a weight for each task, and each
-row goes back through the trunk, once, with its task's weight. The rules themselves are torchjd's.
+A combiner turns the scalar products of the tasks' gradients into a weight for each task, and each row of the mixed feature, which belongs
+to one task, sends its gradient back through the trunk with its task's weight. The rules themselves are torchjd's. `learner.combiner_space`
+says which gradients are compared:
+
+- `trunk`: those of the trunk's shared parameters, as in the papers. It costs a pass back through the trunk for each task.
+- `feature`: those at the mixed feature, summed over each task's rows. They cost nothing and are a heuristic: rows of different tasks go
+  through different mixtures of experts, and cosines at the feature say little about those of the parameters (docs/results.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +28,34 @@ def task_gradients(
 ) -> Float[Tensor, "tasks D"]:
     """The gradient at the mixed feature, summed over each task's rows, of all learners."""
     return total(torch.zeros(num_tasks, gradients.shape[1], device=gradients.device).index_add_(0, row_tasks, gradients.float()))
+
+
+class SharedLayer(NamedTuple):
+    """The place where the tasks' gradients meet."""
+
+    feature: Float[Tensor, "N D"]  # the mixed feature of each row
+    parameters: tuple[Tensor, ...]  # of the trunk, whose gradients are compared; none: the gradients at the feature are
+
+
+def parameter_gradients(
+    shared: SharedLayer, gradients: Float[Tensor, "N D"], row_tasks: Int[Tensor, " N"], num_tasks: int, total: Total = alone
+) -> Float[Tensor, "tasks P"]:
+    """The gradient of each task's rows by the shared parameters, of all learners; one pass back through the trunk for each task.
+
+    Args:
+        shared: feature and parameters.
+        gradients: that arrive at the feature.
+        row_tasks: the task of each row.
+        num_tasks: tasks of the suite.
+        total: adds up over all learners.
+    """
+    sums = torch.zeros(num_tasks, sum(parameter.numel() for parameter in shared.parameters), device=gradients.device)
+    for task in row_tasks.unique().tolist():
+        own = gradients * (row_tasks == task).unsqueeze(1)
+        parts = torch.autograd.grad(shared.feature, shared.parameters, own, retain_graph=True, allow_unused=True)
+        filled = [part if part is not None else torch.zeros_like(of) for part, of in zip(parts, shared.parameters, strict=True)]
+        sums[task] = torch.cat([part.float().flatten() for part in filled])
+    return total(sums)
 
 
 class Combiner:
@@ -61,18 +93,40 @@ class Combiner:
             weights[present] = found if self._adds_up_to_tasks else found * len(rows)
         return weights
 
-    def scale(
-        self, gradients: Float[Tensor, "N D"], row_tasks: Int[Tensor, " N"], num_tasks: int, seed: int, total: Total = alone
-    ) -> Float[Tensor, "N D"]:
-        """The gradient at the mixed feature with each row times its task's weight."""
-        weights = self.weights(task_gradients(gradients, row_tasks, num_tasks, total), seed)
-        return gradients * weights[row_tasks].unsqueeze(1).to(gradients.dtype)
+    def attach(
+        self,
+        loss: Float[Tensor, ""],
+        shared: SharedLayer,
+        row_tasks: Int[Tensor, " N"],
+        num_tasks: int,
+        seed: int,
+        total: Total = alone,
+    ) -> None:
+        """Scales the gradient of a loss that will arrive at a mixed feature: each row by its task's weight.
 
-    def attach(self, features: Iterable[Tensor], row_tasks: Int[Tensor, " N"], num_tasks: int, seed: int, total: Total = alone) -> None:
-        """Scales the gradients that will arrive at mixed features [N, D]; arguments as of `scale`."""
-        for feature in features:
-            if feature.requires_grad:
-                feature.register_hook(lambda gradients: self.scale(gradients, row_tasks, num_tasks, seed, total))
+        Args:
+            loss: the loss that goes back next.
+            shared: the feature, and the parameters behind it if their gradients are to be compared.
+            row_tasks: the task of each row.
+            num_tasks: tasks of the suite.
+            seed: of what a rule draws.
+            total: adds up over all learners.
+        """
+        if not shared.feature.requires_grad:
+            return
+        of_parameters = None
+        if shared.parameters:
+            # Before the loss goes back: inside a hook, a pass through the same graph would wait for itself.
+            (at_feature,) = torch.autograd.grad(loss, shared.feature, retain_graph=True)
+            of_parameters = self.weights(parameter_gradients(shared, at_feature, row_tasks, num_tasks, total), seed)
+
+        def scale(gradients: Tensor) -> Tensor:
+            weights = of_parameters
+            if weights is None:
+                weights = self.weights(task_gradients(gradients, row_tasks, num_tasks, total), seed)
+            return gradients * weights[row_tasks].unsqueeze(1).to(gradients.dtype)
+
+        shared.feature.register_hook(scale)
 
 
 def task_similarity(

@@ -16,7 +16,7 @@ from mtrl.config import ConfigError, ExperimentConfig
 from mtrl.curriculum import needs_similarity
 from mtrl.learning.balancers import balanced_value_loss, make_balancer
 from mtrl.learning.batch import Batch, make_batch
-from mtrl.learning.combiners import make_combiner, task_similarity
+from mtrl.learning.combiners import SharedLayer, make_combiner, task_similarity
 from mtrl.learning.devices import pick_device, pick_precision
 from mtrl.learning.diagnosis import ExpertStatistics, expert_statistics, task_at_fault
 from mtrl.learning.minibatches import Minibatch, make_plan, minibatches
@@ -99,6 +99,7 @@ class Learner:
         """
         coefficients = self._coefficients(progress)
         batch = self.make_batch(rollout)
+        self.policy.seed_gates(self._seed_of(self.version))  # the same for all learners
         targets = None
         if self._evaluates_first:
             before = self.evaluate(batch)
@@ -162,8 +163,7 @@ class Learner:
 
     def minibatches(self, batch: Batch, targets: Targets | None) -> Iterator[Minibatch]:
         """The minibatches of this update, in the order of its optimiser steps."""
-        seed = int(np.random.SeedSequence((self._seed, self.rank, self.version)).generate_state(1)[0])
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(self._seed_of(self.rank, self.version))
         return minibatches(batch, targets, self._plan, generator, self._total)
 
     def losses(self, minibatch: Minibatch, coefficients: Coefficients | None = None) -> Losses:
@@ -182,12 +182,22 @@ class Learner:
             parts.append(self._config.value_cost * critic)
         loss = torch.stack(parts).sum()
         if self._combiner is not None:
-            # The same tensor where the trunk is shared: both objectives' gradients have met when its hook is called.
-            features = {losses.actor_features, *([losses.critic.features] if losses.critic is not None else [])}
             row_tasks = minibatch.batch.observations.rows.task_ids
-            self._combiner.attach(features, row_tasks, self._suite.num_tasks, self.version, self._total)
+            for shared in self._shared_layers(losses):
+                self._combiner.attach(loss, shared, row_tasks, self._suite.num_tasks, self.version, self._total)
         loss.backward()
         return loss.detach()
+
+    def _shared_layers(self, losses: Losses) -> list[SharedLayer]:
+        """Where the tasks' gradients meet: the trunks' features. With a shared trunk both objectives' gradients have met there."""
+        trunks = {losses.actor_features: self.policy.actor.trunk}
+        if losses.critic is not None and self.policy.critic.trunk is not None:
+            trunks[losses.critic.features] = self.policy.critic.trunk
+        compared = self._config.combiner_space == "trunk"
+        return [
+            SharedLayer(feature, tuple(p for p in trunk.encoder.parameters() if p.requires_grad) if compared else ())
+            for feature, trunk in trunks.items()
+        ]
 
     def actor_weights(self) -> Arrays:
         """The actor's weights as copied arrays: what runners act with."""
@@ -198,7 +208,7 @@ class Learner:
         return _to_arrays(self.policy)
 
     def load_experts(self, weights: Arrays) -> None:
-        """Takes the experts of another policy, actor's and critic's; gates, heads and everything else stay as they are.
+        """Takes the experts of another policy and whatever they read through, such as its words; gates and heads stay as they are.
 
         Raises:
             ConfigError: they are not of this policy's number or shape.
@@ -209,7 +219,8 @@ class Learner:
         if differing or len(given) != len(expected):
             place = differing[0] if differing else next(name for name in given if name not in expected)
             raise ConfigError(
-                f"the experts do not fit: {place} is not of the same shape in both; model.experts, width and trunks must agree"
+                f"the experts do not fit: {place} is not of the same shape in both; model.experts, width and trunks must agree, "
+                "and the tasks' observations"
             )
         self.policy.load_state_dict({name: torch.from_numpy(np.array(given[name])) for name in expected}, strict=False)
 
@@ -235,8 +246,13 @@ class Learner:
             load_state(optimizer, state["optimizers"][name])
         self.version, self.skipped_steps = state["version"], state["skipped"]
         self._skipped_in_a_row = state["skipped_in_a_row"]
-        if self._balancer is not None and state.get("balancer"):
+        # Another rule than the state's begins anew.
+        if self._balancer is not None and state.get("balancer", {}).keys() == self._balancer.state_dict().keys():
             self._balancer.load_state_dict(state["balancer"])
+
+    def _seed_of(self, *numbers: int) -> int:
+        """A seed of the experiment's own for what these numbers name."""
+        return int(np.random.SeedSequence((self._seed, *numbers)).generate_state(1)[0])
 
     def _coefficients(self, progress: float) -> Coefficients:
         return coefficients_at(self._config, progress, shared_trunk=self._shared_trunk)

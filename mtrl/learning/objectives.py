@@ -14,7 +14,7 @@ from mtrl.learning.losses import entropy_loss, value_loss
 from mtrl.learning.minibatches import Minibatch
 from mtrl.learning.surrogates import Surrogate, make_surrogate
 from mtrl.learning.targets import Targets, TargetSettings, compute_targets
-from mtrl.models.policy import Policy
+from mtrl.models.policy import Policy, Trunk
 from mtrl.parallel import Total, alone
 
 
@@ -24,6 +24,7 @@ class Coefficients(NamedTuple):
     targets: TargetSettings
     surrogate: Surrogate
     entropy_cost: float
+    gate_cost: float  # weight of the gates' own loss
     shared_trunk: bool  # whether actor and critic read one trunk, so that the critic's loss reaches it
 
 
@@ -62,6 +63,7 @@ def coefficients_at(config: LearnerConfig, progress: float, *, shared_trunk: boo
         ),
         surrogate=surrogate,
         entropy_cost=config.entropy_cost * ((1.0 - progress) if config.entropy_decay else 1.0),
+        gate_cost=config.gate_cost,
         shared_trunk=shared_trunk,
     )
 
@@ -112,7 +114,7 @@ def compute_losses(
         advantages = targets.weighted_advantages(batch.observations.task_ids)
         policy_loss = coefficients.surrogate.loss(log_probs, batch, advantages)
         negative_entropy = entropy_loss(distribution.entropy(parameters), batch.weights)
-        actor = policy_loss + coefficients.entropy_cost * negative_entropy
+        actor = policy_loss + coefficients.entropy_cost * negative_entropy + _gate_loss(policy.actor.trunk, coefficients, total)
         metrics = {"policy_loss": policy_loss.detach(), "entropy": -negative_entropy.detach()}
         metrics |= _step_metrics(log_probs.detach(), batch, coefficients, total)
     if updates_critic:
@@ -120,9 +122,17 @@ def compute_losses(
         task_ids = batch.observations.task_ids
         wanted = targets.vs if popart is None else popart.normalize(targets.vs, task_ids.expand_as(targets.vs))
         outputs = valued.normalized[:steps]
-        critic = CriticLoss(value_loss(outputs, wanted, batch.weights), outputs, wanted, valued.features)
+        loss = value_loss(outputs, wanted, batch.weights) + _gate_loss(policy.critic.trunk, coefficients, total)
+        critic = CriticLoss(loss, outputs, wanted, valued.features)
         metrics["value_loss"] = critic.loss.detach()
     return Losses(actor, critic, acted.features, targets, metrics)
+
+
+def _gate_loss(trunk: Trunk | None, coefficients: Coefficients, total: Total) -> Float[Tensor, ""] | float:
+    """The loss of a trunk's gate, of which this learner has its part; 0 where there is none."""
+    if coefficients.gate_cost == 0 or trunk is None or (regularizer := trunk.gate.regularizer()) is None:
+        return 0.0
+    return coefficients.gate_cost * regularizer / total(torch.ones((), device=regularizer.device))
 
 
 def _step_metrics(log_probs: Float[Tensor, "T B"], batch: Batch, coefficients: Coefficients, total: Total) -> dict[str, Float[Tensor, ""]]:

@@ -62,7 +62,37 @@ def _make_optimizer(module: nn.Module, settings: OptimizerConfig, memory_learnin
     # One fused call for all parameters instead of several small operations for each.
     if settings.name == "adam":
         return torch.optim.Adam(groups, lr=settings.learning_rate, eps=settings.epsilon, fused=True)
-    return torch.optim.RMSprop(groups, lr=settings.learning_rate, eps=settings.epsilon, alpha=0.99, foreach=True)
+    return RMSProp(groups, learning_rate=settings.learning_rate, epsilon=settings.epsilon)
+
+
+class RMSProp(torch.optim.Optimizer):
+    """RMSProp as TensorFlow has it, and so IMPALA: x -= η g / √(ν + ε) with ν ← 0.99 ν + 0.01 g², and ν = 1 at the start.
+
+    PyTorch's adds ε to the root and starts at ν = 0. With IMPALA's ε of 0.1 and gradients of 0.02 its first step is ten times as long, so
+    that published learning rates would not carry over.
+    """
+
+    DECAY = 0.99
+
+    def __init__(self, groups: list[dict[str, Any]], *, learning_rate: float, epsilon: float):
+        super().__init__(groups, {"lr": learning_rate, "eps": epsilon})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step along the gradients."""
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            gradients = [parameter.grad for parameter in parameters]
+            for parameter in parameters:
+                if not self.state[parameter]:
+                    self.state[parameter]["square_avg"] = torch.ones_like(parameter)
+            squares = [self.state[parameter]["square_avg"] for parameter in parameters]
+            torch._foreach_mul_(squares, self.DECAY)
+            torch._foreach_addcmul_(squares, gradients, gradients, value=1 - self.DECAY)
+            roots = torch._foreach_sqrt(torch._foreach_add(squares, group["eps"]))
+            torch._foreach_addcdiv_(parameters, gradients, roots, value=-group["lr"])
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -71,8 +101,14 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Goes on from a `state_dict`, on whatever device and in whatever memory order its moments are."""
+    """Goes on from a `state_dict`, on whatever device and in whatever memory order its moments are.
+
+    Only the moments are taken: PyTorch would also take back the state's learning rates and epsilons, whatever the experiment says now.
+    """
+    options = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
+    for group, of_experiment in zip(optimizer.param_groups, options, strict=True):
+        group.update(of_experiment)
     for parameter, entries in optimizer.state.items():
         for name, value in entries.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:

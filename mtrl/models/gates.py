@@ -24,6 +24,13 @@ class Gate(nn.Module, ABC):
         """The weights of the experts for rows of the given tasks."""
         return self.task_weights()[task_ids]
 
+    def seed(self, seed: int) -> None:
+        """Begins the gate's random numbers, if it draws some while learning."""
+
+    def regularizer(self) -> Float[Tensor, ""] | None:
+        """A term that `learner.gate_cost` weighs in the loss; None for gates without one."""
+        return None
+
 
 class LinearGate(Gate):
     """MOORE's task weights: a free number for each task and expert, neither normalised nor made positive."""
@@ -87,6 +94,16 @@ class DSelectKGate(Gate):
         selectors = selectors / selectors.sum(-1, keepdim=True).clamp(min=1e-6)
         return torch.einsum("ts,tsk->tk", self.mixture.softmax(-1), selectors)
 
+    def regularizer(self) -> Float[Tensor, ""]:
+        """The paper's two: the selectors' entropy, which falls to 0 as digits become 0 and 1, and the reciprocal of their sums over
+        experts, which keeps them off codes that name none. Means over tasks and selectors.
+        """
+        steps = smooth_step(self.digits, self.WIDTH).unsqueeze(-2)
+        selectors = torch.where(self.codes, steps, 1 - steps).prod(-1)
+        entropy = -(selectors * selectors.clamp(min=1e-6).log()).sum(-1)
+        reachable = selectors.sum(-1).clamp(min=1e-6)
+        return (entropy + 1 / reachable - 1).mean()
+
 
 def smooth_step(x: Tensor, width: float) -> Tensor:
     """0 below -width/2, 1 above width/2, and the cubic between them that is smooth at both ends."""
@@ -102,12 +119,22 @@ class SkillsGate(LinearGate):
 
     TEMPERATURE = 1.0
 
+    def __init__(self, num_tasks: int, num_experts: int):
+        super().__init__(num_tasks, num_experts)
+        self._seed = self._draws = 0
+
+    def seed(self, seed: int) -> None:
+        """Begins the noise of the relaxed memberships."""
+        self._seed, self._draws = seed, 0
+
     def task_weights(self) -> Float[Tensor, "tasks K"]:
         """The weights of every task."""
         logits: Tensor = self.weight
         if self.training and torch.is_grad_enabled():
             # Logistic noise makes the sigmoid a relaxed coin with the right probability of heads.
-            uniform = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
+            generator = torch.Generator().manual_seed(self._seed + self._draws)
+            self._draws += 1
+            uniform = torch.rand(logits.shape, generator=generator).to(logits.device).clamp(1e-6, 1 - 1e-6)
             logits = (logits + uniform.logit()) / self.TEMPERATURE
         members = logits.sigmoid()
         return members / members.sum(-1, keepdim=True).clamp(min=1e-6)

@@ -16,7 +16,7 @@ from mtrl.models.activations import tanh
 from mtrl.models.distributions import Distribution, Either, make_distribution
 from mtrl.models.encoders import make_encoder
 from mtrl.models.experts import mix, mix_plain
-from mtrl.models.gates import make_gate
+from mtrl.models.gates import Gate, make_gate
 from mtrl.models.heads import Head, KindHead, MultiHead, SingleHead
 from mtrl.models.memory import Memory
 from mtrl.models.normalization import ObservationScale
@@ -131,8 +131,14 @@ class Policy(nn.Module):
         return {name: parameter for name, parameter in self.named_parameters() if is_memory(name)}
 
     def expert_parameters(self) -> dict[str, nn.Parameter]:
-        """The experts' parameters by their names in the state dict."""
+        """The parameters of the experts and of what they read through, by their names in the state dict."""
         return {name: parameter for name, parameter in self.named_parameters() if is_expert(name)}
+
+    def seed_gates(self, seed: int) -> None:
+        """Begins the random numbers of gates that draw some while learning."""
+        for module in self.modules():
+            if isinstance(module, Gate):
+                module.seed(seed)
 
     def forward(self, observations: IndexedObservations) -> tuple[ActorOutput, CriticOutput]:
         """Outputs of actor and critic; a shared trunk is evaluated once."""
@@ -203,8 +209,10 @@ def load_weights(policy: Policy, weights: Mapping[str, Tensor]) -> None:
 
 
 def is_expert(name: str) -> bool:
-    """Whether an entry of the policy's state dict belongs to an expert."""
-    return ".encoder.experts." in name
+    """Whether an entry of the policy's state dict belongs to an expert, or to what all experts read through: words, a reader of sentences,
+    the stems of several kinds of observations. The statistics of observations do not: they have a row for each task.
+    """
+    return ".trunk.encoder." in name and ".scale." not in name
 
 
 def is_memory(name: str) -> bool:

@@ -51,7 +51,8 @@ def carry_over(components: dict[str, Any], before: Sequence[str], config: Experi
 
 def _of_scheduler(name: str, state: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
     """A decider's state with a scheduler of this name: that of a fresh one if it had another."""
-    state = {**state, "scheduler": with_present_names(state["scheduler"])}
+    # The watch of a run of version 1 knew less.
+    state = {**state, "scheduler": with_present_names(state["scheduler"]), "watch": fresh["watch"] | state["watch"]}
     return {"name": name, **state} if state.get("name", name) == name else {**state, "name": name, "scheduler": fresh["scheduler"]}
 
 
