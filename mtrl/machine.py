@@ -87,6 +87,19 @@ def package_version(distribution: str) -> str | None:
         return None
 
 
+def family_of(pid: int) -> list[int]:
+    """The living processes among the process, its descendants, and whoever is in the session of one of them.
+
+    Ray's daemons have sessions of their own, and some of their children leave the tree of processes, but not the session.
+    """
+    parents = {int(entry.name): _parent_and_session(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+    members, found = {pid}, {pid}
+    while found:
+        found = {other for other, origin in parents.items() if other not in members and not members.isdisjoint(origin)}
+        members |= found
+    return sorted(member for member in members if parents.get(member))
+
+
 def _groups(controller: str, control_groups: Path, own_groups: Path) -> Iterator[Path]:
     """The folders of this process's groups, of each version the nearest first, and of all groups above: every one of them limits.
 
@@ -111,3 +124,12 @@ def _numbers(path: Path) -> tuple[float, ...]:
         return tuple(float(word) for word in path.read_text().split())
     except (OSError, ValueError):
         return ()
+
+
+def _parent_and_session(pid: int) -> tuple[int, ...]:
+    """The ids of a process's parent and of its session; empty if it has gone."""
+    try:
+        state, parent, _, session = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[:4]
+    except (OSError, IndexError, ValueError):
+        return ()
+    return () if state == "Z" else (int(parent), int(session))

@@ -4,11 +4,14 @@ import io
 import json
 import math
 import os
+import pty
 import re
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,7 @@ from mtrl.cli.console import PlainConsole, RunView, Status, TerminalConsole, amo
 from mtrl.cli.dispatch import main
 from mtrl.config import ExperimentConfig, load_config
 from mtrl.errors import UserError
+from mtrl.storage.checkpoint import newest_valid
 from mtrl.storage.lock import run_lock
 from mtrl.storage.run_directory import RunDirectory
 
@@ -323,7 +327,7 @@ def test_a_run_that_is_being_trained_is_refused(copy: Path, capsys: pytest.Captu
     assert main(["train", "--resume", str(copy), "--total-frames", "1200"]) == 0, "whoever has ended holds nothing"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_ends_with_its_code(number: signal.Signals, code: int, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "launch.py"), "train", "toy", "--run-dir", "run", "--total-frames", "1e9"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -335,6 +339,44 @@ def test_a_signal_saves_and_ends_with_its_code(number: signal.Signals, code: int
     out, err = process.communicate(timeout=60)
     assert process.returncode == code and "Traceback" not in err
     assert (tmp_path / "run" / "checkpoints" / "latest").exists() and "train --resume run" in out
+
+
+def test_a_reader_that_goes_away_ends_the_run_with_a_checkpoint(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        str(ROOT / "launch.py"),
+        "train",
+        "toy",
+        "--run-dir",
+        "run",
+        "--total-frames",
+        "1e9",
+        "--report-seconds",
+        "0.5",
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == 141 and process.stderr.read() == ""
+    process.stderr.close()
+    assert newest_valid(tmp_path / "run" / "checkpoints")[0] is not None
+
+
+def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(tmp_path: Path) -> None:
+    """The kernel sends SIGHUP to the session, and whatever is printed from then on fails."""
+    command = f"exec {sys.executable} {ROOT / 'launch.py'} train toy --run-dir {tmp_path / 'run'} --total-frames 1e9 --report-seconds 0.5"
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvp("sh", ["sh", "-c", command])
+    metrics, end = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 60
+    while not metrics.exists() and time.monotonic() < end:
+        if select.select([terminal], [], [], 0.05)[0]:
+            os.read(terminal, 4096)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 129
+    assert newest_valid(tmp_path / "run" / "checkpoints")[0] is not None
 
 
 def test_evaluate_plays_and_shows_scores(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

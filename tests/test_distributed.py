@@ -15,11 +15,11 @@ from helpers import fingerprint, toy_config
 from ray import tune
 
 from envs import make_suite
-from mtrl.benchmark.processes import session_of
 from mtrl.config import ConfigError
 from mtrl.distributed import MultiTaskIMPALA, MultiTaskIMPALAConfig, ResourceError, build_ray_trainer
 from mtrl.distributed.cluster import check_resources, start_ray
 from mtrl.distributed.source import RaySource
+from mtrl.machine import family_of
 from mtrl.rollouts.source import InProcessSource
 from mtrl.storage.checkpoint import load_checkpoint, save_checkpoint
 from mtrl.training.trainer import build_trainer
@@ -183,7 +183,7 @@ def listening() -> dict[str, str]:
     """The addresses on which this process and the Ray that it has started listen, by socket. Other tests may have a Ray of their own."""
     session = ray._private.worker._global_node.get_session_dir_path()
     sockets = set()
-    for pid in session_of(os.getpid()):
+    for pid in family_of(os.getpid()):
         open_files = set()
         for entry in Path(f"/proc/{pid}/fd").glob("*"):
             with contextlib.suppress(OSError):

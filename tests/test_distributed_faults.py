@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +20,7 @@ from mtrl.benchmark import chaos as bench_chaos
 from mtrl.config import load_config, override
 from mtrl.distributed import MultiTaskIMPALAConfig
 from mtrl.distributed.cluster import start_ray
+from mtrl.storage.checkpoint import newest_valid
 
 RAY_TOY = {"env_runners__num_env_runners": 1, "env_runners__slots": 12, "total_frames": 10_000_000}
 
@@ -24,6 +30,49 @@ def cluster():
     start_ray()
     yield
     ray.shutdown()
+
+
+def processes_with(mark: str) -> set[str]:
+    """The command lines of living processes that have inherited this word in their environment."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and mark.encode() in (entry / "environ").read_bytes():
+                found.add((entry / "cmdline").read_text())
+    return found
+
+
+def test_a_signal_to_the_whole_group_reaches_the_checkpoint_first(tmp_path):
+    """As `timeout`, Slurm and systemd send it: Ray's processes are not in our group, and none of them stays."""
+    command = [
+        sys.executable,
+        "launch.py",
+        "train",
+        "toy",
+        "--num-env-runners",
+        "1",
+        "--total-frames",
+        "1e9",
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
+    mark = tmp_path.as_posix()
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--report-seconds", "0.5"], stdout=log, stderr=log, start_new_session=True, env=os.environ | {"MTRL_TEST_MARK": mark}
+        )
+    metrics, end = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
+    while not metrics.exists() and time.monotonic() < end and process.poll() is None:
+        time.sleep(0.1)
+    assert len(processes_with(mark)) > 3  # among them Ray's
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(30) == 143
+    said = (tmp_path / "log").read_text()
+    assert "Traceback" not in said and "error" not in said
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert newest_valid(tmp_path / "run" / "checkpoints")[0].manifest.step == rows[-1]["summary/frames"] > 0
+    time.sleep(0.5)
+    assert processes_with(mark) == set()
 
 
 def built(suite: str = "toy/three", **changes):

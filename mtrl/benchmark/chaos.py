@@ -19,9 +19,9 @@ from typing import NamedTuple, TextIO
 import numpy as np
 
 from envs import make_suite
-from mtrl.benchmark.processes import named, session_of
+from mtrl.benchmark.processes import named
 from mtrl.config import ExperimentConfig, dump_yaml, override
-from mtrl.machine import PROJECT_ROOT, child_environment
+from mtrl.machine import PROJECT_ROOT, child_environment, family_of
 from mtrl.storage.run_directory import RunDirectory
 
 KILL_SECONDS = 20.0  # between two runners that are killed
@@ -138,7 +138,7 @@ class _Nodes:
 
     def __exit__(self, *error: object) -> None:
         self.second = False
-        _kill_session(self._first)
+        _kill_family(self._first)
 
     @property
     def second(self) -> bool:
@@ -150,12 +150,12 @@ class _Nodes:
         if wanted and self._second is None:
             self._second = self._start("--address", self._address)
         elif not wanted and self._second is not None:
-            _kill_session(self._second)
+            _kill_family(self._second)
             self._second = None
 
     def runners(self) -> list[int]:
         """Processes of runners on both."""
-        return [pid for node in (self._first, self._second) if node is not None for pid in named(session_of(node.pid), RUNNER)]
+        return [pid for node in (self._first, self._second) if node is not None for pid in named(family_of(node.pid), RUNNER)]
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", *options, *self._common]
@@ -170,8 +170,8 @@ class _Nodes:
             time.sleep(0.2)
 
 
-def _kill_session(process: subprocess.Popen[bytes]) -> None:
-    while members := session_of(process.pid):
+def _kill_family(process: subprocess.Popen[bytes]) -> None:
+    while members := family_of(process.pid):
         for pid in members:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

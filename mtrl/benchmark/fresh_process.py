@@ -28,7 +28,6 @@ def run_in_fresh_process(module: str, config: ExperimentConfig, *arguments: str)
         path = Path(folder) / "experiment.yaml"
         path.write_text(dump_yaml(config))
         command = [sys.executable, "-W", "ignore", "-m", module, str(path), *arguments]
-        # In a session of its own: `held_by` sums over a session, and Ray's daemons belong to it.
         done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT, check=False, start_new_session=True)
     if done.returncode:
         raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{done.stderr[-3000:]}")

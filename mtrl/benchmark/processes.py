@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from mtrl.machine import family_of
+
 
 class ProcessUsage(NamedTuple):
     """Sums over processes."""
@@ -17,15 +19,8 @@ class ProcessUsage(NamedTuple):
 
 
 def held_by(pid: int) -> ProcessUsage:
-    """The usage of the process and of all others in its session. Ray's daemons leave its tree of processes, but not its session."""
-    return sum_up([part for member in session_of(pid) if (part := _held_by_one(member)) is not None])
-
-
-def session_of(pid: int) -> list[int]:
-    """The living processes of a process's session; empty if it has gone."""
-    wanted = _session(pid)
-    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [other for other in pids if wanted is not None and _session(other) == wanted]
+    """The usage of the process and of all that it has started."""
+    return sum_up([part for member in family_of(pid) if (part := _held_by_one(member)) is not None])
 
 
 def named(pids: list[int], text: str) -> list[int]:
@@ -60,10 +55,3 @@ def _held_by_one(pid: int) -> ProcessUsage | None:
 
 def _bytes(text: str) -> float:
     return 1024.0 * int(text.split()[0])
-
-
-def _session(pid: int) -> int | None:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[3])
-    except (OSError, IndexError, ValueError):
-        return None

@@ -6,7 +6,7 @@ says which gradients are compared:
 
 - `trunk`: those of the trunk's shared parameters, as in the papers. It costs a pass back through the trunk for each task.
 - `feature`: those at the mixed feature, summed over each task's rows. They cost nothing and are a heuristic: rows of different tasks go
-   through different mixtures of experts, so cosines at the feature need not be those of the parameters.
+  through different mixtures of experts, so cosines at the feature need not be those of the parameters.
 """
 
 from __future__ import annotations

@@ -1,7 +1,11 @@
-"""The contract of consoles: where a run reports its progress."""
+"""The contract of consoles, where a run reports its progress, and what happens when a run's terminal or pipe goes away."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -23,3 +27,44 @@ class Console(Protocol):
 
     def close(self) -> None:
         """The run has ended."""
+
+
+class GuardedConsole:
+    """A console that falls silent when its terminal or pipe has gone, so that the run can go on or be saved.
+
+    Args:
+        console: the console.
+        reader_gone: called once when a pipe's reader has gone (`... | head`).
+    """
+
+    def __init__(self, console: Console, reader_gone: Callable[[], None]):
+        self._console, self._reader_gone = console, reader_gone
+        self._silent = False
+
+    def start(self, config: ExperimentConfig, suite: TaskSuite, directory: Path) -> None:
+        """See `Console`."""
+        self._say(lambda: self._console.start(config, suite, directory))
+
+    def update(self, metrics: dict[str, float]) -> None:
+        """See `Console`."""
+        self._say(lambda: self._console.update(metrics))
+
+    def message(self, text: str) -> None:
+        """See `Console`."""
+        self._say(lambda: self._console.message(text))
+
+    def close(self) -> None:
+        """See `Console`."""
+        self._say(self._console.close)
+
+    def _say(self, say: Callable[[], None]) -> None:
+        if self._silent:
+            return
+        try:
+            say()
+        except (OSError, SystemExit) as error:  # rich ends the program when a pipe is broken
+            self._silent = True
+            with contextlib.suppress(OSError, ValueError):  # what is still buffered goes nowhere
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if isinstance(error, BrokenPipeError | SystemExit):
+                self._reader_gone()

@@ -17,12 +17,12 @@ from mtrl.learning.learner import LearnerLostError, NonFiniteError
 from mtrl.storage.checkpoint import CheckpointError, mark_best, newest_valid
 from mtrl.storage.mirror import Mirror
 from mtrl.storage.run_directory import RunDirectory
-from mtrl.training.console import Console
+from mtrl.training.console import Console, GuardedConsole
 from mtrl.training.metrics import evaluation_metrics
 from mtrl.training.saving import save, write_decisions
 from mtrl.training.trainer import Trainer
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last is what Slurm's jobs ask to be warned with
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # the last is what Slurm's jobs ask to be warned with
 POLL_SECONDS = 0.2  # between two checks of an evaluation that is waited for
 
 
@@ -30,21 +30,22 @@ def run_training(trainer: Trainer, directory: RunDirectory, console: Console) ->
     """Trains to the experiment's `total_frames`, or until one of `SIGNALS`, and saves a checkpoint at the end.
 
     Returns:
-        the exit code: 0, 130 after SIGINT, 143 after SIGTERM, 138 after SIGUSR1, 1 after too many updates that were not finite or losses of
-        learners.
+        the exit code: 0, 128 and the number of the signal that ended the run (129 after SIGHUP, 130 after SIGINT, 138 after SIGUSR1, 143
+        after SIGTERM, 141 where the reader of our output has gone), 1 after too many updates that were not finite or losses of learners.
     """
-    console.start(trainer.config, trainer.suite, directory.path)
-    run = TrainingRun(trainer, directory, console)
-    try:
-        with _signals() as received:
+    with _signals() as received:
+        guarded = GuardedConsole(console, lambda: received.append(signal.SIGPIPE))
+        guarded.start(trainer.config, trainer.suite, directory.path)
+        run = TrainingRun(trainer, directory, guarded)
+        try:
             return run.train(received)
-    except (NonFiniteError, LearnerLostError) as error:
-        console.message(f"error: {error}")
-        return 1
-    finally:
-        run.close()
-        directory.close()
-        console.close()
+        except (NonFiniteError, LearnerLostError) as error:
+            guarded.message(f"error: {error}")
+            return 1
+        finally:
+            run.close()
+            directory.close()
+            guarded.close()
 
 
 class TrainingRun:
@@ -215,7 +216,8 @@ def _signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    # Under nohup SIGHUP is ignored, and stays so.
+    previous = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) is not signal.SIG_IGN}
 
     def receive(number: int, frame: FrameType | None) -> None:
         received.append(number)
