@@ -1,8 +1,6 @@
 """The command line's front door: `python launch.py --help`."""
 
-import sys
-
-from mtrl.cli import main
+from mtrl.cli import entry_point
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    entry_point()

@@ -72,10 +72,14 @@ class GymnasiumBackend:
         """A step, or the first reset where `action` is None."""
         try:
             return place.step(action)
-        except Exception as error:
-            if not self._tolerant:
-                raise  # here, where a debugger can look at the environment
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # sys.exit, too: a window that is closed must not end the tasks that have none
             reason = str(error) if isinstance(error, TaskFault) else f"{type(error).__name__}: {error}"
+            if not self._tolerant:
+                if isinstance(error, Exception):
+                    raise  # here, where a debugger can look at the environment
+                raise TaskFault(task, self._suite.names[task], f"its environment ended the program ({reason})") from error
             return place.replaced(Fault(task, reason, traceback.format_exc()))
 
     def _stack(self, results: list[_Result]) -> Arrays:
@@ -134,7 +138,7 @@ class _Place:
         self._replaced += 1
         self._in_a_row += 1
         if self._in_a_row == 1:
-            with contextlib.suppress(Exception):  # an environment that cannot start gets a rest below
+            with contextlib.suppress(Exception, SystemExit):  # an environment that cannot start gets a rest below
                 return _Result(self._begin(), lost=True, fault=fault)
         self.close()
         self._env = None
@@ -144,7 +148,7 @@ class _Place:
     def close(self) -> None:
         """Closes the environment; errors of a broken one are ignored."""
         if self._env is not None:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception, SystemExit):
                 self._env.close()
 
     def _begin(self) -> Arrays:
@@ -164,10 +168,16 @@ class _Place:
                     self._task, self._suite.names[self._task], f"the observation {name!r} has shape {array.shape} instead of {space.shape}"
                 )
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise TaskFault(self._task, self._suite.names[self._task], f"the observation {name!r} is not finite: {array.tolist()}")
+                raise TaskFault(self._task, self._suite.names[self._task], f"the observation {name!r} is not finite: {_shown(array)}")
         return obs
 
     def _nothing(self, fault: Fault | None) -> _Result:
         """An all-zero observation for a place without an environment."""
         space = self._suite.observation_space
         return _Result({name: np.zeros(part.shape or (), part.dtype) for name, part in space.items()}, lost=True, fault=fault)
+
+
+def _shown(array: np.ndarray) -> str:
+    """The values that are not finite, the first few of them, and how many numbers there are."""
+    wrong = array[~np.isfinite(array)]
+    return f"{', '.join(map(str, wrong[:3].tolist()))}{' …' if len(wrong) > 3 else ''} among {array.size} numbers"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import urllib.parse
-from typing import Any
+import warnings
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-from gymnasium.wrappers import FlattenObservation
 
+from envs.adapter import Adapted, staying_here, vector_view
 from envs.errors import SuiteError
 from envs.suites.minigrid import OBSERVATION_SPACE as GRID
 from envs.suites.minigrid import image_only
@@ -26,42 +28,51 @@ def make(name: str) -> TaskSuite:
 
     An episode succeeds if the environment's `info` says so (`success` or `is_success`), or if its return reaches the `reward_threshold`
     that the environment was registered with. Its score is its return between `low` and `high` where they are given, else 1 for a success.
-    Observations that contain MiniGrid's view are reduced to it; all others are flattened to one vector.
+    Observations that contain MiniGrid's view are reduced to it; all others are flattened to one vector, without what no vector can hold.
+    Actions are mapped from [-1, 1] to finite bounds (`envs.adapter`).
 
     Raises:
-        SuiteError: an environment cannot be made, or the tasks' spaces differ.
+        SuiteError: an environment cannot be made or served, or the tasks' spaces differ.
     """
     listed, _, query = name.partition("?")
-    ids = [part.strip() for part in listed.split(",") if part.strip()]
-    low, high = _range(name, dict(urllib.parse.parse_qsl(query, keep_blank_values=True)))
-    spaces = [_spaces(env_id) for env_id in ids]
-    for env_id, own in zip(ids, spaces, strict=True):
-        for what, ours, first in zip(("observes", "acts in"), own, spaces[0], strict=True):
+    ids = [part.strip() for part in listed.split(",")]
+    if not all(ids):
+        raise SuiteError(f"gym/{name}: an id is empty; it has to be gym/ID,ID…")
+    low, high = _range(name, query)
+    looks = [_look(env_id) for env_id in ids]
+    for env_id, own in zip(ids, looks, strict=True):
+        for what, ours, first in (
+            ("observes", own.observation_space, looks[0].observation_space),
+            ("acts in", own.action_space, looks[0].action_space),
+        ):
             if ours != first:
-                raise SuiteError(f"gym/{name}: {env_id} {what} {ours}, but {ids[0]} {what} {first}; tasks of one suite share their spaces")
-    observation_space, action_space = spaces[0]
+                raise SuiteError(
+                    f"gym/{name}: {env_id} {what} {ours}, but {ids[0]} {what} {first}; tasks of one suite share their spaces, and "
+                    f"suites with different ones can be joined: {'+'.join(f'gym/{each}' for each in ids)}"
+                )
     return TaskSuite(
         name=f"gym/{name}",
-        tasks=tuple(_task(env_id, low, high) for env_id in ids),
-        observation_space=observation_space,
-        action_space=action_space,
-        adapt=image_only if observation_space == GRID else _as_vector,
+        tasks=tuple(_task(env_id, own, low, high) for env_id, own in zip(ids, looks, strict=True)),
+        observation_space=looks[0].observation_space,
+        action_space=looks[0].action_space,
+        adapt=image_only if looks[0].observation_space == GRID else _as_vector,
         scored_by="success" if high is None else "return",
     )
 
 
-class _Reporting(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Reports `success` where an environment reports `is_success`, as Gymnasium-Robotics does."""
+class _Look(NamedTuple):
+    """What one environment of a task says of itself."""
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, reward, terminated, truncated, {"success": info.get("is_success", False), **info}
+    name: str
+    observation_space: gymnasium.spaces.Dict
+    action_space: gymnasium.Space
+    reward_threshold: float | None
 
 
-def _task(env_id: str, low: float, high: float | None) -> Task:
-    threshold = gymnasium.spec(env_id.rpartition(":")[2]).reward_threshold
+def _task(env_id: str, look: _Look, low: float, high: float | None) -> Task:
+    threshold = look.reward_threshold
     return Task(
-        name=env_id.rpartition(":")[2].replace("/", "-"),
+        name=look.name,
         make_env=functools.partial(_make_env, env_id),
         low=low,
         high=high,
@@ -70,25 +81,50 @@ def _task(env_id: str, low: float, high: float | None) -> Task:
 
 
 def _make_env(env_id: str, render_mode: str | None = None) -> gymnasium.Env:
-    env: Any = gymnasium.make(env_id, disable_env_checker=True, render_mode=render_mode)
-    return _Reporting(env if _sees_grid(env.observation_space) else FlattenObservation(env))
+    return _adapted(env_id, render_mode)[0]
+
+
+def _adapted(env_id: str, render_mode: str | None = None) -> tuple[gymnasium.Env, list[str]]:
+    """The environment, and the names of parts of its observation that are left out."""
+    drawn: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}  # those that cannot be drawn take none
+    with staying_here():
+        env: Any = gymnasium.make(env_id, disable_env_checker=True, **drawn)
+    if _sees_grid(env.observation_space):
+        left_out = [name for name in env.observation_space if name != "image"]
+    else:
+        env, left_out = vector_view(env)
+    return Adapted(env), left_out
 
 
 @functools.cache
-def _spaces(env_id: str) -> tuple[gymnasium.spaces.Dict, gymnasium.Space]:
+def _look(env_id: str) -> _Look:
     try:
-        env = _make_env(env_id)
-    except Exception as error:  # a user's own environment may raise anything
+        env, left_out = _adapted(env_id)
+    except SuiteError as error:
+        raise SuiteError(f"gym: {env_id} cannot be served: {error}") from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's own environment may raise anything, and also call sys.exit
         reason = " ".join(str(error).split())
         raise SuiteError(f"gym: {env_id} cannot be made: {type(error).__name__}: {reason}") from error
     try:
-        if _sees_grid(env.observation_space):
-            return GRID, env.action_space
-        flat: Any = env.observation_space
-        low, high = flat.low.astype(np.float32), flat.high.astype(np.float32)
-        return gymnasium.spaces.Dict({"vector": gymnasium.spaces.Box(low, high, flat.shape, np.float32)}), env.action_space
+        if left_out:
+            warnings.warn(f"gym: of what {env_id} observes, policies do not read {', '.join(left_out)}", stacklevel=2)
+        spec: Any = env.spec
+        name = (spec.id if spec is not None else env_id.rpartition(":")[2]).replace("/", "-")
+        return _Look(name, _observations(env), env.action_space, spec.reward_threshold if spec is not None else None)
     finally:
-        env.close()
+        with contextlib.suppress(Exception):
+            env.close()
+
+
+def _observations(env: gymnasium.Env) -> gymnasium.spaces.Dict:
+    if _sees_grid(env.observation_space):
+        return GRID
+    flat: Any = env.observation_space
+    with np.errstate(over="ignore"):  # bounds of float64 that are infinite in float32
+        low, high = flat.low.astype(np.float32), flat.high.astype(np.float32)
+    return gymnasium.spaces.Dict({"vector": gymnasium.spaces.Box(low, high, flat.shape, np.float32)})
 
 
 def _sees_grid(space: gymnasium.Space) -> bool:
@@ -96,10 +132,15 @@ def _sees_grid(space: gymnasium.Space) -> bool:
 
 
 def _as_vector(observation: object) -> dict[str, np.ndarray]:
-    return {"vector": np.asarray(observation, np.float32)}
+    with np.errstate(over="ignore"):
+        return {"vector": np.asarray(observation, np.float32)}
 
 
-def _range(name: str, options: dict[str, str]) -> tuple[float, float | None]:
+def _range(name: str, query: str) -> tuple[float, float | None]:
+    pairs = urllib.parse.parse_qsl(query, keep_blank_values=True)
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise SuiteError(f"gym/{name}: an option is given twice")
     unknown = sorted(set(options) - {"low", "high"})
     if unknown:
         raise SuiteError(f"gym/{name}: there is no option {unknown[0]!r}; there are low and high")

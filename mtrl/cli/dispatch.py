@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from mtrl.cli.commands.bench import bench
 from mtrl.cli.commands.dashboard import dashboard
@@ -19,6 +23,7 @@ from mtrl.cli.commands.suites import suites
 from mtrl.cli.commands.sweep import sweep
 from mtrl.cli.commands.train import train
 from mtrl.errors import UserError, did_you_mean
+from mtrl.machine import PROJECT_ROOT
 
 COMMANDS: dict[str, Callable[[list[str], str], int]] = {
     "train": train,
@@ -56,9 +61,40 @@ def main(arguments: Sequence[str]) -> int:
         return 2
 
 
-def entry_point() -> None:
-    """The command of the installed package."""
-    sys.exit(main(sys.argv[1:]))
+def entry_point() -> NoReturn:
+    """Runs the command of `sys.argv` and ends the process.
+
+    Python would wait for every thread that an environment has left running, and take a second to clear up memory that the system frees.
+    """
+    code: Any = 1
+    _shorten_warnings()
+    try:
+        code = main(sys.argv[1:])
+    except SystemExit as error:  # from the parsers of arguments
+        code = error.code if isinstance(error.code, int) else 0 if error.code is None else _printed(error.code)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def _shorten_warnings() -> None:
+    """Shows our own warnings as `warning: TEXT`, without the line of code that they come from."""
+    format_warning = warnings.formatwarning
+
+    def shortened(message: Any, category: Any, filename: str, lineno: int, line: str | None = None) -> str:
+        ours = category in (UserWarning, FutureWarning) and Path(filename).is_relative_to(PROJECT_ROOT)
+        return f"warning: {message}\n" if ours else format_warning(message, category, filename, lineno, line)
+
+    warnings.formatwarning = shortened
+
+
+def _printed(message: object) -> int:
+    print(message, file=sys.stderr)
+    return 1
 
 
 def _dispatch(arguments: list[str]) -> int:

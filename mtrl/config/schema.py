@@ -235,7 +235,8 @@ class LearnerConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the learner; `auto` takes a GPU if there is one."""
     threads: int | None = Field(None, ge=1)
-    """Threads of the learner's tensor operations; null takes the cores that the runners do not need."""
+    """Threads of the learner's tensor operations. null: one in a run in one process, so that it repeats itself whatever else the machine
+    does; with runners, as many as cores are free, which is looked at again every two seconds."""
 
 
 class LearnersConfig(Section):

@@ -23,6 +23,7 @@ from mtrl.training.saving import save, write_decisions
 from mtrl.training.trainer import Trainer
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # the last is what Slurm's jobs ask to be warned with
+WAIT_SECONDS = 0.2  # for rollouts, before signals and whatever else is due are looked at
 POLL_SECONDS = 0.2  # between two checks of an evaluation that is waited for
 
 
@@ -76,7 +77,7 @@ class TrainingRun:
         while finished is None:
             try:
                 while self._trainer.frames < self._config.total_frames and not received:
-                    self._trainer.step()
+                    self._trainer.step(WAIT_SECONDS)
                     self._between_steps()
                 self._check_copy(wait=True)  # so that the last checkpoint can be copied at once
                 if self._trainer.frames > self._reported_frames:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -24,8 +23,8 @@ from mtrl.rollouts.source import InProcessSource, RolloutSource, SourceFault
 from mtrl.training.metrics import Interval, task_metrics
 from mtrl.training.quarantine import Quarantine, VersionWatch
 from mtrl.training.task_statistics import TaskStatistics
+from mtrl.training.threads import learner_threads
 
-THREADS = torch.get_num_threads()  # what torch chose for this process
 MOST_DECISIONS = 10_000  # kept for those who ask seldom
 MOST_MESSAGES = 1_000  # likewise
 POLL_SECONDS = 0.005  # how long one look at the source may block while the learner works
@@ -38,15 +37,6 @@ def leave_threads_to_learner() -> None:
     work but sleep, and being woken for each small operation doubles the time of an update (measured: 3.9 s for 1.85 s on two cores).
     """
     torch.set_num_threads(1)
-
-
-def _learner_threads(config: ExperimentConfig, source: RolloutSource) -> int:
-    """The cores that are the learner's own.
-
-    Its threads wait for each other after every operation, so a runner that takes the core of one holds up all of them (measured with two
-    cores and two runners: 16 000 frames/s with one thread, 12 000 with two).
-    """
-    return THREADS if config.learner.max_queued_batches == 0 else max(1, THREADS - math.ceil(source.local_cores))
 
 
 class Trainer:
@@ -68,12 +58,10 @@ class Trainer:
         self._versions = VersionWatch()
         self._source = source
         self._arrived: list[Collected] = []
-        threads = config.learner.threads or _learner_threads(config, source)
-        if source.asynchronous:
-            self._thread: ThreadPoolExecutor | None = ThreadPoolExecutor(1, "learner", torch.set_num_threads, (threads,))
-        else:
-            self._thread = None
-            torch.set_num_threads(threads)
+        self._threads = learner_threads(config, source)
+        self._thread = ThreadPoolExecutor(1, "learner") if source.asynchronous else None
+        if self._thread is None:
+            self._threads.adjust()  # environments are stepped by this thread, too
         self._interval = Interval(suite)
         # By runner: environments of each task, of which a runner has as many as it once stepped together.
         self._environments: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(suite.num_tasks, np.int64))
@@ -209,15 +197,20 @@ class Trainer:
         version = self.learner.version
         before = time.perf_counter()
         if self._thread is None:
-            result = self.learner.update(rollout, progress)
+            result = self._update(rollout, progress)
         else:
-            result = self._receive_during(self._thread.submit(self.learner.update, rollout, progress))
+            result = self._receive_during(self._thread.submit(self._update, rollout, progress))
         self._interval.add_update(result, rollout, frames, version, time.perf_counter() - before)
         self.statistics.add_frames(frames)
         self.statistics.add_values(*result.task_values)
         if result.similarity is not None:
             self.statistics.add_similarity(result.similarity)
         self._publish()
+
+    def _update(self, rollout: Rollout, progress: float) -> UpdateResult:
+        """In the learner's thread."""
+        self._threads.adjust()
+        return self.learner.update(rollout, progress)
 
     def _receive_during(self, update: Future[UpdateResult]) -> UpdateResult:
         if self.config.learner.max_queued_batches == 0:
