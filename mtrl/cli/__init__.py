@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
+import locale
+import os
+import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -14,6 +20,36 @@ def main(arguments: Sequence[str]) -> int:
 
 def entry_point() -> None:
     """The command of the installed package."""
+    _in_utf8()
+    _with_a_user()
     from mtrl.cli import dispatch
 
     dispatch.entry_point()
+
+
+def _in_utf8() -> None:
+    """Files are UTF-8 whatever the locale is, and no character that the terminal lacks ends a command.
+
+    Python decides on its encoding when it starts, so that in a locale with another one it is started again, in UTF-8 mode. What is printed
+    stays in the locale's encoding.
+    """
+    encoding = locale.getencoding()
+    if not sys.flags.utf8_mode and encoding.lower().replace("-", "") != "utf8":
+        os.environ["PYTHONUTF8"] = "1"
+        os.environ.setdefault("PYTHONIOENCODING", f"{encoding}:replace")
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _with_a_user() -> None:
+    """A container may run as a user id without a name and a home folder, and libraries ask for both when they are imported."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = tempfile.gettempdir()
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"user-{os.getuid()}"

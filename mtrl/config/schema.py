@@ -302,7 +302,7 @@ class ExperimentConfig(Section):
 
     name: str = "minigrid_mt3"
     """Name of the run; by default the name of the file."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seed of weights, environments and actions."""
     total_frames: int = Field(6_000_000, ge=1)
     """Valid environment steps to train on, over all tasks."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -190,6 +193,13 @@ class MultiTaskIMPALA(Algorithm):
         self._updated, self._said = False, list[str]()  # in this iteration
         self.trainer = Trainer(experiment, make_suite(experiment.suite.name), source, learner)
 
+    def _setup_logdir(self) -> None:
+        """Outside Tune, a temporary folder. RLlib would make one in the home folder for every run, where there may be no home folder."""
+        if self._storage:
+            super()._setup_logdir()
+        else:
+            self._logdir = tempfile.mkdtemp(prefix="MultiTaskIMPALA-")
+
     def _new_learners(self) -> LearnerGroup:
         self.learner_group = self.config.build_learner_group(rl_module_spec=self.config.get_multi_rl_module_spec())
         return self.learner_group
@@ -246,6 +256,9 @@ class MultiTaskIMPALA(Algorithm):
         if hasattr(self, "trainer"):
             self.trainer.close()
         super().cleanup()
+        if not self._storage:
+            with contextlib.suppress(OSError):  # something is in it
+                os.rmdir(self._logdir)
         if hasattr(self, "_server"):
             ray.kill(self._server)
             forget(self.config.weight_server, self.config.num_env_runners)

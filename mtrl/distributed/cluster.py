@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from ray._private import ray_constants, services
 
 from envs import make_suite
 from mtrl.config import ConfigError, ExperimentConfig
+from mtrl.distributed.surroundings import joined_badly, own_token, socket_folder, token_of_cluster, wait_for_head
 from mtrl.machine import OBJECT_STORE_BYTES, family_of, python_path
 from mtrl.models.policy import build_policy
 from mtrl.rollouts.collector import check_fit
@@ -67,27 +69,39 @@ def build_ray_trainer(config: ExperimentConfig) -> tuple[MultiTaskIMPALA, Traine
 
 
 def start_ray() -> None:
-    """Joins the cluster that the environment names, or starts Ray on this machine, listening on loopback only."""
+    """Joins the cluster that the environment names, or starts Ray on this machine, listening on loopback only.
+
+    Raises:
+        RayUnavailableError: there is no such cluster, or Ray does not start here.
+    """
     if ray.is_initialized():
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ["PYTHONPATH"] = python_path()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if "RAY_ADDRESS" not in os.environ:
+    address = os.environ.get("RAY_ADDRESS")
+    if address is not None:
+        token_of_cluster()
+        wait_for_head(address, lambda message: print(message, file=sys.stderr, flush=True))
+    else:
+        own_token()
         # "local": a cluster that somebody else has started on this machine is not ours to join.
         options |= {
             "address": "local",
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
             "_node_ip_address": "127.0.0.1",
+            "_temp_dir": str(socket_folder()),
         }
     # What it says of dead runners, of each several times, the run says once.
     logging.getLogger("ray.rllib.utils.actor_manager").setLevel(logging.CRITICAL)
-    ours = "address" in options
-    with _without_log_level_notice(), _as_ours() if ours else contextlib.nullcontext():
-        ray.init(**options)
-    if ours:
+    with _without_log_level_notice(), _as_ours() if address is None else contextlib.nullcontext():
+        try:
+            ray.init(**options)
+        except (OSError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
+            raise joined_badly(address, error) from error
+    if address is None:
         atexit.register(end_ray)  # called before Ray's own
 
 

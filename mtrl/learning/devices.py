@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from mtrl.config import ConfigError
+
 
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16 natively; emulation is hundreds of times slower than float32."""
@@ -14,10 +16,17 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def pick_device(wanted: str) -> str:
-    """`cpu` or `cuda`, of what a configuration may say."""
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """`cpu` or `cuda`, of what a configuration may say.
+
+    Raises:
+        ConfigError: a GPU is asked for, and PyTorch finds none.
+    """
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        reason = "finds no GPU" if torch.version.cuda else "is built for the CPU only"
+        raise ConfigError(f"learner.device is cuda, but this PyTorch {reason}; set it to cpu, or to auto to take a GPU where there is one")
+    return wanted
 
 
 def pick_precision(wanted: str, device: torch.device) -> torch.dtype:

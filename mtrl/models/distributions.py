@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from envs.mixed import EitherSpace
+from mtrl.config import ConfigError
 
 
 @runtime_checkable
@@ -253,7 +254,7 @@ def make_distribution(action_space: gymnasium.Space, *, squashed: bool = False) 
     """The distribution over `action_space`.
 
     Raises:
-        ValueError: no distribution fits the space.
+        ConfigError: no distribution fits the space.
     """
     if isinstance(action_space, EitherSpace):
         return Either([make_distribution(kind, squashed=squashed) for kind in action_space.kinds], int(action_space.shape[0]))  # type: ignore[index]
@@ -261,6 +262,6 @@ def make_distribution(action_space: gymnasium.Space, *, squashed: bool = False) 
         return Categorical(int(action_space.n))
     if isinstance(action_space, gymnasium.spaces.Box) and len(action_space.shape) == 1 and np.issubdtype(action_space.dtype, np.floating):
         if squashed and not (np.all(action_space.low == -1) and np.all(action_space.high == 1)):
-            raise ValueError(f"model.squashed_actions gives actions between -1 and 1, which {action_space} does not ask for")
+            raise ConfigError(f"model.squashed_actions gives actions between -1 and 1, which {action_space} does not ask for")
         return (TanhNormal if squashed else Normal)(action_space.shape[0])
-    raise ValueError(f"no action distribution for {action_space}; Discrete spaces that start at 0 and vectors of floats are supported")
+    raise ConfigError(f"no action distribution for {action_space}; Discrete spaces that start at 0 and vectors of floats are supported")

@@ -1,0 +1,128 @@
+"""What Ray needs of the machine around it: a short folder for sockets, a token, and a head that answers."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mtrl.config import ConfigError
+
+LONGEST_FOLDER = 40  # characters; a socket's path has at most 107, of which Ray takes up to 67
+ANSWER_SECONDS = 30.0  # for a head that is not up yet
+SILENT_SECONDS = 2.0  # before it is said what is waited for
+RETRY_SECONDS = 0.5
+CLIENT_PORT = 10001  # of ray:// addresses
+
+
+class RayUnavailableError(ConfigError):
+    """Ray cannot be started or joined here."""
+
+
+def socket_folder() -> Path:
+    """A folder for Ray's sockets and logs: the machine's temporary folder, or another one where that is too long or cannot be written to.
+
+    Raises:
+        RayUnavailableError: there is none.
+    """
+    wanted = [os.environ[name] for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)]
+    for folder in (*wanted, "/tmp", "/var/tmp", "/dev/shm"):
+        if len(os.path.abspath(folder)) <= LONGEST_FOLDER and _holds_sockets(folder):
+            return Path(folder).absolute() / "ray"
+    tried = ", ".join((*wanted, "/tmp", "/var/tmp", "/dev/shm"))
+    raise RayUnavailableError(
+        f"Ray needs a folder for sockets with a path of at most {LONGEST_FOLDER} characters that can be written to, and {tried} are none; "
+        "set RAY_TMPDIR to one, or train in one process with --num-env-runners 0"
+    )
+
+
+def _holds_sockets(folder: str) -> bool:
+    try:
+        os.makedirs(Path(folder) / "ray", mode=0o777, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=Path(folder) / "ray") as inside, socket.socket(socket.AF_UNIX) as probe:
+            probe.bind(f"{inside}/socket")
+    except OSError:
+        return False
+    return True
+
+
+def own_token() -> None:
+    """Gives a Ray of our own a token of its own; Ray would write one into the home folder, and ask for it on every later cluster."""
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() == "token" and not _has_token():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def token_of_cluster() -> None:
+    """Sends the token that the user has. Ray itself does so only where RAY_AUTH_MODE says it."""
+    if "RAY_AUTH_MODE" not in os.environ and (_has_token() or _token_file_exists()):
+        os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def _has_token() -> bool:
+    return any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+
+
+def _token_file_exists() -> bool:
+    try:
+        return (Path.home() / ".ray" / "auth_token").is_file()
+    except (OSError, RuntimeError):  # no home folder
+        return False
+
+
+def wait_for_head(address: str, tell: Callable[[str], None], seconds: float = ANSWER_SECONDS) -> None:
+    """Waits until something listens at a cluster's address.
+
+    Args:
+        address: the value of RAY_ADDRESS.
+        tell: told after `SILENT_SECONDS` what is waited for.
+        seconds: the longest wait.
+
+    Raises:
+        RayUnavailableError: nothing listens there, or it is no address of a head.
+    """
+    if address in ("auto", "local"):
+        return
+    host, port = _host_and_port(address)
+    begin, told = time.monotonic(), False
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=min(SILENT_SECONDS, seconds)).close()
+            return
+        except OSError as error:
+            reason = error.strerror or str(error)
+        if time.monotonic() - begin >= seconds:
+            raise RayUnavailableError(
+                f"no Ray answers at RAY_ADDRESS={address} ({reason}) within {seconds:.0f} s; start it with `ray start --head`, correct the "
+                "address, or unset RAY_ADDRESS to start Ray on this machine"
+            )
+        if not told and time.monotonic() - begin >= SILENT_SECONDS - RETRY_SECONDS:
+            tell(f"joining Ray at {address}: nothing answers yet ({reason}); waiting up to {seconds:.0f} s")
+            told = True
+        time.sleep(RETRY_SECONDS)
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    kind, _, rest = address.rpartition("://")
+    host, _, port = rest.rpartition(":")
+    if kind == "ray" and not port.isdecimal():
+        host, port = rest, str(CLIENT_PORT)
+    if kind not in ("", "ray") or not host or not port.isdecimal() or int(port) > 65535:
+        raise RayUnavailableError(
+            f"RAY_ADDRESS is {address}; it has to be HOST:PORT of a head (its port is 6379 by default), ray://HOST:{CLIENT_PORT}, or auto"
+        )
+    return host.strip("[]"), int(port)
+
+
+def joined_badly(address: str | None, error: BaseException) -> RayUnavailableError:
+    """The error of `ray.init` in one sentence."""
+    text = " ".join(str(error).split())
+    if address is None:
+        return RayUnavailableError(f"Ray cannot be started on this machine: {type(error).__name__}: {text[:300]}")
+    hint = ""
+    if any(word in text.lower() for word in ("token", "auth", "unauthenticated", "permission denied")) or not _has_token():
+        hint = "; if the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+    return RayUnavailableError(f"Ray at {address} cannot be joined: {type(error).__name__}: {text[:300]}{hint}")
