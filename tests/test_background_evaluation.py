@@ -10,7 +10,7 @@ from helpers import Silent, toy_config
 
 from mtrl.config import EvaluationConfig
 from mtrl.evaluation.background import BackgroundEvaluation
-from mtrl.storage.checkpoint import save_checkpoint, steps
+from mtrl.storage.checkpoint import named_step, save_checkpoint, steps
 from mtrl.storage.run_directory import RunDirectory
 from mtrl.training.run import run_training
 from mtrl.training.trainer import build_trainer
@@ -32,7 +32,7 @@ def test_a_run_evaluates_on_the_side_and_at_its_end(tmp_path: Path) -> None:
     assert not any("warning" in message for message in console.messages)
     # `best` is the one that did best, the earliest of equals, and was kept although newer checkpoints came.
     scores = {step: results["score_mean"]["value"] for step, results in sorted(found.items())}
-    best = int((directory.checkpoints / "best").resolve().name)
+    best = named_step(directory.checkpoints, "best")
     assert best in steps(directory.checkpoints) and best == max(scores, key=lambda step: scores[step])
     # The curriculum has seen each of them.
     assert trainer.statistics.evaluated_episodes.tolist() == [3 * len(found)] * 3

@@ -120,7 +120,7 @@ def test_a_disk_that_is_full_loses_nothing(tmp_path):
     assert newest_valid(tmp_path)[0].manifest.step == 1
 
 
-def test_a_process_killed_while_it_saves_loses_nothing(tmp_path):
+def test_a_process_killed_while_it_saves_loses_nothing(tmp_path, monkeypatch):
     code = (
         "import sys, torch; from pathlib import Path; from mtrl.storage.checkpoint import *\n"
         "for step in range(1, 10_000): save_checkpoint(Path(sys.argv[1]), step, {'x': torch.rand(300_000)}, tasks=(), keep=2)"
@@ -140,6 +140,7 @@ def test_a_process_killed_while_it_saves_loses_nothing(tmp_path):
         assert problems == []
         newest = max(newest, loaded.manifest.step)
     assert newest > 1
+    monkeypatch.setattr("mtrl.storage.checkpoint.LEFT_SECONDS", -1.0)
     save(tmp_path, 100_000)
     assert not list(tmp_path.glob(".incomplete-*"))
 
@@ -188,5 +189,6 @@ def test_a_process_killed_while_it_removes_leaves_no_half(tmp_path: Path, monkey
     monkeypatch.undo()
     assert steps(tmp_path) == [2, 3]
     assert all(load_checkpoint(tmp_path / str(step)).manifest.step == step for step in (2, 3))
+    monkeypatch.setattr("mtrl.storage.checkpoint.LEFT_SECONDS", -1.0)
     save_checkpoint(tmp_path, 4, {"a": {"x": torch.ones(3)}}, tasks=("t",), keep=2)
     assert not list(tmp_path.glob(".incomplete-*"))

@@ -21,6 +21,7 @@ from mtrl.config import load_config, override
 from mtrl.distributed import MultiTaskIMPALAConfig
 from mtrl.distributed.cluster import start_ray
 from mtrl.storage.checkpoint import newest_valid
+from mtrl.training.quarantine import TasksFailedError
 
 RAY_TOY = {"env_runners__num_env_runners": 1, "env_runners__slots": 12, "total_frames": 10_000_000}
 
@@ -95,6 +96,15 @@ def test_a_runner_that_is_killed_costs_one_unroll_and_acts_again_with_new_weight
         assert trainer._versions._last[1] >= version  # it has pulled weights before it acted
         assert trainer._source.lost == 1
         print(f"acting again after {time.monotonic() - killed:.1f} s")
+    finally:
+        algorithm.stop()
+
+
+def test_a_run_in_which_every_task_fails_ends_with_the_first_traceback():
+    algorithm = built("chaos/toy/three?raise=1")
+    try:
+        with pytest.raises(TasksFailedError, match=r"every task fails; the first traceback:\nTraceback [^$]*chaos"):
+            steps_until(algorithm.trainer, lambda said: False)
     finally:
         algorithm.stop()
 

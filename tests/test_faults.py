@@ -13,7 +13,7 @@ from mtrl.distributed.watchdog import Watchdog, forget
 from mtrl.rollouts.allocation import Allocator
 from mtrl.rollouts.collector import build_collector
 from mtrl.rollouts.source import SourceFault
-from mtrl.training.quarantine import Quarantine, VersionWatch
+from mtrl.training.quarantine import Quarantine, TasksFailedError, VersionWatch
 from mtrl.training.trainer import Trainer
 
 
@@ -193,6 +193,36 @@ def test_a_run_goes_on_without_the_task_that_fails():
     assert any("RuntimeError: chaos" in message and "Traceback" in message for message in said)
     assert any("cue is left out" in message for message in said)
     assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_a_run_without_a_task_gets_another_try_only_if_it_has_trained():
+    def failing(quarantine: Quarantine, now: float) -> None:
+        for task in (0, 1):
+            for _ in range(2):
+                quarantine.report(fault(task), now)
+
+    config = FaultsConfig(budget=2, retry_seconds=5.0)
+    fresh = Quarantine(("a", "b"), config)
+    fresh.report(fault(0), 0.0), fresh.report(fault(0), 0.0)
+    fresh.check(0)  # b is left
+    failing(fresh, 0.0)
+    with pytest.raises(TasksFailedError, match="every task fails; the first traceback"):
+        fresh.check(0)
+    trained = Quarantine(("a", "b"), config)
+    failing(trained, 0.0)
+    trained.check(1000)  # a file server may come back
+    assert len(trained.retry(6.0)) == 2
+    trained.check(1000)
+    failing(trained, 6.0)
+    with pytest.raises(TasksFailedError):
+        trained.check(1000)
+    again = Quarantine(("a", "b"), config)
+    failing(again, 0.0)
+    again.check(1000)
+    again.retry(6.0)
+    again.check(1500)  # it did
+    failing(again, 7.0)
+    again.check(1500)
 
 
 def test_a_watchdog_remembers_what_was_being_stepped(tmp_path, monkeypatch):

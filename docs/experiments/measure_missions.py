@@ -19,7 +19,7 @@ from mtrl.evaluation.jobs import play
 from mtrl.evaluation.policy import load_actor
 from mtrl.evaluation.protocols import protocol_of
 from mtrl.evaluation.statistics import success_interval
-from mtrl.storage.checkpoint import resolve
+from mtrl.storage.checkpoint import resolve_policy
 from mtrl.storage.run_directory import RunDirectory
 
 
@@ -41,7 +41,7 @@ class NextOnes:
 def measure(run: Path, episodes: int, levels: list[str]) -> None:
     """Prints a line for every level."""
     directory = RunDirectory.open(run)
-    suite, actor = load_actor(directory.policies / resolve(directory.checkpoints, "latest").name)
+    suite, actor = load_actor(resolve_policy(directory.checkpoints, directory.policies, "latest"))
     protocol = protocol_of(suite)
     for level in levels or suite.names:
         task, next_ones = suite.index(level), NextOnes()

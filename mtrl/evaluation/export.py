@@ -8,8 +8,8 @@ ones, so that an earlier expert changes the later ones even at weight 0. Without
 from __future__ import annotations
 
 import copy
+import secrets
 import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +26,9 @@ from mtrl.models.distributions import Either, Normal, TanhNormal
 from mtrl.models.experts import mix, mix_plain
 from mtrl.models.heads import MultiHead
 from mtrl.models.policy import Actor
-from mtrl.storage.checkpoint import load_policy, resolve
+from mtrl.storage.checkpoint import load_policy, resolve_policy
 from mtrl.storage.run_directory import RunDirectory
+from mtrl.storage.sealed import TEMPORARY
 
 SPEED_ROWS = 64
 SPEED_SECONDS = 0.5
@@ -137,7 +138,7 @@ def export_run(directory: RunDirectory, *, checkpoint: str = "latest", task: str
         SuiteError: there is no such task.
         UserError: the folder exists and is not empty, or cannot be written; or the tasks observe more than one array.
     """
-    step = resolve(directory.checkpoints, checkpoint).name
+    step = resolve_policy(directory.checkpoints, directory.policies, checkpoint).name
     _, description = load_policy(directory.policies / step)
     suite, actor = load_actor(directory.policies / step)
     actor.eval()
@@ -167,8 +168,8 @@ def export_run(directory: RunDirectory, *, checkpoint: str = "latest", task: str
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} exists and is not an empty folder; choose another one with -o")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".incomplete-", dir=folder.parent))
-        temporary.chmod(0o755)
+        temporary = folder.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+        temporary.mkdir()
         torch.export.save(program, temporary / "policy.pt2")
         (temporary / "README.md").write_text(card)
         (temporary / "play.py").write_text(play_script(suite, actor, index))

@@ -24,7 +24,7 @@ from mtrl.evaluation.jobs import Job, Players, in_this_process
 from mtrl.evaluation.protocols import protocol_of
 from mtrl.evaluation.results import EvaluationResults, ResultsError, TaskResult, read_results, write_results
 from mtrl.evaluation.statistics import Estimate, mean_interval, stratified_mean, success_interval
-from mtrl.storage.checkpoint import load_policy, resolve
+from mtrl.storage.checkpoint import load_policy, resolve_policy
 from mtrl.storage.layout import RESULTS_BY_OTHER_RULES, RunLayout
 from mtrl.storage.run_directory import RunDirectory, versions
 from mtrl.storage.sealed import replace_text
@@ -66,7 +66,7 @@ def evaluate_run(
         CheckpointError: there is no such checkpoint, or its policy is damaged.
         SuiteError: there is no such task.
     """
-    step = resolve(directory.checkpoints, checkpoint).name
+    step = resolve_policy(directory.checkpoints, directory.policies, checkpoint).name
     policy_folder = directory.policies / step
     _, description = load_policy(policy_folder)
     suite = make_suite(description["suite"])

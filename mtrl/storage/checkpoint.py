@@ -2,6 +2,8 @@
 
 A checkpoint is a folder `STEP/` with two files for each component, its tensors (`safetensors`) and its structure (JSON), and a
 `manifest.json` with the size and hash of each file and of itself. It is written under another name and renamed when it is complete.
+`latest` and `best` are files that hold a step. Runs of the first version have symbolic links there, and copies of those runs may have
+folders, or nothing; all of them are read.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ import base64
 import contextlib
 import hashlib
 import json
+import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,10 +26,11 @@ import torch
 
 from envs.vector import Arrays
 from mtrl.errors import UserError
-from mtrl.storage.sealed import TEMPORARY, sync, write_synced
+from mtrl.storage.sealed import TEMPORARY, replace_text, sync, write_synced
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+LEFT_SECONDS = 600.0  # after which a file under a temporary name is nobody's any more
 
 
 class CheckpointError(UserError):
@@ -35,6 +39,10 @@ class CheckpointError(UserError):
 
 class DamagedCheckpointError(CheckpointError):
     """A checkpoint's files are not those that were written."""
+
+
+class UnreadableCheckpointError(CheckpointError):
+    """A checkpoint's files are there, but this process cannot read them: they may be whole."""
 
 
 class Manifest(NamedTuple):
@@ -63,7 +71,7 @@ def save_checkpoint(
     score: float | None = None,
     protected: Collection[int] = (),
 ) -> Path:
-    """Writes `root/STEP` and makes `latest` (and `best`, if its score is the highest so far) point to it.
+    """Writes `root/STEP` and names it in `latest` (and in `best`, if its score is the highest so far).
 
     Args:
         root: the folder of checkpoints.
@@ -91,29 +99,29 @@ def save_checkpoint(
 
     path = _publish(root, str(step), write)
     try:
-        _link(root / "latest", path.name)
-        best = root / "best"
-        if score is not None and score > _score_of(best):
-            _link(best, path.name)
-        kept = {path.name, best.resolve().name, *map(str, protected), *[str(s) for s in steps(root)[-keep:]]}
+        _name(root / "latest", step)
+        best = named_step(root, "best")
+        if score is not None and (best is None or score > _score_of(root / str(best))):
+            _name(root / "best", best := step)
+        kept = {path.name, str(best), *map(str, protected), *[str(s) for s in steps(root)[-keep:]]}
         for old in steps(root):
             if str(old) not in kept:
                 _remove(root / str(old))
     except OSError as error:
-        raise CheckpointError(f"cannot update the links in {root}: {error.strerror}") from None
+        raise CheckpointError(f"cannot name the newest checkpoint in {root}: {error.strerror}") from None
     return path
 
 
 def mark_best(root: Path, step: int) -> None:
-    """Makes `best` point to a step that is there.
+    """Names a step that is there in `best`.
 
     Raises:
         CheckpointError: the disk is full or read-only.
     """
     try:
-        _link(root / "best", str(step))
+        _name(root / "best", step)
     except OSError as error:
-        raise CheckpointError(f"cannot update the links in {root}: {error.strerror}") from None
+        raise CheckpointError(f"cannot name the best checkpoint in {root}: {error.strerror}") from None
 
 
 def load_checkpoint(path: Path) -> Loaded:
@@ -121,6 +129,7 @@ def load_checkpoint(path: Path) -> Loaded:
 
     Raises:
         DamagedCheckpointError: names the file and what is wrong with it.
+        UnreadableCheckpointError: a file is there and cannot be read.
     """
     manifest = _read_manifest(path)
     contents = {}
@@ -128,7 +137,7 @@ def load_checkpoint(path: Path) -> Loaded:
         try:
             content = (path / file).read_bytes()
         except OSError as error:
-            raise DamagedCheckpointError(f"checkpoint {path} is damaged: {file} cannot be read ({error.strerror})") from None
+            raise _not_read(f"checkpoint {path}", file, error) from None
         if len(content) != expected["size"]:
             raise DamagedCheckpointError(f"checkpoint {path} is damaged: {file} has {len(content)} bytes instead of {expected['size']}")
         if hashlib.sha256(content).hexdigest() != expected["sha256"]:
@@ -143,7 +152,11 @@ def load_checkpoint(path: Path) -> Loaded:
 
 
 def newest_valid(root: Path) -> tuple[Loaded | None, list[str]]:
-    """The newest checkpoint that is whole, and a sentence for each damaged one that was passed over."""
+    """The newest checkpoint that is whole, and a sentence for each damaged one that was passed over.
+
+    Raises:
+        UnreadableCheckpointError: one cannot be read. It may be whole, so that no older one takes its place.
+    """
     problems: list[str] = []
     for step in reversed(steps(root)):
         try:
@@ -164,14 +177,42 @@ def resolve(root: Path, which: str) -> Path:
     Raises:
         CheckpointError: there is none; the message lists those that exist.
     """
-    path = root / which
-    existing = steps(root)
     if which not in ("latest", "best") and not which.isdigit():
         raise CheckpointError(f"a checkpoint is 'latest', 'best' or a number of frames, not {which!r}")
-    if not path.is_dir():
+    existing = steps(root)
+    step = int(which) if which.isdigit() else named_step(root, which)
+    if step not in existing:
         listing = f"there are {', '.join(map(str, existing))}" if existing else "there are none yet"
         raise CheckpointError(f"{root} has no checkpoint {which!r}; {listing}")
-    return path.resolve()
+    return root / str(step)
+
+
+def resolve_policy(checkpoints: Path, policies: Path, which: str) -> Path:
+    """The folder of the policy that `latest`, `best` or a step names. A copy of a run may have its policies without its checkpoints.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    return policies / resolve(checkpoints if steps(checkpoints) else policies, which).name
+
+
+def named_step(root: Path, name: str) -> int | None:
+    """The step that `latest` or `best` names; None if there is none.
+
+    Copies lose links, or make folders of them. Where nothing names a step any more, `latest` is the newest one.
+    """
+    path = root / name
+    try:
+        if path.is_symlink():
+            return int(Path(os.readlink(path)).name)
+        if path.is_dir():
+            return int(_read_manifest(path)["step"])
+        if path.is_file():
+            return int(path.read_text())
+    except (OSError, ValueError, CheckpointError):  # cut off, or a link to something else
+        pass
+    existing = steps(root)
+    return existing[-1] if existing and name == "latest" else None
 
 
 def save_policy(root: Path, step: int, weights: Arrays, description: dict[str, Any], *, keep: Sequence[int]) -> Path:
@@ -200,12 +241,13 @@ def load_policy(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
     Raises:
         DamagedCheckpointError: a file is missing or is not what was written.
+        UnreadableCheckpointError: a file is there and cannot be read.
     """
     try:
         description = _unsealed(path / "policy.json")
         content = (path / "weights.safetensors").read_bytes()
     except OSError as error:
-        raise DamagedCheckpointError(f"policy {path} is damaged: {Path(error.filename).name} cannot be read ({error.strerror})") from None
+        raise _not_read(f"policy {path}", Path(error.filename).name, error) from None
     if hashlib.sha256(content).hexdigest() != description["weights_sha256"]:
         raise DamagedCheckpointError(f"policy {path} is damaged: the content of weights.safetensors has changed")
     return safetensors.torch.load(content), description
@@ -216,9 +258,9 @@ def _publish(root: Path, name: str, write: Callable[[Path], None]) -> Path:
     temporary = None
     try:
         root.mkdir(parents=True, exist_ok=True)
-        for stale in root.glob(f"{TEMPORARY}*"):
-            shutil.rmtree(stale, ignore_errors=True)  # of a process that was killed while it wrote
-        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=root))
+        temporary = root / f"{TEMPORARY}{secrets.token_hex(8)}"
+        temporary.mkdir()
+        _clear_up(root, temporary)
         write(temporary)
         sync(temporary)
         final = root / name
@@ -243,11 +285,26 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _link(link: Path, target: str) -> None:
-    temporary = link.with_name(f"{TEMPORARY}{link.name}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    temporary.replace(link)
+def _clear_up(root: Path, own: Path) -> None:
+    """Removes what processes have left that were killed while they wrote. What is younger may be another process's at this moment."""
+    now = own.stat().st_mtime  # by the clock of the file server
+    for stale in root.glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(OSError):
+            if stale != own and now - stale.stat().st_mtime > LEFT_SECONDS:
+                shutil.rmtree(stale, ignore_errors=True)
+
+
+def _name(file: Path, step: int) -> None:
+    """Makes a file that holds a step, in place of a former one, of a link, or of the folder that a copy has made of a link."""
+    if file.is_dir() and not file.is_symlink():
+        _remove(file)
+    replace_text(file, f"{step}\n")
+
+
+def _not_read(what: str, file: str, error: OSError) -> CheckpointError:
+    if isinstance(error, FileNotFoundError):
+        return DamagedCheckpointError(f"{what} is damaged: {file} is missing")
+    return UnreadableCheckpointError(f"{what} cannot be read: {file}: {error.strerror}")
 
 
 def _score_of(path: Path) -> float:
@@ -281,7 +338,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         return _unsealed(path / MANIFEST)
     except OSError as error:
-        raise DamagedCheckpointError(f"checkpoint {path} is damaged: {MANIFEST} cannot be read ({error.strerror})") from None
+        raise _not_read(f"checkpoint {path}", MANIFEST, error) from None
 
 
 def _encode(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:

@@ -43,7 +43,7 @@ class RunLayout:
 
     @property
     def checkpoints(self) -> Path:
-        """A folder for each checkpoint, named by its frames; links `latest` and `best`."""
+        """A folder for each checkpoint, named by its frames; files `latest` and `best` that hold the frames of one."""
         return self.path / "checkpoints"
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import platform
 import subprocess
@@ -41,13 +43,8 @@ class RunDirectory:
         Raises:
             RunDirectoryError: the folder has something in it, or cannot be made.
         """
-        path = path or Path("runs") / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        path = new_folder(path, config.name)
         try:
-            if path.exists() and (not path.is_dir() or any(not entry.name.startswith(TEMPORARY) for entry in path.iterdir())):
-                raise RunDirectoryError(
-                    f"{path} exists and is not an empty folder; go on with --resume {path}, or choose another --run-dir"
-                )
-            path.mkdir(parents=True, exist_ok=True)
             directory = cls(path, config)
             directory.write_config()
             replace_text(directory.layout.versions, json.dumps(versions(), indent=1))
@@ -150,6 +147,35 @@ class RunDirectory:
         writer.add_custom_scalars({suite.name: layout})
         writer.add_text("config", f"```yaml\n{dump_yaml(self.config)}```")
         return writer
+
+
+def new_folder(path: Path | None, name: str) -> Path:
+    """An empty folder for a run: `path`, which may exist, or one that no other process has got, `runs/NAME-TIME[-NUMBER]`.
+
+    Raises:
+        RunDirectoryError: the folder has something in it, or cannot be made.
+    """
+    try:
+        if path is None:
+            return _own_folder(Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+        passing = (TEMPORARY, RunLayout(path).lock.name)  # a lock is there before anything else is
+        if path.exists() and (not path.is_dir() or any(not entry.name.startswith(passing) for entry in path.iterdir())):
+            raise RunDirectoryError(f"{path} exists and is not an empty folder; go on with --resume {path}, or choose another --run-dir")
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write to {path or 'runs'}: {error.strerror}") from None
+    return path
+
+
+def _own_folder(wanted: Path) -> Path:
+    """Makes a folder of this name, or with the first free number behind it: two runs may begin in the same second."""
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            return path
+    raise AssertionError("there is always another number")
 
 
 def read_config(run: Path) -> ExperimentConfig:

@@ -13,6 +13,10 @@ LONGEST_RETRY = 8  # times the first one
 STALLED_UPDATES = 100  # that a runner may lie behind while its version stands still
 
 
+class TasksFailedError(RuntimeError):
+    """Every task of the run fails. The message has the first traceback."""
+
+
 class Quarantine:
     """Counts each task's faults since its last finished episode. One with too many is left out, and tried again later.
 
@@ -28,6 +32,9 @@ class Quarantine:
         self._until = np.zeros(n)  # when a task that is out is tried again; 0 for one that is in
         self._times_out = np.zeros(n, np.int64)  # since the last finished episode
         self._shown = np.zeros(n, bool)
+        self._first: SourceFault | None = None
+        self._none_left_at: int | None = None  # trained frames when no task was left for the first time since the last training
+        self._none_left = False
 
     @property
     def out(self) -> np.ndarray:
@@ -38,6 +45,7 @@ class Quarantine:
         """Counts a fault at the time `now` in seconds; returns messages for the user."""
         if fault.task is None:
             return [f"runner {fault.runner}: {fault.reason}"]
+        self._first = self._first or fault
         task, name = fault.task, self._names[fault.task]
         self.faults[task] += 1
         self._in_a_row[task] += 1
@@ -51,9 +59,28 @@ class Quarantine:
             self._times_out[task] += 1
             messages.append(
                 f"{name} is left out for {wait:.0f} s: it failed {self._in_a_row[task]} times without finishing an episode "
-                f"({fault.reason}); the other tasks go on"
+                f"({fault.reason})" + ("" if self.out.all() else "; the other tasks go on")
             )
         return messages
+
+    def check(self, frames: int) -> None:
+        """Ends a run in which no task is left.
+
+        A run that has not trained a frame ends at once. One that has gets another try, since a file server or a licence may come back.
+
+        Args:
+            frames: trained so far.
+
+        Raises:
+            TasksFailedError: all tasks have failed again, and not a frame was trained meanwhile.
+        """
+        none_left = bool(self.out.all())
+        if none_left and not self._none_left:
+            if frames in (0, self._none_left_at):
+                assert self._first is not None
+                raise TasksFailedError(f"every task fails; the first traceback:\n{self._first.traceback.rstrip() or self._first.reason}")
+            self._none_left_at = frames
+        self._none_left = none_left
 
     def finished(self, tasks: np.ndarray) -> None:
         """Resets the counters of these task ids: they have finished episodes."""

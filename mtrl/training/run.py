@@ -14,11 +14,12 @@ from types import FrameType
 from mtrl.evaluation.background import BackgroundEvaluation
 from mtrl.evaluation.results import ResultsError, read_results
 from mtrl.learning.learner import LearnerLostError, NonFiniteError
-from mtrl.storage.checkpoint import CheckpointError, mark_best, newest_valid
+from mtrl.storage.checkpoint import CheckpointError, mark_best, named_step, newest_valid
 from mtrl.storage.mirror import Mirror
 from mtrl.storage.run_directory import RunDirectory
 from mtrl.training.console import Console, GuardedConsole
 from mtrl.training.metrics import evaluation_metrics
+from mtrl.training.quarantine import TasksFailedError
 from mtrl.training.saving import save, write_decisions
 from mtrl.training.trainer import Trainer
 
@@ -32,7 +33,8 @@ def run_training(trainer: Trainer, directory: RunDirectory, console: Console) ->
 
     Returns:
         the exit code: 0, 128 and the number of the signal that ended the run (129 after SIGHUP, 130 after SIGINT, 138 after SIGUSR1, 143
-        after SIGTERM, 141 where the reader of our output has gone), 1 after too many updates that were not finite or losses of learners.
+        after SIGTERM, 141 where the reader of our output has gone), 1 after too many updates that were not finite or losses of learners,
+        and where every task fails.
     """
     with _signals() as received:
         guarded = GuardedConsole(console, lambda: received.append(signal.SIGPIPE))
@@ -40,7 +42,9 @@ def run_training(trainer: Trainer, directory: RunDirectory, console: Console) ->
         run = TrainingRun(trainer, directory, guarded)
         try:
             return run.train(received)
-        except (NonFiniteError, LearnerLostError) as error:
+        except (NonFiniteError, LearnerLostError, TasksFailedError) as error:
+            for message in trainer.messages():
+                guarded.message(f"warning: {message}")
             guarded.message(f"error: {error}")
             return 1
         finally:
@@ -162,7 +166,9 @@ class TrainingRun:
 
     def _best_score(self) -> float | None:
         """The evaluated mean score of the checkpoint that is marked as `best`; None if there is none."""
-        step = (self._directory.checkpoints / "best").resolve().name
+        step = named_step(self._directory.checkpoints, "best")
+        if step is None:
+            return None
         try:
             return read_results(self._directory.layout.results(step)).score_mean.value
         except ResultsError:

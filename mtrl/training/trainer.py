@@ -100,6 +100,7 @@ class Trainer:
         Raises:
             NonFiniteError: from the learner.
             LearnerLostError: from learners in other processes; `recover` goes on.
+            TasksFailedError: no task is left.
         """
         needed = self.config.learner.rollouts_per_update
         before = time.perf_counter()
@@ -234,6 +235,7 @@ class Trainer:
         now = time.monotonic()
         for fault in self._source.faults():
             self._messages += self.quarantine.report(fault, now)
+        self.quarantine.check(self.frames)
         self._messages += self.quarantine.retry(now)
         if not np.array_equal(self.quarantine.out, self._left_out):
             self._share_out()  # at once: without the task that fails there may be no other update

@@ -106,22 +106,23 @@ def _fetched_run(options: TrainOptions, config: ExperimentConfig) -> Path | None
 def _start(
     config: ExperimentConfig, path: Path | None, console: PlainConsole | TerminalConsole, experts: Path | None, *, profiled: bool
 ) -> int:
-    from mtrl.storage.checkpoint import load_policy, resolve
+    from mtrl.storage.checkpoint import load_policy, resolve_policy
     from mtrl.storage.lock import run_lock
-    from mtrl.storage.run_directory import RunDirectory
+    from mtrl.storage.run_directory import RunDirectory, new_folder
     from mtrl.training.run import run_training
 
     weights = None
     if experts is not None:
         source = RunDirectory.open(experts)
-        tensors, _ = load_policy(source.policies / resolve(source.checkpoints, "latest").name)
+        tensors, _ = load_policy(resolve_policy(source.checkpoints, source.policies, "latest"))
         weights = {name: tensor.numpy() for name, tensor in tensors.items()}
     # The trainer first: an experiment that cannot start leaves no directory behind.
     with _trainer(config) as trainer:
         if weights is not None:
             trainer.load_experts(weights)
-        directory = RunDirectory.create(path, config)
-        with run_lock(directory.path):
+        folder = new_folder(path, config.name)
+        with run_lock(folder):  # before anything is written: another process may have been given the same folder
+            directory = RunDirectory.create(folder, config)
             if profiled:
                 from mtrl.training.profiling import profile_training
 
