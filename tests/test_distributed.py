@@ -154,12 +154,6 @@ def test_rllibs_callbacks_and_evaluation_interval_run():
     assert results[0]["timesteps_total"] > 0 and results[0]["messages"] == []
 
 
-def test_an_evaluation_that_runners_cannot_do_is_refused():
-    config = MultiTaskIMPALAConfig.from_experiment(toy_config(**RAY_TOY)).evaluation(evaluation_interval=1)
-    with pytest.raises(ConfigError, match="custom_evaluation_function"):
-        config.build_algo()
-
-
 def test_a_killed_runner_comes_back(algorithm):
     algorithm.train()
     manager = algorithm.env_runner_group._worker_manager

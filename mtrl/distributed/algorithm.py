@@ -13,8 +13,11 @@ from typing import Any, Self
 
 import numpy as np
 import ray
+import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.callbacks.utils import make_callback
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_trainable
@@ -23,12 +26,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from envs import make_suite
 from mtrl.config import ConfigError, ExperimentConfig, load_config, override
 from mtrl.distributed.env_runner import MultiTaskEnvRunner
+from mtrl.distributed.evaluation import evaluate_weights
 from mtrl.distributed.learner import PolicyLearner
 from mtrl.distributed.module import PolicyModule
 from mtrl.distributed.remote_learners import RemoteLearners
+from mtrl.distributed.settings import changed_settings, check_settings, mapped_fields
 from mtrl.distributed.source import RaySource
 from mtrl.distributed.watchdog import forget
 from mtrl.distributed.weight_server import WeightServer
+from mtrl.learning.learner import Learner
+from mtrl.models.policy import load_weights
 from mtrl.training.trainer import Trainer, leave_threads_to_learner
 
 LOSSES = {"policy_loss": "learner/policy_loss", "vf_loss": "learner/value_loss", "entropy": "learner/entropy"}  # RLlib's names and ours
@@ -95,7 +102,7 @@ class MultiTaskIMPALAConfig(AlgorithmConfig):
             gamma: discount.
             entropy_coeff: weight of the entropy.
             total_frames: where a decaying learning rate arrives at 0.
-            kwargs: what RLlib itself passes when Tune rebuilds a configuration from a dictionary; without effect here.
+            kwargs: RLlib's other settings; `validate` refuses those that have no effect here.
         """
         super().training(**kwargs)
         given = {"lr": lr, "gamma": gamma, "entropy_coeff": entropy_coeff, "total_frames": total_frames}
@@ -128,7 +135,8 @@ class MultiTaskIMPALAConfig(AlgorithmConfig):
         for name, targets in fields.items():
             value = getattr(self, name)
             if value is not None:
-                changes |= dict.fromkeys(targets, value)
+                changes |= dict.fromkeys(targets, value.item() if isinstance(value, np.generic) else value)
+        changes |= mapped_fields(self)
         return override(ExperimentConfig.model_validate(self.base_experiment), changes)
 
     def _cpus_per_learner(self) -> float:
@@ -137,7 +145,7 @@ class MultiTaskIMPALAConfig(AlgorithmConfig):
         return float(self.num_gpus_per_learner == 0) if wanted == "auto" else float(wanted)
 
     def validate(self) -> None:
-        """Refuses what this algorithm does not do.
+        """Refuses what this algorithm does not do or read.
 
         Raises:
             ConfigError: one sentence.
@@ -145,11 +153,8 @@ class MultiTaskIMPALAConfig(AlgorithmConfig):
         experiment = self.experiment()
         if experiment.env_runners.num_env_runners < 1 and not self.in_evaluation:
             raise ConfigError("MultiTaskIMPALA needs num_env_runners >= 1; without Ray, use mtrl.training.trainer.build_trainer")
-        if self.evaluation_interval and self.custom_evaluation_function is None:
-            raise ConfigError(
-                "MultiTaskIMPALA's runners do not evaluate: set custom_evaluation_function beside evaluation_interval, "
-                "or leave both out and use `launch.py evaluate`"
-            )
+        if not self.in_evaluation:
+            check_settings(self)
         suite = make_suite(experiment.suite.name)
         self.observation_space, self.action_space = suite.observation_space, suite.action_space
 
@@ -239,6 +244,37 @@ class MultiTaskIMPALA(Algorithm):
             # Without the losses if none is known, since all steps were skipped.
             "learners": {"default_policy": {name: metrics[ours] for name, ours in LOSSES.items() if ours in metrics}},
         }
+
+    def get_module(self, module_id: str = DEFAULT_MODULE_ID) -> PolicyModule | None:
+        """The policy with the learner's present weights, in this process; None for any other id than the default one."""
+        if module_id != DEFAULT_MODULE_ID:
+            return None
+        if isinstance(self.trainer.learner, Learner):
+            local: PolicyModule = self.learner_group._learner.module[module_id]
+            return local
+        module: PolicyModule = self.config.get_default_rl_module_spec().build()
+        load_weights(module.policy, {name: torch.from_numpy(array) for name, array in self.trainer.policy_weights().items()})
+        return module
+
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
+        """Plays the present policy by the suite's protocol, in this process, or as `custom_evaluation_function` does it.
+
+        Returns:
+            RLlib's names under `env_runners`, and under `tasks` each task's score, success rate and mean return.
+        """
+        if self.config.custom_evaluation_function is not None:
+            custom: dict[str, Any] = super().evaluate(parallel_train_future)
+            return custom
+        self._call("on_evaluate_start")
+        asked = changed_settings(self.config).get("evaluation_duration")
+        results = evaluate_weights(self.config.experiment(), self.trainer.policy_weights(), episodes=asked)
+        self._call("on_evaluate_end", evaluation_metrics=results)
+        return results
+
+    def _call(self, name: str, **arguments: Any) -> None:
+        """Calls the user's callbacks of this name."""
+        given = {"algorithm": self, "metrics_logger": self.metrics, **arguments}
+        make_callback(name, callbacks_objects=self.callbacks, callbacks_functions=getattr(self.config, f"callbacks_{name}"), kwargs=given)
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         """RLlib's state and the trainer's."""
