@@ -17,7 +17,7 @@ import ray
 from helpers import steps_until, toy_config
 
 from mtrl.benchmark import chaos as bench_chaos
-from mtrl.config import load_config, override
+from mtrl.config import dump_yaml, load_config, override
 from mtrl.distributed import MultiTaskIMPALAConfig
 from mtrl.distributed.cluster import start_ray
 from mtrl.storage.checkpoint import newest_valid
@@ -98,6 +98,35 @@ def test_a_runner_that_is_killed_costs_one_unroll_and_acts_again_with_new_weight
         print(f"acting again after {time.monotonic() - killed:.1f} s")
     finally:
         algorithm.stop()
+
+
+@pytest.mark.slow
+def test_an_environment_that_ends_the_process_is_named(tmp_path, monkeypatch):
+    """os._exit leaves nothing but the number of the task that was being stepped."""
+    (tmp_path / "leaving.py").write_text(
+        "import gymnasium, os\n"
+        "from envs.suites.toy import Constant\n"
+        "class Leaving(Constant):\n"
+        "    def step(self, action):\n"
+        "        if self.np_random.random() < 0.02: os._exit(3)\n"
+        "        return super().step(action)\n"
+        "gymnasium.register('Leaving-v0', Leaving); gymnasium.register('Calm-v0', Constant)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = toy_config("gym/leaving:Leaving-v0,Calm-v0", **RAY_TOY)
+    with (tmp_path / "config.yaml").open("w") as file:
+        file.write(dump_yaml(config))
+    command = [sys.executable, "launch.py", "train", str(tmp_path / "config.yaml"), "--run-dir", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    try:
+        line = next((line for line in process.stdout if "failed in runner" in line), "")
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert line.startswith(
+        "warning: Leaving-v0 failed in runner 1: the runner's process ended while an environment of this task was stepped"
+    )
 
 
 def test_a_run_in_which_every_task_fails_ends_with_the_first_traceback():

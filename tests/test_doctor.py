@@ -51,12 +51,12 @@ def test_broken_packages_are_lines_and_exit_code_1(tmp_path: Path) -> None:
 
 
 def test_what_the_default_run_does_not_need_is_a_note(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(doctor, "collect_findings", lambda config: [Finding("ok", "a", "b"), Finding("note", "c", "d")])
-    assert doctor.examine(CONFIG) == 0
+    monkeypatch.setattr(doctor, "collect_findings", lambda config, folder: [Finding("ok", "a", "b"), Finding("note", "c", "d")])
+    assert doctor.examine(CONFIG, Path("runs")) == 0
     out = capsys.readouterr().out
     assert "The run minigrid_mt3 can start." in out and "torch 2." in out
-    monkeypatch.setattr(doctor, "collect_findings", lambda config: [Finding("problem", "a", "b")])
-    assert doctor.examine(CONFIG) == 1
+    monkeypatch.setattr(doctor, "collect_findings", lambda config, folder: [Finding("problem", "a", "b")])
+    assert doctor.examine(CONFIG, Path("runs")) == 1
 
 
 def test_only_the_default_runs_backend_is_needed() -> None:
@@ -146,3 +146,15 @@ def test_a_child_that_hangs_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(doctor, "CHILD_SECONDS", 0.2)
     child = doctor._run_python("import time; time.sleep(60)")
     assert child.fault == "it did not finish within 0.2 s"
+
+
+def test_a_start_is_what_train_does_and_leaves_nothing(tmp_path: Path) -> None:
+    """The same command up to its first checkpoint: it finds what no list of checks has."""
+    toy = override(CONFIG, {"suite.name": "toy/three", "env_runners.num_env_runners": 0, "env_runners.slots": 6, "name": "small"})
+    (finding,) = doctor.check_start(doctor.start_once(toy, tmp_path / "runs" / "new"), tmp_path)
+    assert finding.level == "ok" and not any(tmp_path.rglob("*.yaml"))
+    (tmp_path / "file").write_text("")
+    (finding,) = doctor.check_start(doctor.start_once(override(toy, {"learner.device": "cuda"}), tmp_path), tmp_path)
+    assert finding.level == "problem" and finding.text.startswith("learner.device is cuda")
+    (finding,) = doctor.check_start(doctor.start_once(toy, tmp_path / "file" / "run"), tmp_path)
+    assert finding.level == "problem" and "cannot write to" in finding.text

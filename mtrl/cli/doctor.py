@@ -1,4 +1,4 @@
-"""A report of this machine: packages, cores, memory, GPU, and one real step of every backend.
+"""A report of this machine: packages, cores, memory, GPU, one real step of every backend, and a start of the run itself.
 
 Everything that may crash runs in a process of its own, so that a broken package is a line of the report and not the end of it.
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +25,7 @@ from packaging.requirements import Requirement
 from rich.table import Table
 from rich.text import Text
 
-from mtrl.config import ExperimentConfig
+from mtrl.config import ExperimentConfig, dump_yaml, override
 from mtrl.machine import (
     OBJECT_STORE_BYTES,
     PACKAGES,
@@ -43,6 +45,7 @@ SIMULATORS = {
     "metaworld": "metaworld suites will not work, nor will their evaluation",
 }
 CHILD_SECONDS = 120  # how long one check may take
+START_SECONDS = 240  # how long a start of the run may take
 
 TORCH_FACTS = """
 import json, torch
@@ -63,8 +66,8 @@ class Child(NamedTuple):
     fault: str | None  # its last word, if it failed
 
 
-def examine(config: ExperimentConfig) -> int:
-    """Prints the report; `config` is the run that must be able to start.
+def examine(config: ExperimentConfig, folder: Path) -> int:
+    """Prints the report; `config` is the run that must be able to start, and `folder` is where its files would go.
 
     Returns:
         the exit code: 1 if that run cannot start.
@@ -72,7 +75,7 @@ def examine(config: ExperimentConfig) -> int:
     installed = {package: version for package in CHECKED_PACKAGES if (version := package_version(package))}
     console = rich.console.Console()
     console.print(Text(f"python {platform.python_version()}, " + ", ".join(f"{name} {version}" for name, version in installed.items())))
-    return _conclude(console, collect_findings(config), config)
+    return _conclude(console, collect_findings(config, folder), config)
 
 
 def examine_cluster(config: ExperimentConfig, run_dir: Path | None) -> int:
@@ -101,8 +104,8 @@ def _conclude(console: rich.console.Console, findings: list[Finding], config: Ex
     return 0
 
 
-def collect_findings(config: ExperimentConfig) -> list[Finding]:
-    """Findings of all checks; the slow checks run side by side."""
+def collect_findings(config: ExperimentConfig, folder: Path) -> list[Finding]:
+    """Findings of all checks; the slow checks run side by side. Where none of them finds a problem, the run is started for one update."""
     with ThreadPoolExecutor(2) as pool:
         listed = pool.submit(_run_ours, "print_backends", config.suite.name)
         torch = pool.submit(_run_python, TORCH_FACTS)
@@ -111,7 +114,7 @@ def collect_findings(config: ExperimentConfig) -> list[Finding]:
         fault = listed.result().fault
         steps = [] if fault else [(suite, backend) for suite, backend in json.loads(listed.result().output.splitlines()[-1])]
         stepped = {(suite, backend): pool.submit(_run_ours, "step_once", suite, backend) for suite, backend in steps}
-        return [
+        findings = [
             *check_versions(),
             *check_names(),
             *check_cores(config),
@@ -125,6 +128,34 @@ def collect_findings(config: ExperimentConfig) -> list[Finding]:
                 else check_backends({step: child.result() for step, child in stepped.items()}, config)
             ),
         ]
+    if all(finding.level != "problem" for finding in findings):
+        findings += check_start(start_once(config, folder), folder)
+    return findings
+
+
+def start_once(config: ExperimentConfig, folder: Path) -> Child:
+    """Does what `train` does up to its first update and checkpoint, in a folder beside the run's that is removed again.
+
+    It is the same command in a process of its own, so that what it says is what `train` would say.
+    """
+    place = folder.parent if folder.name and not folder.is_dir() else folder
+    changes = {"total_frames": 1, "evaluation.every_frames": None, "checkpoints.copy_to": None, "curriculum.evidence": "training"}
+    run = place / f".doctor-{secrets.token_hex(4)}"
+    with tempfile.TemporaryDirectory() as temporary:
+        experiment = Path(temporary) / f"{config.name}.yaml"
+        experiment.write_text(dump_yaml(override(config, changes)))
+        command = "import sys; from mtrl.cli import dispatch; sys.argv[0] = 'train'; sys.exit(dispatch.main(sys.argv[1:]))"
+        child = _run_python(command, "train", str(experiment), "--run-dir", str(run), seconds=START_SECONDS)
+    shutil.rmtree(run, ignore_errors=True)
+    return child
+
+
+def check_start(child: Child, folder: Path) -> Iterator[Finding]:
+    """The outcome of a real start."""
+    if child.fault:
+        yield Finding("problem", "a start", child.fault.removeprefix("error: "))
+    else:
+        yield Finding("ok", "a start", f"one update and a checkpoint, written beside {folder}")
 
 
 def print_backends(needed: str) -> None:
@@ -268,14 +299,15 @@ def _run_ours(function: str, *arguments: str) -> Child:
     return _run_python(f"import sys; from mtrl.cli.doctor import {function}; {function}(*sys.argv[1:])", *arguments)
 
 
-def _run_python(code: str, *arguments: str) -> Child:
+def _run_python(code: str, *arguments: str, seconds: float | None = None) -> Child:
     """Runs `code` in a new interpreter that finds packages where this one does."""
     environment = child_environment(PYTHONPATH=os.pathsep.join(filter(None, sys.path)), PYTHONWARNINGS="ignore")
+    seconds = seconds or CHILD_SECONDS
     command = [sys.executable, "-P", "-c", code, *arguments]  # -P: not the current folder's packages
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_SECONDS, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
     except subprocess.TimeoutExpired:
-        return Child("", f"it did not finish within {CHILD_SECONDS} s")
+        return Child("", f"it did not finish within {seconds:g} s")
     if done.returncode == 0:
         return Child(done.stdout, None)
     if done.returncode < 0:

@@ -52,6 +52,10 @@ class MultiTaskEnvRunner(EnvRunner):
         if hang is not None:
             reason = f"an unroll took more than {self._experiment.faults.unroll_seconds:g} s; the process was ended"
             return SourceFault(self.worker_index, hang.task, reason, hang.stacks)
+        died = self._watchdog.died()
+        if died is not None:
+            reason = "the runner's process ended while an environment of this task was stepped (os._exit, a crash or a kill)"
+            return SourceFault(self.worker_index, died, reason, "", lost_unroll=False)
         if self._failures_in_a_row > 1:
             time.sleep(min(0.5 * 2.0 ** (self._failures_in_a_row - 2), LONGEST_WAIT))
         try:

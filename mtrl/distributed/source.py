@@ -92,7 +92,7 @@ class RaySource:
                 continue
             self._dead.discard(runner)
             if isinstance(value, SourceFault):
-                self.lost += 1
+                self.lost += value.lost_unroll
                 self._faults.append(value)
             elif isinstance(value, Failure):
                 raise value.error from RuntimeError(f"in runner {result.actor_id}:\n{value.traceback}")

@@ -49,7 +49,16 @@ class Watchdog:
             return None
         self._stacks.unlink()
         self.marker[0] = -1
-        return Hang(self._left if self._left >= 0 else None, stacks) if stacks else None
+        if not stacks:
+            return None
+        task, self._left = self._left, -1
+        return Hang(task if task >= 0 else None, stacks)
+
+    def died(self) -> int | None:
+        """The task that was being stepped when the process before this one ended, by os._exit, a crash or a kill; reported once."""
+        task, self._left = self._left, -1
+        self.marker[0] = -1
+        return task if task >= 0 else None
 
     @contextmanager
     def armed(self) -> Iterator[None]:

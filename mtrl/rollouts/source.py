@@ -103,4 +103,5 @@ class SourceFault(NamedTuple):
     runner: int
     task: int | None  # None where it is unknown
     reason: str
-    traceback: str
+    traceback: str  # empty where there is none
+    lost_unroll: bool = True  # whether an unroll was lost with it that no other fault counts

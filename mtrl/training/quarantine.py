@@ -52,7 +52,8 @@ class Quarantine:
         messages = []
         if not self._shown[task]:
             self._shown[task] = True
-            messages.append(f"{name} failed in runner {fault.runner}: {fault.reason}; its first traceback:\n{fault.traceback.rstrip()}")
+            traceback = f"; its first traceback:\n{fault.traceback.rstrip()}" if fault.traceback else ""
+            messages.append(f"{name} failed in runner {fault.runner}: {fault.reason}{traceback}")
         if self._in_a_row[task] >= self._config.budget and not self._until[task]:
             wait = self._config.retry_seconds * min(2 ** int(self._times_out[task]), LONGEST_RETRY)
             self._until[task] = now + wait

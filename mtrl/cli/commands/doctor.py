@@ -11,7 +11,6 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from mtrl.cli.arguments import parse_with_experiment
 from mtrl.cli.shared import DEFAULT_CONFIG, find_config
 from mtrl.config import load_config
-from mtrl.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class DoctorOptions:
     cluster: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False
     """Look at the Ray cluster that RAY_ADDRESS names instead of this machine: what it has, and whether its nodes agree."""
     run_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """For --cluster: the folder that all nodes should see."""
+    """The run's directory, which must be writable, and visible to all nodes with --cluster."""
 
 
 def doctor(arguments: list[str], program: str) -> int:
@@ -35,8 +34,6 @@ def doctor(arguments: list[str], program: str) -> int:
         "Check this machine or a cluster, and say what will not work. Exit code 1 if the run cannot start.",
         lambda options: load_config(find_config(options.config or DEFAULT_CONFIG)),
     )
-    if options.run_dir is not None and not options.cluster:
-        raise UserError("--run-dir is looked at with --cluster only")
     from mtrl.cli.doctor import examine, examine_cluster
 
-    return examine_cluster(config, options.run_dir) if options.cluster else examine(config)
+    return examine_cluster(config, options.run_dir) if options.cluster else examine(config, options.run_dir or Path("runs"))
