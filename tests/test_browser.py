@@ -120,7 +120,7 @@ def test_two_runs_are_compared(page: sync_api.Page, server: str) -> None:
     assert page.get_by_role("cell", name="first (+1 seeds)").or_(page.get_by_role("cell", name="second (+1 seeds)")).is_visible()
 
 
-def test_a_task_is_opened_and_its_film_played(page: sync_api.Page, server: str) -> None:
+def test_a_task_is_opened_and_its_video_played(page: sync_api.Page, server: str) -> None:
     page.goto(f"{server}/run/first")
     page.get_by_role("link", name="DistShift1").first.click()
     assert page.get_by_role("heading", name="DistShift1").is_visible()

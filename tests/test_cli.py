@@ -539,3 +539,43 @@ def test_a_profile_says_where_a_frames_time_goes(tmp_path: Path, capsys: pytest.
     assert any("aten::" in event.get("name", "") for event in events)
     assert "Self CPU" in (tmp_path / "run" / "profile" / "operations.txt").read_text()
     assert "leave it out" in complaint(["train", "--profile", "--resume", str(tmp_path / "run")], capsys)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            PermissionError(13, "Permission denied", "/somewhere"),
+            "error: Permission denied: /somewhere (MTRL_TRACEBACK=1 shows the traceback)\n",
+        ),
+        (OSError(28, "No space left on device"), "error: No space left on device (MTRL_TRACEBACK=1"),
+        (MemoryError(), "error: MemoryError (MTRL_TRACEBACK=1"),
+    ],
+)
+def test_what_a_machine_lacks_is_a_sentence_until_training_begins(error, said, monkeypatch, capsys):
+    def fail(arguments: list[str], program: str) -> int:
+        raise error
+
+    def run_training(arguments: list[str], program: str) -> int:
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "suites", fail)
+    assert main(["suites"]) == 2 and capsys.readouterr().err.startswith(said)
+    monkeypatch.setitem(cli.COMMANDS, "suites", run_training)
+    with pytest.raises(type(error)):
+        main(["suites"])
+    monkeypatch.setitem(cli.COMMANDS, "suites", fail)
+    monkeypatch.setenv("MTRL_TRACEBACK", "1")
+    with pytest.raises(type(error)):
+        main(["suites"])
+
+
+def test_a_fault_of_ours_says_where_to_report_it(tmp_path):
+    code = (
+        "import sys; sys.argv = ['launch.py', 'suites']\n"
+        "from mtrl.cli import dispatch\n"
+        "dispatch.COMMANDS['suites'] = lambda arguments, program: 1 / 0\n"
+        "dispatch.entry_point()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr and "Please report it" in done.stderr.splitlines()[-1]

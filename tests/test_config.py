@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from envs import make_suite
-from mtrl.config import ConfigError, ExperimentConfig, dump_yaml, load_config, override, parse_config, read_scalar
+from mtrl.config import ConfigError, ExperimentConfig, dump_yaml, flatten, load_config, override, parse_config, read_scalar, without_effect
+from mtrl.config.effects import RULES
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -125,3 +126,27 @@ def test_override_leaves_the_original_and_checks_everything_again() -> None:
     config = parse_config({})
     assert override(config, {"learner.discount": 0.9}).learner.discount == 0.9
     assert config.learner.discount == 0.99
+
+
+def test_settings_without_effect_are_named() -> None:
+    config = override(ExperimentConfig(), {"model.memory_size": 64, "learner.clip": 0.1, "learner.critic_updates": 3, "faults.budget": 9})
+    assert without_effect(config) == [
+        "model.memory_size is 64, but has no effect without model.memory true",
+        "learner.clip is 0.1, but has no effect without learner.surrogate clipped",
+    ]
+    one_process = override(config, {"env_runners.num_env_runners": 0, "model.memory": True, "learner.surrogate": "clipped"})
+    assert without_effect(one_process) == ["faults.budget is 9, but has no effect without env_runners.num_env_runners above 0"]
+    shared = override(config, {"model.trunks": "shared", "learner.critic.learning_rate": 0.5})
+    assert sum("without model.trunks separate" in sentence for sentence in without_effect(shared)) == 2
+
+
+def test_the_rules_name_fields_that_exist() -> None:
+    names = set(flatten(ExperimentConfig().model_dump()))
+    for rule in RULES:
+        for field in rule.fields:
+            assert any(name == field or name.startswith(f"{field}.") for name in names), field
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_everything_in_a_shipped_experiment_has_an_effect(path: Path) -> None:
+    assert without_effect(load_config(path)) == []

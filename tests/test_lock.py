@@ -56,10 +56,15 @@ def test_a_lock_without_signs_of_life_is_a_lost_machines(tmp_path: Path) -> None
 
 
 def test_patience_ends_when_the_holder_does(tmp_path: Path) -> None:
-    first = run_lock(tmp_path)
+    first, said, begin = run_lock(tmp_path), list[str](), time.monotonic()
     first.__enter__()
-    with run_lock(tmp_path, patience=60, tell=lambda message: first.__exit__(None, None, None) and None):
-        pass
+
+    def tell(message: str) -> None:
+        said.append(message)
+        first.__exit__(None, None, None)
+
+    with run_lock(tmp_path, patience=60, tell=tell):
+        assert len(said) == 1 and "waiting up to 60 s" in said[0] and time.monotonic() - begin < 10
 
 
 def test_a_directory_that_cannot_be_written_to_is_a_sentence(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""The command line. A fault of the user's is one sentence on standard error and exit code 2; any other keeps its traceback."""
+"""The command line. What a user or a machine can mend is one sentence on standard error and exit code 2.
+
+A fault of ours keeps its traceback.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,6 +42,13 @@ COMMANDS: dict[str, Callable[[list[str], str], int]] = {
     "bench": bench,
 }
 
+TRACEBACK_VARIABLE = "MTRL_TRACEBACK"
+GPU_ERRORS = ("OutOfMemoryError", "AcceleratorError")  # of PyTorch, which is not imported for this
+REPORT = (
+    "If the lines above do not end in code of your own, this is a fault of mtrl-trainer. Please report it with these lines, the command "
+    "and the output of `python launch.py doctor`."
+)
+
 FORMER_COMMANDS = {"replay": "explain"}  # understood for one version
 
 
@@ -59,6 +70,12 @@ def main(arguments: Sequence[str]) -> int:
             raise
         print("error: " + "; ".join(str(error).splitlines()), file=sys.stderr)
         return 2
+    except (OSError, MemoryError, RuntimeError) as error:
+        sentence = _of_the_machine(error)
+        if sentence is None or os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        print(f"error: {sentence} ({TRACEBACK_VARIABLE}=1 shows the traceback)", file=sys.stderr)
+        return 2
 
 
 def entry_point() -> NoReturn:
@@ -74,6 +91,7 @@ def entry_point() -> NoReturn:
         code = error.code if isinstance(error.code, int) else 0 if error.code is None else _printed(error.code)
     except BaseException:
         sys.excepthook(*sys.exc_info())
+        print(REPORT, file=sys.stderr)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
@@ -116,6 +134,22 @@ def _overview(program: str) -> str:
     width = max(map(len, COMMANDS))
     commands = "\n".join(f"  {name:{width}}  {(function.__doc__ or '').rstrip('.')}" for name, function in COMMANDS.items())
     return f"usage: {program} COMMAND [OPTIONS]\n\n{commands}\n\n{program} COMMAND --help says more about a command."
+
+
+def _of_the_machine(error: BaseException) -> str | None:
+    """An error of the system under a command, in one sentence; None for any other error.
+
+    Once a run has begun to train, errors keep their tracebacks: they may be an environment's.
+    """
+    calls = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if "run_training" in calls:
+        return None
+    if isinstance(error, OSError):
+        place = f": {error.filename}" if error.filename is not None else ""
+        return f"{error.strerror or type(error).__name__}{place}"
+    if isinstance(error, MemoryError) or type(error).__name__ in GPU_ERRORS:
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(": ")
+    return None
 
 
 def _is_users_fault(error: ValueError) -> bool:

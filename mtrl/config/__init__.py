@@ -1,6 +1,7 @@
 """The experiment: every setting with its default and what is allowed, and how it is read from YAML."""
 
-from mtrl.config.loading import dump_yaml, explain, load_config, override, parse_config, read_scalar
+from mtrl.config.effects import without_effect
+from mtrl.config.loading import dump_yaml, explain, flatten, load_config, override, parse_config, read_scalar
 from mtrl.config.schema import (
     CheckpointsConfig,
     ConfigError,
@@ -37,10 +38,12 @@ __all__ = [
     "check_seal",
     "dump_yaml",
     "explain",
+    "flatten",
     "load_config",
     "override",
     "parse_config",
     "read_scalar",
     "sealed",
     "warn_of_former_name",
+    "without_effect",
 ]

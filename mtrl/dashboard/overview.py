@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
+from mtrl.config import flatten
 from mtrl.dashboard.aggregates import Comparison, compare
 from mtrl.dashboard.figures import curves, expert_weights, heat_map, profiles, task_curves
 from mtrl.dashboard.runs import Run
@@ -20,7 +20,7 @@ def figures_of(runs: Sequence[Run]) -> list[go.Figure]:
 
 def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """The fields in which the runs' experiments differ, each with the runs' values."""
-    flat = [_flatten(run.config) for run in runs]
+    flat = [flatten(run.config) for run in runs]
     names = sorted({name for values in flat for name in values})
     table = [(name, [str(values.get(name, "not set")) for values in flat]) for name in names]
     return [(name, values) for name, values in table if len(set(values)) > 1]
@@ -82,10 +82,3 @@ def _newest_score(run: Run, task: str) -> float:
 def _distinct(names: list[str]) -> list[str]:
     """Names with a number where two are the same: a heat map would put them into one column."""
     return [f"{name} #{i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat

@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mtrl.cli.arguments import parse_with_experiment
 from mtrl.cli.shared import DEFAULT_CONFIG, check_packages, find_config
-from mtrl.config import ExperimentConfig, load_config
+from mtrl.config import ExperimentConfig, flatten, load_config, without_effect
 from mtrl.errors import UserError
 from mtrl.storage.layout import RunLayout
 
 if TYPE_CHECKING:
-    from mtrl.cli.console import PlainConsole, TerminalConsole
+    from mtrl.training.console import Console
     from mtrl.training.trainer import Trainer
 
 FIXED_ON_RESUME = ("model.", "learner.actor.name", "learner.critic.name")  # what a checkpoint's contents depend on
@@ -103,14 +103,14 @@ def _fetched_run(options: TrainOptions, config: ExperimentConfig) -> Path | None
     return options.run_dir if fetch(config.checkpoints.copy_to, options.run_dir) else None
 
 
-def _start(
-    config: ExperimentConfig, path: Path | None, console: PlainConsole | TerminalConsole, experts: Path | None, *, profiled: bool
-) -> int:
+def _start(config: ExperimentConfig, path: Path | None, console: Console, experts: Path | None, *, profiled: bool) -> int:
     from mtrl.storage.checkpoint import load_policy, resolve_policy
     from mtrl.storage.lock import run_lock
     from mtrl.storage.run_directory import RunDirectory, new_folder
     from mtrl.training.run import run_training
 
+    for sentence in without_effect(config):
+        console.message(f"warning: {sentence}")
     weights = None
     if experts is not None:
         source = RunDirectory.open(experts)
@@ -130,9 +130,7 @@ def _start(
             return run_training(trainer, directory, console)
 
 
-def _go_on(
-    path: Path, config: ExperimentConfig, console: PlainConsole | TerminalConsole, *, repeated: bool, allow_task_change: bool
-) -> int:
+def _go_on(path: Path, config: ExperimentConfig, console: Console, *, repeated: bool, allow_task_change: bool) -> int:
     """Goes on with the run in `path`. With `repeated`, nothing to go on from and nothing left to do are as good."""
     from mtrl.storage.lock import PATIENCE_SECONDS, run_lock
     from mtrl.storage.run_directory import RunDirectory, RunDirectoryError, read_config
@@ -153,6 +151,8 @@ def _go_on(
                 raise UserError(f"{finished}; give a larger --total-frames to go on")
             console.message(f"{finished}: nothing to do")
             return 0
+        if before.learner.balancing != config.learner.balancing:
+            console.message(f"learner.balancing is {config.learner.balancing} now; its weights begin anew")
         if before.curriculum != config.curriculum and trainer.frames > 0:
             directory.archive_decisions(trainer.frames)
             console.message(_changed_curriculum(before, config))
@@ -185,7 +185,7 @@ def _trainer(config: ExperimentConfig) -> Iterator[Trainer]:
 
 
 def _check_changes(path: Path, old: ExperimentConfig, new: ExperimentConfig) -> None:
-    before, after = _leaves(old.model_dump()), _leaves(new.model_dump())
+    before, after = flatten(old.model_dump()), flatten(new.model_dump())
     for name, value in before.items():
         if name.startswith(FIXED_ON_RESUME) and value != after[name]:
             raise UserError(f"{name} cannot change when a run is resumed: {path} has {value!r}, the command line {after[name]!r}")
@@ -195,11 +195,3 @@ def _changed_curriculum(before: ExperimentConfig, after: ExperimentConfig) -> st
     old, new = before.curriculum.scheduler, after.curriculum.scheduler
     who = f"{new} follows {old} and begins anew" if new != old else f"{new} goes on"
     return f"the curriculum has changed: {who}, with what is known of the tasks; the decisions until now are put aside"
-
-
-def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping's values by their dotted names."""
-    leaves: dict[str, Any] = {}
-    for name, value in values.items():
-        leaves |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return leaves

@@ -1,0 +1,65 @@
+"""Settings without effect: those that differ from their defaults and that nothing reads beside the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mtrl.config.loading import flatten
+from mtrl.config.schema import ExperimentConfig
+
+
+class Rule(NamedTuple):
+    """The condition under which fields are read."""
+
+    fields: tuple[str, ...]  # dotted names; a section's name stands for all of its fields
+    read: Callable[[ExperimentConfig], bool]
+    needs: str  # the condition in words
+
+
+RULES = (
+    Rule(("model.gate_experts",), lambda c: c.model.gate in ("topk", "dselect_k"), "model.gate topk or dselect_k"),
+    Rule(("learner.gate_cost",), lambda c: c.model.gate == "dselect_k", "model.gate dselect_k"),
+    Rule(
+        ("model.memory_size", "model.memory_t_max", "learner.memory_learning_rate_factor"),
+        lambda c: c.model.memory,
+        "model.memory true",
+    ),
+    Rule(("model.popart_min_scale", "learner.popart_rate"), lambda c: c.model.popart, "model.popart true"),
+    Rule(("learner.clip",), lambda c: c.learner.surrogate == "clipped", "learner.surrogate clipped"),
+    Rule(("learner.advantage_floor",), lambda c: c.learner.normalize_advantages, "learner.normalize_advantages true"),
+    Rule(("learner.critic", "learner.critic_updates"), lambda c: c.model.trunks == "separate", "model.trunks separate"),
+    Rule(("learner.combiner_space",), lambda c: c.learner.combiner != "sum", "another learner.combiner than sum"),
+    Rule(("learner.minibatch_of", "learner.recompute_targets"), lambda c: c.learner.minibatches > 1, "learner.minibatches above 1"),
+    Rule(("learner.actor.decay_from",), lambda c: c.learner.actor.decay, "learner.actor.decay true"),
+    Rule(("learner.critic.decay_from",), lambda c: c.learner.critic.decay, "learner.critic.decay true"),
+    Rule(("learner.entropy_decay",), lambda c: c.learner.entropy_cost > 0, "learner.entropy_cost above 0"),
+    Rule(
+        ("learners.num_cpus_per_learner", "learners.num_gpus_per_learner"),
+        lambda c: c.learners.num_learners > 0,
+        "learners.num_learners above 0",
+    ),
+    Rule(
+        ("env_runners.num_cpus_per_env_runner", "env_runners.num_gpus_per_env_runner", "faults"),
+        lambda c: c.env_runners.num_env_runners > 0,
+        "env_runners.num_env_runners above 0",
+    ),
+    Rule(("evaluation.episodes",), lambda c: c.evaluation.every_frames is not None, "evaluation.every_frames"),
+)
+
+
+def without_effect(config: ExperimentConfig) -> list[str]:
+    """A sentence for each setting that differs from its default and has no effect beside the others."""
+    values, defaults = flatten(config.model_dump()), flatten(ExperimentConfig().model_dump())
+    changed = {name: value for name, value in values.items() if value != defaults.get(name)}
+    return [
+        f"{name} is {_shown(value)}, but has no effect without {rule.needs}"
+        for rule in RULES
+        if not rule.read(config)
+        for name, value in changed.items()
+        if name.startswith(rule.fields) and any(name == field or name.startswith(f"{field}.") for field in rule.fields)
+    ]
+
+
+def _shown(value: Any) -> str:
+    return {True: "true", False: "false", None: "null"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)
