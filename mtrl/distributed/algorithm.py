@@ -26,7 +26,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from envs import make_suite
 from mtrl.config import ConfigError, ExperimentConfig, load_config, override
 from mtrl.distributed.env_runner import MultiTaskEnvRunner
-from mtrl.distributed.evaluation import evaluate_weights
 from mtrl.distributed.learner import PolicyLearner
 from mtrl.distributed.module import PolicyModule
 from mtrl.distributed.remote_learners import RemoteLearners
@@ -34,6 +33,7 @@ from mtrl.distributed.settings import changed_settings, check_settings, mapped_f
 from mtrl.distributed.source import RaySource
 from mtrl.distributed.watchdog import forget
 from mtrl.distributed.weight_server import WeightServer
+from mtrl.evaluation.unsaved import evaluate_weights
 from mtrl.learning.learner import Learner
 from mtrl.models.policy import load_weights
 from mtrl.training.trainer import Trainer, leave_threads_to_learner
