@@ -59,6 +59,8 @@ def main(arguments: Sequence[str]) -> int:
             return _dispatch(list(arguments))
         finally:
             sys.stdout.flush()
+    except Terminated as terminated:
+        return 128 + terminated.number
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -85,6 +87,7 @@ def entry_point() -> NoReturn:
     """
     code: Any = 1
     _shorten_warnings()
+    _end_in_order()
     try:
         code = main(sys.argv[1:])
     except SystemExit as error:  # from the parsers of arguments
@@ -97,6 +100,26 @@ def entry_point() -> NoReturn:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal that ends the process. Like Ctrl-C it passes through whatever catches errors, and ends the processes of a command."""
+
+    def __init__(self, number: int):
+        super().__init__(f"signal {number}")
+        self.number = number
+
+
+def _end_in_order() -> None:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does, but at once the second time; under nohup SIGHUP stays ignored."""
+
+    def end(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Terminated(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
 
 
 def _shorten_warnings() -> None:

@@ -81,6 +81,7 @@ def start_ray() -> None:
     os.environ["PYTHONPATH"] = python_path()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS")
+    address = None if address == "local" else address
     if address is not None:
         token_of_cluster()
         wait_for_head(address, lambda message: print(message, file=sys.stderr, flush=True))
