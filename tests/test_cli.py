@@ -327,10 +327,15 @@ def test_a_run_that_is_being_trained_is_refused(copy: Path, capsys: pytest.Captu
     assert main(["train", "--resume", str(copy), "--total-frames", "1200"]) == 0, "whoever has ended holds nothing"
 
 
+def obey_hangups() -> None:
+    """In a new process: the tests themselves may have been started under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_ends_with_its_code(number: signal.Signals, code: int, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "launch.py"), "train", "toy", "--run-dir", "run", "--total-frames", "1e9"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=obey_hangups)
     assert process.stdout is not None
     for line in process.stdout:  # until the first report
         if "frames/s" in line:
@@ -368,6 +373,7 @@ def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(tmp_path: Path
     command = f"exec {sys.executable} {ROOT / 'launch.py'} train toy --run-dir {tmp_path / 'run'} --total-frames 1e9 --report-seconds 0.5"
     pid, terminal = pty.fork()
     if pid == 0:
+        obey_hangups()
         os.execvp("sh", ["sh", "-c", command])
     metrics, end = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 60
     while not metrics.exists() and time.monotonic() < end:

@@ -223,8 +223,10 @@ def _signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    # Under nohup SIGHUP is ignored, and stays so.
-    previous = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) is not signal.SIG_IGN}
+    # Under nohup SIGHUP is ignored, and stays so. Shells let their background jobs ignore SIGINT, which is obeyed all the same.
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    if previous[signal.SIGHUP] is signal.SIG_IGN:
+        del previous[signal.SIGHUP]
 
     def receive(number: int, frame: FrameType | None) -> None:
         received.append(number)
