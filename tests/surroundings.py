@@ -112,7 +112,13 @@ def script(here: Surroundings, scratch: Path, seconds: int) -> str:
     user = [] if here.user == "root" else ["setpriv", f"--reuid={UNKNOWN_USER}", f"--regid={UNKNOWN_USER}", "--clear-groups"]
     limit = ["timeout", "-k", "10", str(seconds)]
     for name, experiment in (("doctor", ["doctor", "toy"]), ("train", ["train", "toy"])):
-        arguments = [*experiment, "--total-frames=2000", "--report-seconds=60", f"--num-env-runners={here.runners}", *_run_dir(here.run_dir)]
+        arguments = [
+            *experiment,
+            "--total-frames=2000",
+            "--report-seconds=60",
+            f"--num-env-runners={here.runners}",
+            *_run_dir(here.run_dir),
+        ]
         command = shlex.join([*limit, *user, "env", "-i", *_environment(here), sys.executable, "/mnt/root/launch.py", *arguments])
         # The shell opens the files before it takes the umask, so that this keeps nothing of the outcome from us.
         lines += [

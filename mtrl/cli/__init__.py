@@ -20,11 +20,37 @@ def main(arguments: Sequence[str]) -> int:
 
 def entry_point() -> None:
     """The command of the installed package."""
+    _with_streams()
     _in_utf8()
     _with_a_user()
+    _in_a_folder()
     from mtrl.cli import dispatch
 
     dispatch.entry_point()
+
+
+def _with_streams() -> None:
+    """Standard streams that are closed (`>&-`, some daemons) become /dev/null: else the next file that is opened gets their number."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  (for as long as the process)
+
+
+def _in_a_folder() -> None:
+    """Libraries look for their files from the current folder on, and end the process where it has been deleted."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        print(f"error: the current folder cannot be used ({error.strerror}); change to another one", file=sys.stderr)
+        sys.exit(2)
 
 
 def _in_utf8() -> None:

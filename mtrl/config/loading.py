@@ -19,19 +19,26 @@ def load_config(path: str | Path) -> ExperimentConfig:
     """Reads an experiment from a YAML file.
 
     Raises:
-        ConfigError: the file is missing, is sealed but not what was written, is no YAML mapping, or a field is unknown or out of range.
+        ConfigError: the file is missing, is sealed but not what was written, is no YAML mapping in UTF-8, or a field is unknown or out of
+            range.
     """
     path = Path(path)
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")  # editors of Windows begin a file with a mark
         check_seal(text, path)
         values = yaml.load(text, _Loader)
     except DamagedFileError as error:
         raise ConfigError(str(error)) from None
     except OSError as error:
         raise ConfigError(f"cannot read the experiment {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is no text in UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}); save it as UTF-8"
+        ) from None
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError for a day or a number that there is not
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is not YAML of an experiment: its lists or mappings are nested too deeply") from None
     if not isinstance(values, dict | None):
         raise ConfigError(f"{path} holds a {type(values).__name__}; an experiment is a mapping of fields to values")
     try:
@@ -52,7 +59,7 @@ def read_scalar(text: str) -> Any:
     """The meaning of `text` as a value in a YAML experiment: `null`, a truth value, a number or a string."""
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
 
@@ -88,7 +95,24 @@ def dump_yaml(config: ExperimentConfig) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's own loader with `1e-3` and `6e6` as numbers: YAML 1.1 takes them for strings unless they have a dot and a signed exponent."""
+    """YAML's own loader, with two changes.
+
+    `1e-3` and `6e6` are numbers: YAML 1.1 takes them for strings unless they have a dot and a signed exponent. And a field that is given
+    twice is an error: YAML's loader takes the last value without a word.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node.
+
+        Raises:
+            yaml.YAMLError: a key is there twice, or cannot be one.
+        """
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
