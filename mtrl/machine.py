@@ -25,6 +25,11 @@ class Finding(NamedTuple):
     text: str
 
 
+def own_cores() -> set[int]:
+    """The numbers of the cores in this process's affinity; all of them where the system has none."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
 def usable_cores(control_groups: Path = CONTROL_GROUPS, own_groups: Path = OWN_GROUPS) -> float:
     """Cores that this process may keep busy: those of its affinity, or fewer where a control group has a quota, such as 0.5.
 
@@ -32,7 +37,7 @@ def usable_cores(control_groups: Path = CONTROL_GROUPS, own_groups: Path = OWN_G
         control_groups: where the file system of control groups is mounted.
         own_groups: the file that names the groups of this process.
     """
-    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    cores = float(len(own_cores()))
     for group in _groups("cpu", control_groups, own_groups):
         for limit in (_numbers(group / "cpu.max"), _numbers(group / "cpu.cfs_quota_us") + _numbers(group / "cpu.cfs_period_us")):
             if len(limit) == 2 and min(limit) > 0:  # quota and period; a quota of -1 is no limit

@@ -15,11 +15,14 @@ import numpy as np
 import pytest
 import ray
 from helpers import steps_until, toy_config
+from ray.exceptions import RayActorError
 
 from mtrl.benchmark import chaos as bench_chaos
 from mtrl.config import dump_yaml, load_config, override
 from mtrl.distributed import MultiTaskIMPALAConfig
 from mtrl.distributed.cluster import start_ray
+from mtrl.distributed.source import RaySource
+from mtrl.rollouts.source import RunnerLostError
 from mtrl.storage.checkpoint import newest_valid
 from mtrl.training.quarantine import TasksFailedError
 
@@ -127,6 +130,20 @@ def test_an_environment_that_ends_the_process_is_named(tmp_path, monkeypatch):
     assert line.startswith(
         "warning: Leaving-v0 failed in runner 1: the runner's process ended while an environment of this task was stepped"
     )
+
+
+def test_a_runner_that_cannot_live_ends_the_run():
+    """It is counted from one sign of life to the next; what Ray says of its death is in the message."""
+    source = RaySource(None, None, rollouts_in_flight=1, deaths_allowed=2)
+    for _ in range(2):
+        source._count_death(1, RayActorError(error_msg="No module named 'simulator'"))
+        source._count_death(2, RayActorError())
+    del source._deaths[2]  # an unroll came
+    source._count_death(2, RayActorError())
+    with pytest.raises(
+        RunnerLostError, match=r"runner 1 died 3 times without an unroll in between; the last time: .*No module named 'simulator'"
+    ):
+        source._count_death(1, RayActorError(error_msg="No module named 'simulator'"))
 
 
 def test_a_run_in_which_every_task_fails_ends_with_the_first_traceback():

@@ -18,7 +18,7 @@ from mtrl.config import override
 from mtrl.distributed import MultiTaskIMPALAConfig, ResourceError
 from mtrl.distributed.cluster import check_resources, start_ray
 from mtrl.distributed.remote_learners import RemoteLearners
-from mtrl.learning.learner import Learner
+from mtrl.learning.learner import Learner, LearnerLostError
 from mtrl.storage.checkpoint import load_checkpoint, resolve, steps
 from mtrl.storage.run_directory import RunDirectory
 from mtrl.training.run import run_training
@@ -120,6 +120,19 @@ def test_a_killed_learner_costs_the_frames_since_the_checkpoint(tmp_path):
     # The frames of the last checkpoint are those that the policy was trained on: nothing counted twice.
     saved = load_checkpoint(resolve(directory.checkpoints, "latest")).components
     assert saved["statistics"]["frames"].sum() == frames[-1]
+
+
+def test_a_learner_that_hangs_is_lost():
+    """`_results` on real references: one that is ready, and one that will not be for a minute."""
+    quick, hanging = ray.remote(num_cpus=0)(lambda: 1), ray.remote(num_cpus=0)(lambda: time.sleep(60))
+    learners = RemoteLearners.__new__(RemoteLearners)
+    learners._seconds = 5.0
+    assert learners._results([quick.remote()]) == [1]
+    learners._seconds = 0.5
+    reference = hanging.remote()
+    with pytest.raises(LearnerLostError, match=r"has not answered for 0.5 s \(faults.update_seconds\)"):
+        learners._results([reference])
+    ray.cancel(reference, force=True)
 
 
 def test_cores_of_learners_are_counted():

@@ -127,11 +127,15 @@ class _Nodes:
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # nodes of several addresses cannot hide on loopback
         self.environment = child_environment(**token, RAY_ENABLE_UV_RUN_RUNTIME_ENV="0", RAY_ADDRESS=address)
         port = address.split(":")[1]
-        self._first = self._start("--head", "--port", port, "--node-ip-address", "127.0.0.1", "--include-dashboard", "false")
-        self._wait(1)
         self._second: subprocess.Popen[bytes] | None = None
-        self.second = True
-        self._wait(2)
+        self._first = self._start("--head", "--port", port, "--node-ip-address", "127.0.0.1", "--include-dashboard", "false")
+        try:
+            self._wait(1)
+            self.second = True
+            self._wait(2)
+        except BaseException:  # a signal, too
+            self.__exit__()
+            raise
 
     def __enter__(self) -> _Nodes:
         return self

@@ -269,11 +269,14 @@ class FaultsConfig(Section):
     """Tolerated faults of environments and runners."""
 
     budget: int = Field(5, ge=1)
-    """Faults of a task's environments without a finished episode in between, after which the task is left out for some time."""
+    """Faults of a task's environments without a finished episode in between, after which the task is left out for some time; also the
+    deaths of a runner without an unroll in between, after which the run ends."""
     retry_seconds: float = Field(300.0, gt=0)
     """Time for which a failing task is left out at first; it doubles each time the task fails again."""
     unroll_seconds: float = Field(300.0, gt=0)
     """The longest time of an unroll. A runner that takes longer counts as hanging: its stack is logged, and the runner is restarted."""
+    update_seconds: float = Field(900.0, gt=0)
+    """The longest time of an update by learners in processes of their own, after which they count as lost and are started again."""
 
 
 class CheckpointsConfig(Section):

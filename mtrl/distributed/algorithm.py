@@ -193,8 +193,10 @@ class MultiTaskIMPALA(Algorithm):
         experiment = self.config.experiment()
         runners = experiment.env_runners
         cores = runners.num_env_runners * runners.num_cpus_per_env_runner
-        source = RaySource(self.env_runner_group, self._server, runners.rollouts_in_flight, cores)
-        learner = RemoteLearners(self.learner_group, self._new_learners) if self.config.num_learners else self.learner_group._learner.core
+        budget, seconds = experiment.faults.budget, experiment.faults.update_seconds
+        source = RaySource(self.env_runner_group, self._server, runners.rollouts_in_flight, cores, budget)
+        several = self.config.num_learners > 0
+        learner = RemoteLearners(self.learner_group, self._new_learners, seconds) if several else self.learner_group._learner.core
         self._updated, self._said = False, list[str]()  # in this iteration
         self.trainer = Trainer(experiment, make_suite(experiment.suite.name), source, learner)
 

@@ -29,8 +29,9 @@ class Updated(NamedTuple):
 class RemoteLearners:
     """Learner actors with equal states. Each takes its part of a batch's slots, whole unrolls, and all make the same step."""
 
-    def __init__(self, group: LearnerGroup, build: Callable[[], LearnerGroup]):
-        self._build = build
+    def __init__(self, group: LearnerGroup, build: Callable[[], LearnerGroup], seconds: float):
+        """`seconds` is the longest time of an update, after which learners count as lost."""
+        self._build, self._seconds = build, seconds
         self.version = 0
         self._actor_weights: Arrays | None = None
         self._take(group)
@@ -102,8 +103,10 @@ class RemoteLearners:
         pending = list(waiting)
         try:
             while pending:
-                (done,), pending = ray.wait(pending, num_returns=1)
-                ray.get(done)
+                ready, pending = ray.wait(pending, num_returns=1, timeout=self._seconds)
+                if not ready:
+                    raise LearnerLostError(f"a learner has not answered for {self._seconds:g} s (faults.update_seconds)")
+                ray.get(ready[0])
         except RayActorError as error:
             raise LearnerLostError(str(error)) from None
         except Exception as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from envs.vector import Arrays
 from mtrl.distributed.env_runner import Failure
 from mtrl.distributed.weight_server import Published
 from mtrl.rollouts.collector import Collected
-from mtrl.rollouts.source import SourceFault, restarts_after, source_state
+from mtrl.rollouts.source import RunnerLostError, SourceFault, restarts_after, source_state
 
 FETCH_SECONDS = 0.003  # how long one look at the outstanding requests may block
 TAG = "sample"
@@ -26,7 +28,9 @@ class RaySource:
 
     asynchronous = True
 
-    def __init__(self, group: EnvRunnerGroup, server: Any, rollouts_in_flight: int, runner_cores: float = 0.0):
+    def __init__(
+        self, group: EnvRunnerGroup, server: Any, rollouts_in_flight: int, runner_cores: float = 0.0, deaths_allowed: int = sys.maxsize
+    ):
         self._group = group
         self._server = server
         self._rollouts_in_flight = rollouts_in_flight
@@ -38,6 +42,8 @@ class RaySource:
         self._weights: list[Any] = []  # the reference to that version's weights
         self._faults: list[SourceFault] = []
         self._dead: set[int] = set()  # runners from which nothing has come since they died
+        self._deaths: Counter[int] = Counter()  # of each runner since something came from it
+        self._deaths_allowed = deaths_allowed
         self._restarts = 0  # processes that have run this experiment before
         self._probed = time.monotonic()
 
@@ -88,9 +94,11 @@ class RaySource:
                 if runner not in self._dead:
                     self.lost += 1
                     self._faults.append(SourceFault(runner, None, "died, and is started again", str(value)))
+                    self._count_death(runner, value)
                 self._dead.add(runner)
                 continue
             self._dead.discard(runner)
+            del self._deaths[runner]
             if isinstance(value, SourceFault):
                 self.lost += value.lost_unroll
                 self._faults.append(value)
@@ -102,7 +110,17 @@ class RaySource:
                 arrived.append(value)
         return arrived
 
+    def _count_death(self, runner: int, error: RayActorError) -> None:
+        """Ends a run whose runner cannot live, such as one whose code does not import on its node.
+
+        Raises:
+            RunnerLostError: it has died too often without an unroll in between.
+        """
+        self._deaths[runner] += 1
+        if self._deaths[runner] > self._deaths_allowed:
+            raise RunnerLostError(f"runner {runner} died {self._deaths[runner]} times without an unroll in between; the last time: {error}")
+
     def _probe(self) -> None:
         if time.monotonic() - self._probed > PROBE_SECONDS:
             self._probed = time.monotonic()
-            self._group.probe_unhealthy_env_runners()
+            self._dead -= set(self._group.probe_unhealthy_env_runners())  # alive again, so that another death is another one

@@ -97,6 +97,10 @@ class InProcessSource:
         self._collector.close()
 
 
+class RunnerLostError(RuntimeError):
+    """A runner dies again and again. The message has the reason."""
+
+
 class SourceFault(NamedTuple):
     """Something that failed while rollouts were collected."""
 

@@ -14,6 +14,7 @@ from types import FrameType
 from mtrl.evaluation.background import BackgroundEvaluation
 from mtrl.evaluation.results import ResultsError, read_results
 from mtrl.learning.learner import LearnerLostError, NonFiniteError
+from mtrl.rollouts.source import RunnerLostError
 from mtrl.storage.checkpoint import CheckpointError, mark_best, named_step, newest_valid
 from mtrl.storage.mirror import Mirror
 from mtrl.storage.run_directory import RunDirectory
@@ -34,7 +35,7 @@ def run_training(trainer: Trainer, directory: RunDirectory, console: Console) ->
     Returns:
         the exit code: 0, 128 and the number of the signal that ended the run (129 after SIGHUP, 130 after SIGINT, 138 after SIGUSR1, 143
         after SIGTERM, 141 where the reader of our output has gone), 1 after too many updates that were not finite or losses of learners,
-        and where every task fails.
+        and where every task fails or a runner cannot live.
     """
     with _signals() as received:
         guarded = GuardedConsole(console, lambda: received.append(signal.SIGPIPE))
@@ -42,7 +43,7 @@ def run_training(trainer: Trainer, directory: RunDirectory, console: Console) ->
         run = TrainingRun(trainer, directory, guarded)
         try:
             return run.train(received)
-        except (NonFiniteError, LearnerLostError, TasksFailedError) as error:
+        except (NonFiniteError, LearnerLostError, TasksFailedError, RunnerLostError) as error:
             for message in trainer.messages():
                 guarded.message(f"warning: {message}")
             guarded.message(f"error: {error}")

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from mtrl.config import ExperimentConfig
+from mtrl.machine import own_cores
 from mtrl.rollouts.source import RolloutSource
 
 THREADS = torch.get_num_threads()  # what torch chose for this process
@@ -85,8 +86,8 @@ def waited_seconds() -> float:
 def idle_seconds() -> float:
     """Seconds for which the cores that this process may use had nothing to do, added up since the machine started; 0 where unknown."""
     try:
-        own = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+        own = {f"cpu{core}" for core in own_cores()}
         rows = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
         return sum(int(row[4]) + int(row[5]) for row in rows if row and row[0] in own) / os.sysconf("SC_CLK_TCK")
-    except (OSError, AttributeError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError):
         return 0.0
