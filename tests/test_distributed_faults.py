@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -130,6 +131,28 @@ def test_an_environment_that_ends_the_process_is_named(tmp_path, monkeypatch):
     assert line.startswith(
         "warning: Leaving-v0 failed in runner 1: the runner's process ended while an environment of this task was stepped"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deaths", [1, 99])
+def test_a_runner_that_dies_while_it_starts(tmp_path, monkeypatch, deaths):
+    """Once, and it is started again; each time, and one sentence says so."""
+    (tmp_path / "dying.py").write_text(
+        "import gymnasium, os, pathlib, sys\n"
+        "from envs.suites.toy import Constant\n"
+        "gymnasium.register('Dying-v0', Constant)\n"
+        f"died = pathlib.Path({str(tmp_path / 'died')!r})\n"
+        f"if 'default_worker' in sys.argv[0] and (n := len(died.read_text()) if died.exists() else 0) < {deaths}:\n"
+        "    died.write_text('x' * (n + 1))\n"
+        "    os._exit(3)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    command = [sys.executable, "launch.py", "train", "toy", "--suite.name", "gym/dying:Dying-v0", "--run-dir", str(tmp_path / "run")]
+    command += ["--num-env-runners", "1", "--total-frames", "2000"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == (0 if deaths == 1 else 2), ended.stdout + ended.stderr
+    assert deaths == 1 or re.search(r"^error: a runner dies while it starts: its process ended \d times before it answered\n\Z", ended.stderr, re.M)
 
 
 def test_a_runner_that_cannot_live_ends_the_run():

@@ -31,6 +31,7 @@ from mtrl.distributed.module import PolicyModule
 from mtrl.distributed.remote_learners import RemoteLearners
 from mtrl.distributed.settings import changed_settings, check_settings, mapped_fields
 from mtrl.distributed.source import RaySource
+from mtrl.distributed.start import StartError, death_of, watched_start
 from mtrl.distributed.watchdog import forget
 from mtrl.distributed.weight_server import WeightServer
 from mtrl.evaluation.unsaved import evaluate_weights
@@ -38,6 +39,7 @@ from mtrl.learning.learner import Learner
 from mtrl.models.policy import load_weights
 from mtrl.training.trainer import Trainer, leave_threads_to_learner
 
+STARTS = 3  # of runners, the first of which dies while it starts
 LOSSES = {"policy_loss": "learner/policy_loss", "vf_loss": "learner/value_loss", "entropy": "learner/entropy"}  # RLlib's names and ours
 
 logger = logging.getLogger("mtrl")
@@ -189,7 +191,7 @@ class MultiTaskIMPALA(Algorithm):
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         server = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(WeightServer)
         self._server = server.options(name=self.config.weight_server, scheduling_strategy=here).remote()
-        super().setup(self.config)
+        self._set_up_rllib()
         experiment = self.config.experiment()
         runners = experiment.env_runners
         cores = runners.num_env_runners * runners.num_cpus_per_env_runner
@@ -199,6 +201,29 @@ class MultiTaskIMPALA(Algorithm):
         learner = RemoteLearners(self.learner_group, self._new_learners, seconds) if several else self.learner_group._learner.core
         self._updated, self._said = False, list[str]()  # in this iteration
         self.trainer = Trainer(experiment, make_suite(experiment.suite.name), source, learner)
+
+    def _set_up_rllib(self) -> None:
+        """RLlib's part of the setup, which asks the first runner for its spaces and fails without a reason if that one dies. Runners are
+        then started again: what a node was short of it may have a moment later.
+
+        Raises:
+            StartError: runners die at every start.
+        """
+        for _ in range(STARTS):
+            try:
+                with watched_start(self._runners):
+                    return super().setup(self.config)
+            except IndexError:
+                reason = death_of(self._runners())
+                if reason is None:
+                    raise
+                self.env_runner_group.stop()
+        raise StartError(f"a runner dies while it starts: {reason}")
+
+    def _runners(self) -> list[Any]:
+        """The actors of the runners, as far as there are any yet."""
+        group = getattr(self, "env_runner_group", None)
+        return [] if group is None else list(group._worker_manager.actors().values())
 
     def _setup_logdir(self) -> None:
         """Outside Tune, a temporary folder. RLlib would make one in the home folder for every run, where there may be no home folder."""
