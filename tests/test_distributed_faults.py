@@ -152,7 +152,8 @@ def test_a_runner_that_dies_while_it_starts(tmp_path, monkeypatch, deaths):
     command += ["--num-env-runners", "1", "--total-frames", "2000"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode == (0 if deaths == 1 else 2), ended.stdout + ended.stderr
-    assert deaths == 1 or re.search(r"^error: a runner dies while it starts: its process ended \d times before it answered\n\Z", ended.stderr, re.M)
+    said = r"^error: a runner dies while it starts: its process ended \d times before it answered\n\Z"
+    assert deaths == 1 or re.search(said, ended.stderr, re.M)
 
 
 def test_a_runner_that_cannot_live_ends_the_run():

@@ -17,6 +17,7 @@ ANSWER_SECONDS = 30.0  # for a head that is not up yet
 SILENT_SECONDS = 2.0  # before it is said what is waited for
 RETRY_SECONDS = 0.5
 CLIENT_PORT = 10001  # of ray:// addresses
+SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # HTTP/2's frame of that name, without any
 
 
 class RayUnavailableError(ConfigError):
@@ -74,7 +75,7 @@ def _token_file_exists() -> bool:
 
 
 def wait_for_head(address: str, tell: Callable[[str], None], seconds: float = ANSWER_SECONDS) -> None:
-    """Waits until something listens at a cluster's address.
+    """Waits until a head answers at a cluster's address.
 
     Args:
         address: the value of RAY_ADDRESS.
@@ -90,7 +91,7 @@ def wait_for_head(address: str, tell: Callable[[str], None], seconds: float = AN
     begin, told = time.monotonic(), False
     while True:
         try:
-            socket.create_connection((host, port), timeout=min(SILENT_SECONDS, seconds)).close()
+            _greet(host, port, min(SILENT_SECONDS, seconds))
             return
         except OSError as error:
             reason = error.strerror or str(error)
@@ -103,6 +104,26 @@ def wait_for_head(address: str, tell: Callable[[str], None], seconds: float = AN
             tell(f"joining Ray at {address}: nothing answers yet ({reason}); waiting up to {seconds:.0f} s")
             told = True
         time.sleep(RETRY_SECONDS)
+
+
+def _greet(host: str, port: int, seconds: float) -> None:
+    """Connects and waits for the first frame of HTTP/2 (RFC 9113, section 3.4), which every gRPC server sends. Ray itself would wait for
+    minutes for a port that is forwarded to nowhere, or that belongs to something else.
+
+    Raises:
+        OSError: nothing listens, nothing is said, or something else than a head answers.
+    """
+    with socket.create_connection((host, port), timeout=seconds) as connection:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+            return
+        connection.settimeout(seconds)
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS)
+        try:
+            answer = connection.recv(9)
+        except TimeoutError:
+            raise OSError("something listens, but does not answer") from None
+        if len(answer) < 4 or answer[3] != SETTINGS[3]:
+            raise OSError("something else than Ray listens")
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
