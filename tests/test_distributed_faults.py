@@ -264,6 +264,7 @@ def test_what_holds_the_weights_is_started_again():
         algorithm.stop()
 
 
+@pytest.mark.slow
 def test_a_short_chaos(monkeypatch, capsys):
     monkeypatch.setattr(bench_chaos, "KILL_SECONDS", 4.0)
     monkeypatch.setattr(bench_chaos, "RAISE", 0.01)  # a busy machine gets through few steps

@@ -56,9 +56,9 @@ class EnvRunnersConfig(Section):
 
     num_env_runners: int = Field(1, ge=0)
     """Ray actors that collect rollouts; 0 collects in this process, without Ray."""
-    slots: int = Field(96, ge=1)
+    slots: int = Field(96, ge=1, le=1_000_000)
     """Environment instances that one runner steps together (B)."""
-    unroll_length: int = Field(32, ge=1)
+    unroll_length: int = Field(32, ge=1, le=1_000_000)
     """Steps of every slot in one rollout (T)."""
     slots_per_task: int | None = Field(None, ge=1)
     """The most slots of a runner that one task may get, which bounds the number of environments in memory; null sets no limit."""
@@ -91,7 +91,7 @@ class ModelConfig(Section):
     `uniform` with one expert is a shared trunk."""
     gate_experts: int = Field(2, ge=1)
     """Experts that one task uses under the gates `topk` and `dselect_k` (k)."""
-    width: float = Field(1.0, gt=0)
+    width: float = Field(1.0, gt=0, le=64)
     """Units of the experts' layers, as a multiple of the usual number. With a width of √K one expert has as many parameters as K
     experts."""
     frames_encoder: Literal["shallow", "deep"] = "shallow"
@@ -123,7 +123,7 @@ class ModelConfig(Section):
     """Whether actor and critic have separate experts or share them."""
     heads: Literal["multi", "single"] = "multi"
     """One head for each task, or one head that reads the task."""
-    head_width: int = Field(128, ge=1)
+    head_width: int = Field(128, ge=1, le=65_536)
     """Hidden units of a head."""
     share_repeats: bool = True
     """Evaluate each distinct (task, observation) of a batch once. Exact; grid worlds repeat most of their observations."""
@@ -142,7 +142,7 @@ class OptimizerConfig(Section):
 
     name: Literal["adam", "rmsprop"] = "adam"
     """The optimiser's rule."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, le=1e3)
     """Learning rate at the start."""
     epsilon: float = Field(1e-8, gt=0)
     """Added to the root of the second moment."""
@@ -161,7 +161,7 @@ class LearnerConfig(Section):
 
     discount: float = Field(0.99, ge=0, le=1)
     """Discount of later rewards (γ)."""
-    rho_bar: float = Field(1.0, gt=0)
+    rho_bar: float = Field(1.0, gt=0, le=1e6)
     """V-trace's clip ρ̄ of the importance weights, which determines the value function that is learned."""
     c_bar: float = Field(1.0, gt=0)
     """V-trace's clip c̄ of the traces, which determines how fast it is learned."""
@@ -176,7 +176,7 @@ class LearnerConfig(Section):
     sums, which make it choose sooner."""
     value_cost: float = Field(0.5, ge=0)
     """Weight of the value loss. It matters for shared trunks only: a separate critic has its own optimiser, and Adam ignores the scale."""
-    clip_rewards: float | None = Field(None, gt=0)
+    clip_rewards: float | None = Field(None, gt=0, le=1e9)
     """Clip rewards to ± this value for learning, as is usual on Atari; returns and scores are computed from the full rewards. null clips
     nothing."""
     normalize_advantages: bool = True
@@ -303,7 +303,7 @@ class EvaluationConfig(Section):
 class ExperimentConfig(Section):
     """One training run."""
 
-    name: str = "minigrid_mt3"
+    name: str = Field("minigrid_mt3", min_length=1, max_length=200)
     """Name of the run; by default the name of the file."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of weights, environments and actions."""
@@ -328,6 +328,13 @@ class ExperimentConfig(Section):
             "CPU": runners.num_env_runners * runners.num_cpus_per_env_runner + learners.num_learners * learners.num_cpus_per_learner,
             "GPU": runners.num_env_runners * runners.num_gpus_per_env_runner + learners.num_learners * learners.num_gpus_per_learner,
         }
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not name.isprintable() or ".." in name.split("/") or name.startswith("/"):
+            raise ValueError("must name a folder in runs")
+        return name
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> ExperimentConfig:
