@@ -40,6 +40,7 @@ from mtrl.models.policy import load_weights
 from mtrl.training.trainer import Trainer, leave_threads_to_learner
 
 STARTS = 3  # of runners, the first of which dies while it starts
+PAUSE_SECONDS = 3.0  # between two starts
 LOSSES = {"policy_loss": "learner/policy_loss", "vf_loss": "learner/value_loss", "entropy": "learner/entropy"}  # RLlib's names and ours
 
 logger = logging.getLogger("mtrl")
@@ -218,6 +219,7 @@ class MultiTaskIMPALA(Algorithm):
                 if reason is None:
                     raise
                 self.env_runner_group.stop()
+                time.sleep(PAUSE_SECONDS)
         raise StartError(f"a runner dies while it starts: {reason}")
 
     def _runners(self) -> list[Any]:

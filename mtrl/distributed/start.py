@@ -67,8 +67,8 @@ def death_of(runners: list[Any]) -> str | None:
             if restarts >= RESTARTS:
                 return f"its process ended {restarts + 1} times before it answered"
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            # A traceback says in its last line what happened; Ray's own message in its first one.
-            return lines[-1 if any("Traceback" in line or line.startswith("File ") for line in lines) else 0]
+            # A traceback says in its last line what happened; Ray's own message needs all of its lines.
+            return lines[-1] if any("Traceback" in line or line.startswith("File ") for line in lines) else " ".join(lines)[:600]
     return None
 
 
