@@ -105,6 +105,10 @@ def test_what_the_files_run_is_a_command_of_ours(name):
 
 
 def test_doctor_and_a_job_that_begins_again(cluster, tmp_path):
+    """With a token in the home folder, which every local Ray leaves there and this cluster does not ask for."""
+    (tmp_path / "home" / ".ray").mkdir(parents=True)
+    (tmp_path / "home" / ".ray" / "auth_token").write_text("ab" * 32)
+    cluster = cluster | {"HOME": str(tmp_path / "home")}
     small = ["--num-env-runners", "2", "--run-dir", str(tmp_path / "run")]
     found = launch(["doctor", "--cluster", "toy", *small[:2], "--run-dir", str(tmp_path)], cluster)
     assert found.returncode == 0, found.stdout + found.stderr
@@ -117,10 +121,6 @@ def test_doctor_and_a_job_that_begins_again(cluster, tmp_path):
     # As Slurm's script has it: the same command begins the run and goes on with it.
     command = ["train", "toy", *small, "--auto-resume", "--total-frames", "4000"]
     first = launch(command, cluster)
-    if (
-        "a runner dies while it starts" in first.stderr
-    ):  # Ray sometimes loses actors of a job that follows another at once; a scheduler retries
-        first = launch(command, cluster)
     assert first.returncode == 0, first.stdout + first.stderr
     again = launch([*command[:-1], "8000"], cluster)
     assert again.returncode == 0 and "resumed" in again.stdout, again.stdout + again.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 import ray
 
 from mtrl.distributed.cluster import start_ray
-from mtrl.distributed.surroundings import RayUnavailableError, wait_for_head
+from mtrl.distributed.surroundings import RayUnavailableError, _asks_for_token, token_of_cluster, wait_for_head
 
 
 def free_port() -> int:
@@ -72,7 +73,32 @@ def test_a_head_that_comes_later():
 
 def test_a_real_head():
     start_ray()
+    address = ray.get_runtime_context().gcs_address
     try:
-        wait_for_head(ray.get_runtime_context().gcs_address, lambda message: None, seconds=5.0)
+        wait_for_head(address, lambda message: None, seconds=5.0)
+        assert _asks_for_token(address)  # our own always do
     finally:
         ray.shutdown()
+
+
+@pytest.mark.parametrize("asks", [True, False])
+@pytest.mark.parametrize("said", [None, "token", "disabled"])
+def test_a_token_goes_to_clusters_that_ask_for_one(monkeypatch, asks, said):
+    """Heads of gRPC's own; the real ones that do not ask are in test_cluster.py, and those that do in test_a_real_head."""
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if said is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", said)
+    server = grpc.server(ThreadPoolExecutor(1))
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        if asks:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+        return b""
+
+    handlers = {"CheckAlive": grpc.unary_unary_rpc_method_handler(answer)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("ray.rpc.NodeInfoGcsService", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    token_of_cluster(f"127.0.0.1:{port}")
+    server.stop(None)
+    assert os.environ["RAY_AUTH_MODE"] == ("token" if asks else "disabled")

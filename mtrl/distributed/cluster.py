@@ -83,8 +83,8 @@ def start_ray() -> None:
     address = os.environ.get("RAY_ADDRESS")
     address = None if address == "local" else address
     if address is not None:
-        token_of_cluster()
         wait_for_head(address, lambda message: print(message, file=sys.stderr, flush=True))
+        token_of_cluster(address)
     else:
         own_token()
         # "local": a cluster that somebody else has started on this machine is not ours to join.

@@ -17,6 +17,7 @@ ANSWER_SECONDS = 30.0  # for a head that is not up yet
 SILENT_SECONDS = 2.0  # before it is said what is waited for
 RETRY_SECONDS = 0.5
 CLIENT_PORT = 10001  # of ray:// addresses
+ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"  # Ray's question whether its head lives, without arguments
 SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # HTTP/2's frame of that name, without any
 
 
@@ -57,10 +58,39 @@ def own_token() -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
-def token_of_cluster() -> None:
-    """Sends the token that the user has. Ray itself does so only where RAY_AUTH_MODE says it."""
-    if "RAY_AUTH_MODE" not in os.environ and (_has_token() or _token_file_exists()):
+def token_of_cluster(address: str) -> None:
+    """Sends the user's token to a cluster that asks for one, and to no other.
+
+    Ray sends it where RAY_AUTH_MODE says so. Sent to a cluster that has none, it breaks what it does not need: the driver then wants the
+    token of the head, and Ray cancels all of the driver's actors before they run, for it believes that the driver has gone. Every local
+    `ray.init` leaves a token in the home folder.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() not in ("token", "disabled"):
+        return
+    asks = _asks_for_token(address)
+    if asks is not None:
+        os.environ["RAY_AUTH_MODE"] = "token" if asks else "disabled"
+    elif "RAY_AUTH_MODE" not in os.environ and (_has_token() or _token_file_exists()):
         os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def _asks_for_token(address: str) -> bool | None:
+    """Whether the head at an address refuses a question without a token; None where that cannot be found out."""
+    import grpc
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        head = canonicalize_bootstrap_address(address) if address == "auto" else address
+    except ConnectionError:  # there is none, which joining it will say
+        return None
+    if head is None or head.startswith("ray://") or os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        return None
+    with grpc.insecure_channel(head, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary(ALIVE)(b"", timeout=ANSWER_SECONDS)
+        except grpc.RpcError as error:
+            return True if error.code() == grpc.StatusCode.UNAUTHENTICATED else None
+    return False
 
 
 def _has_token() -> bool:
