@@ -78,7 +78,7 @@ def test_numbers_in_exponent_form_work_in_files(tmp_path: Path) -> None:
         ({"learner.precision": "half"}, "learner.precision: must be 'auto', 'float32' or 'bfloat16', got 'half'"),
         ({"learner.value_cost": math.inf}, "learner.value_cost: must be a finite number, got inf"),
         ({"learner.value_cost": math.nan}, "learner.value_cost: must be a finite number, got nan"),
-        ({"learner.rho_bar": 1e308}, "learner.rho_bar: must be less than or equal to 1000000, got 1e+308"),
+        ({"learner.rho_bar": 1e308}, "learner.rho_bar: must be less than or equal to 1000000000, got 1e+308"),
         ({"env_runners.slots": 10**11}, "env_runners.slots: must be less than or equal to 1000000, got 100000000000"),
         ({"name": "../x"}, "name: must name a folder in runs, got '../x'"),
         ({"name": "a\nb"}, "name: must name a folder in runs, got 'a\\nb'"),

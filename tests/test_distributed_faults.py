@@ -136,7 +136,7 @@ def test_an_environment_that_ends_the_process_is_named(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("deaths", [1, 99])
 def test_a_runner_that_dies_while_it_starts(tmp_path, monkeypatch, deaths):
-    """Once, and it is started again; each time, and one sentence says so."""
+    """Once, and Ray starts it again; each time, and one sentence says so."""
     (tmp_path / "dying.py").write_text(
         "import gymnasium, os, pathlib, sys\n"
         "from envs.suites.toy import Constant\n"
@@ -152,7 +152,7 @@ def test_a_runner_that_dies_while_it_starts(tmp_path, monkeypatch, deaths):
     command += ["--num-env-runners", "1", "--total-frames", "2000"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode == (0 if deaths == 1 else 2), ended.stdout + ended.stderr
-    said = r"^error: a runner dies while it starts: its process ended \d times before it answered\n\Z"
+    said = r"^error: a runner died while it started: its process ended \d times before it answered\n\Z"
     assert deaths == 1 or re.search(said, ended.stderr, re.M)
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import pytest
-import ray
 
-from mtrl.distributed.cluster import start_ray
-from mtrl.distributed.surroundings import RayUnavailableError, _asks_for_token, token_of_cluster, wait_for_head
+from mtrl.distributed.surroundings import RayUnavailableError, wait_for_head
+
+ROOT = Path(__file__).parents[1]
+TOKEN = "ab" * 32
 
 
 def free_port() -> int:
@@ -71,34 +75,65 @@ def test_a_head_that_comes_later():
     server.stop(None)
 
 
-def test_a_real_head():
-    start_ray()
-    address = ray.get_runtime_context().gcs_address
+@contextmanager
+def started_head(folder: Path, token: str | None) -> Iterator[str]:
+    """`ray start` on loopback, which asks for a token or does not."""
+    address = f"127.0.0.1:{free_port()}"
+    mode = {"RAY_AUTH_MODE": "disabled"} if token is None else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--node-ip-address", "127.0.0.1", "--num-cpus", "1"]
+    command += ["--port", address.split(":")[1], "--include-dashboard", "false", "--object-store-memory", str(100 * 2**20)]
+    environment = os.environ | mode | {"HOME": str(folder)}
+    head = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_for_head(address, lambda message: None, seconds=5.0)
-        assert _asks_for_token(address)  # our own always do
+        wait_for_head(address, lambda message: None, seconds=60.0)
+        yield address
     finally:
-        ray.shutdown()
+        head.terminate()
+        head.wait(30)
 
 
+JOIN = """
+import ray
+from mtrl.distributed.cluster import start_ray
+start_ray()
+@ray.remote(num_cpus=0)
+class One:
+    def answer(self):
+        return "joined"
+print(ray.get(One.remote().answer.remote(), timeout=60))
+"""
+
+
+def joined(address: str, home: Path, **given: str) -> subprocess.CompletedProcess[str]:
+    """A process that joins and has an actor."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    environment |= {"HOME": str(home), "RAY_ADDRESS": address} | given
+    return subprocess.run([sys.executable, "-c", JOIN], env=environment, capture_output=True, text=True, timeout=120, cwd=ROOT)
+
+
+def leave_token(home: Path) -> None:
+    """As every local `ray.init` does."""
+    (home / ".ray").mkdir(parents=True)
+    (home / ".ray" / "auth_token").write_text(TOKEN)
+
+
+def test_a_cluster_that_asks_for_a_token(tmp_path):
+    """The one that does not ask, with a token in the home folder, is in test_cluster.py."""
+    with started_head(tmp_path, TOKEN) as address:
+        without = joined(address, tmp_path / "user")
+        leave_token(tmp_path / "user")
+        done = joined(address, tmp_path / "user")
+    assert f"Ray at {address} asks for a token; set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH" in without.stderr
+    assert done.stdout.split() == ["joined"], done.stdout + done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("asks", [True, False])
-@pytest.mark.parametrize("said", [None, "token", "disabled"])
-def test_a_token_goes_to_clusters_that_ask_for_one(monkeypatch, asks, said):
-    """Heads of gRPC's own; the real ones that do not ask are in test_cluster.py, and those that do in test_a_real_head."""
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    if said is not None:
-        monkeypatch.setenv("RAY_AUTH_MODE", said)
-    server = grpc.server(ThreadPoolExecutor(1))
-
-    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
-        if asks:
-            context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
-        return b""
-
-    handlers = {"CheckAlive": grpc.unary_unary_rpc_method_handler(answer)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("ray.rpc.NodeInfoGcsService", handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    token_of_cluster(f"127.0.0.1:{port}")
-    server.stop(None)
-    assert os.environ["RAY_AUTH_MODE"] == ("token" if asks else "disabled")
+def test_tokens_in_the_environment(tmp_path, asks):
+    """Whatever RAY_AUTH_MODE says."""
+    with started_head(tmp_path, TOKEN if asks else None) as address:
+        for mode in ({}, {"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token"}):
+            done = joined(address, tmp_path, RAY_AUTH_TOKEN=TOKEN, **mode)
+            assert done.stdout.split() == ["joined"], (mode, done.stdout + done.stderr)
+        other = joined(address, tmp_path, RAY_AUTH_TOKEN="cd" * 32)
+    assert ("may hold another token than the cluster's" in other.stderr) == asks and (other.stdout.split() == ["joined"]) != asks

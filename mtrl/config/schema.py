@@ -161,7 +161,7 @@ class LearnerConfig(Section):
 
     discount: float = Field(0.99, ge=0, le=1)
     """Discount of later rewards (γ)."""
-    rho_bar: float = Field(1.0, gt=0, le=1e6)
+    rho_bar: float = Field(1.0, gt=0, le=1e9)
     """V-trace's clip ρ̄ of the importance weights, which determines the value function that is learned."""
     c_bar: float = Field(1.0, gt=0)
     """V-trace's clip c̄ of the traces, which determines how fast it is learned."""

@@ -39,8 +39,6 @@ from mtrl.learning.learner import Learner
 from mtrl.models.policy import load_weights
 from mtrl.training.trainer import Trainer, leave_threads_to_learner
 
-STARTS = 3  # of runners, the first of which dies while it starts
-PAUSE_SECONDS = 3.0  # between two starts
 LOSSES = {"policy_loss": "learner/policy_loss", "vf_loss": "learner/value_loss", "entropy": "learner/entropy"}  # RLlib's names and ours
 
 logger = logging.getLogger("mtrl")
@@ -204,23 +202,20 @@ class MultiTaskIMPALA(Algorithm):
         self.trainer = Trainer(experiment, make_suite(experiment.suite.name), source, learner)
 
     def _set_up_rllib(self) -> None:
-        """RLlib's part of the setup, which asks the first runner for its spaces and fails without a reason if that one dies. Runners are
-        then started again: what a node was short of it may have a moment later.
+        """RLlib's part of the setup. It asks the first runner for its spaces, and fails without a reason if that runner is dead.
 
         Raises:
-            StartError: runners die at every start.
+            StartError: a runner has died while it started.
         """
-        for _ in range(STARTS):
-            try:
-                with watched_start(self._runners):
-                    return super().setup(self.config)
-            except IndexError:
-                reason = death_of(self._runners())
-                if reason is None:
-                    raise
-                self.env_runner_group.stop()
-                time.sleep(PAUSE_SECONDS)
-        raise StartError(f"a runner dies while it starts: {reason}")
+        try:
+            with watched_start(self._runners):
+                super().setup(self.config)
+        except IndexError:
+            reason = death_of(self._runners())
+            if reason is None:
+                raise
+            self.env_runner_group.stop()
+            raise StartError(f"a runner died while it started: {reason}") from None
 
     def _runners(self) -> list[Any]:
         """The actors of the runners, as far as there are any yet."""

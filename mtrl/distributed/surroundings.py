@@ -64,14 +64,27 @@ def token_of_cluster(address: str) -> None:
     Ray sends it where RAY_AUTH_MODE says so. Sent to a cluster that has none, it breaks what it does not need: the driver then wants the
     token of the head, and Ray cancels all of the driver's actors before they run, for it believes that the driver has gone. Every local
     `ray.init` leaves a token in the home folder.
+
+    Raises:
+        RayUnavailableError: the cluster asks for a token, and there is none.
     """
     if os.environ.get("RAY_AUTH_MODE", "token").lower() not in ("token", "disabled"):
         return
+    has_token = _has_token() or _token_file_exists()
     asks = _asks_for_token(address)
+    if asks and not has_token:
+        raise RayUnavailableError(f"Ray at {address} asks for a token; set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH")
     if asks is not None:
-        os.environ["RAY_AUTH_MODE"] = "token" if asks else "disabled"
-    elif "RAY_AUTH_MODE" not in os.environ and (_has_token() or _token_file_exists()):
-        os.environ["RAY_AUTH_MODE"] = "token"
+        _set_token_mode("token" if asks else "disabled")
+    elif "RAY_AUTH_MODE" not in os.environ and has_token:
+        _set_token_mode("token")
+
+
+def _set_token_mode(mode: str) -> None:
+    import ray
+
+    os.environ["RAY_AUTH_MODE"] = mode
+    ray._raylet.Config.initialize("")  # Ray has read the variable when it was imported
 
 
 def _asks_for_token(address: str) -> bool | None:
@@ -83,7 +96,7 @@ def _asks_for_token(address: str) -> bool | None:
         head = canonicalize_bootstrap_address(address) if address == "auto" else address
     except ConnectionError:  # there is none, which joining it will say
         return None
-    if head is None or head.startswith("ray://") or os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+    if head is None or head.startswith("ray://") or _encrypted():
         return None
     with grpc.insecure_channel(head, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
@@ -91,6 +104,10 @@ def _asks_for_token(address: str) -> bool | None:
         except grpc.RpcError as error:
             return True if error.code() == grpc.StatusCode.UNAUTHENTICATED else None
     return False
+
+
+def _encrypted() -> bool:
+    return os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
 
 
 def _has_token() -> bool:
@@ -144,7 +161,7 @@ def _greet(host: str, port: int, seconds: float) -> None:
         OSError: nothing listens, nothing is said, or something else than a head answers.
     """
     with socket.create_connection((host, port), timeout=seconds) as connection:
-        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        if _encrypted():
             return
         connection.settimeout(seconds)
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS)
@@ -174,6 +191,8 @@ def joined_badly(address: str | None, error: BaseException) -> RayUnavailableErr
     if address is None:
         return RayUnavailableError(f"Ray cannot be started on this machine: {type(error).__name__}: {text[:300]}")
     hint = ""
-    if any(word in text.lower() for word in ("token", "auth", "unauthenticated", "permission denied")) or not _has_token():
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
+        hint = "; RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token may hold another token than the cluster's"
+    elif not _has_token() or any(word in text.lower() for word in ("token", "auth", "unauthenticated", "permission denied")):
         hint = "; if the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
     return RayUnavailableError(f"Ray at {address} cannot be joined: {type(error).__name__}: {text[:300]}{hint}")
