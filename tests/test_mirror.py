@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import fsspec
@@ -13,6 +17,7 @@ import pytest
 from helpers import fingerprint
 
 from mtrl.config import ConfigError
+from mtrl.storage import mirror as mirror_module
 from mtrl.storage.checkpoint import load_checkpoint, resolve, save_checkpoint, steps
 from mtrl.storage.mirror import Mirror, fetch
 
@@ -42,8 +47,7 @@ def test_copies_come_back_whole_and_the_oldest_are_removed(url, tmp_path):
     mirror = Mirror(url, keep=2)
     for step in (10, 20, 30):
         mirror.offer(saved_run(tmp_path / "run", step))
-        assert mirror.poll(wait=True) is None
-    mirror.close()
+        assert mirror.finish(60) is None
     assert fetch(url, tmp_path / "new")
     assert steps(tmp_path / "new" / "checkpoints") == [30]
     assert (tmp_path / "new" / "config.yaml").read_text() == "name: it\n"
@@ -57,8 +61,7 @@ def test_what_is_damaged_or_unfinished_over_there_is_passed_over(url, tmp_path):
     mirror = Mirror(url, keep=9)
     for step in (10, 20, 30):
         mirror.offer(saved_run(tmp_path / "run", step))
-        mirror.poll(wait=True)
-    mirror.close()
+        mirror.finish(60)
     files, root = fsspec.core.url_to_fs(url)
     files.rm_file(f"{root}/checkpoints/30/manifest.json")  # as a copy that was broken off leaves it
     with files.open(f"{root}/checkpoints/20/learner.json", "wb") as file:
@@ -76,8 +79,7 @@ def test_a_connection_that_breaks_leaves_nothing_behind(tmp_path, monkeypatch):
     url = f"file://{tmp_path}/far/run"
     mirror = Mirror(url, keep=2)
     mirror.offer(saved_run(tmp_path / "run", 10))
-    mirror.poll(wait=True)
-    mirror.close()
+    mirror.finish(60)
     local, calls = fsspec.filesystem("file"), []
     whole = type(local).get_file
 
@@ -98,12 +100,59 @@ def test_a_place_that_refuses_is_a_sentence(tmp_path):
     (tmp_path / "far").write_text("a file, where a folder is needed")
     mirror = Mirror(f"file://{tmp_path}/far/run", keep=2)
     mirror.offer(saved_run(tmp_path / "run", 10))
-    problem = mirror.poll(wait=True)
-    mirror.close()
+    problem = mirror.finish(60)
     assert problem is not None and problem.startswith(f"cannot copy the checkpoint to file://{tmp_path}/far/run: ")
     assert mirror.poll() is None
     with pytest.raises(ConfigError, match=r"checkpoints.copy_to: cannot open nosuch://x: Protocol not known: nosuch"):
         Mirror("nosuch://x", keep=2)
+
+
+@pytest.fixture
+def silent_server():
+    """The address of a server that takes connections and says nothing, as file servers do that hang."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"webhdfs://127.0.0.1:{server.getsockname()[1]}/run"
+
+
+def test_a_server_that_is_silent_is_not_waited_for_without_end(silent_server, tmp_path, monkeypatch):
+    monkeypatch.setattr(mirror_module, "ANSWER_SECONDS", 3.0)
+    told = []
+    with pytest.raises(ConfigError, match=rf"cannot read {silent_server}: no answer within 3 s"):
+        fetch(silent_server, tmp_path / "new", told.append)
+    assert told == [f"reading {silent_server}; waiting up to 3 s for an answer"]
+
+
+def test_a_copy_that_hangs_is_said_once_and_given_up(silent_server, tmp_path, monkeypatch):
+    monkeypatch.setattr(mirror_module, "SLOW_SECONDS", 0.5)
+    mirror = Mirror(silent_server, keep=2)
+    run = saved_run(tmp_path / "run", 10)
+    mirror.offer(run)
+    assert mirror.poll() is None
+    time.sleep(1.0)
+    assert re.fullmatch(rf"the copy of the checkpoint to {silent_server} has not ended after 1 s; newer .* wait for it", mirror.poll())
+    mirror.offer(run)
+    assert mirror.poll() is None
+    mirror.offer(run)
+    before = time.monotonic()
+    mirror.finish(0.5)
+    assert time.monotonic() - before < 1.0
+
+
+def test_a_signal_ends_a_run_although_its_copy_hangs(silent_server, tmp_path):
+    """The system gives a run a few seconds to end, and the checkpoint here is what matters."""
+    run = tmp_path / "run"
+    options = ("--run-dir", run, "--checkpoints.copy-to", silent_server, *OPTIONS, "--total-frames=1000000000")
+    command = [sys.executable, str(ROOT / "launch.py"), "train", "toy", *map(str, options)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not steps(run / "checkpoints") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        before = time.monotonic()
+        output, _ = process.communicate(timeout=60)
+    assert time.monotonic() - before < 5.0, output
+    assert process.returncode == 143 and "it is given up" in output, output
+    assert steps(run / "checkpoints")
 
 
 def test_a_run_goes_on_where_its_disk_was_lost(tmp_path):

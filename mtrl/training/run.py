@@ -27,6 +27,8 @@ from mtrl.training.trainer import Trainer
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # the last is what Slurm's jobs ask to be warned with
 WAIT_SECONDS = 0.2  # for rollouts, before signals and whatever else is due are looked at
 POLL_SECONDS = 0.2  # between two checks of an evaluation that is waited for
+COPY_SECONDS = 600.0  # for a copy to another file system to end with the run
+SIGNAL_COPY_SECONDS = 1.0  # the same after a signal, when the system may kill this process at any moment
 
 
 def run_training(trainer: Trainer, directory: RunDirectory, console: Console) -> int:
@@ -84,7 +86,7 @@ class TrainingRun:
                 while self._trainer.frames < self._config.total_frames and not received:
                     self._trainer.step(WAIT_SECONDS)
                     self._between_steps()
-                self._check_copy(wait=True)  # so that the last checkpoint can be copied at once
+                self._finish_copy(received)  # so that the last checkpoint can be copied at once
                 if self._trainer.frames > self._reported_frames:
                     self._report()  # before the copy, which takes the curve along
                 finished = self._save() and not received
@@ -94,14 +96,12 @@ class TrainingRun:
             self._evaluate_last(received)
         if self._evaluated:
             self._report()
-        self._check_copy(wait=True)
+        self._finish_copy(received)
         return 128 + received[0] if received else 0
 
     def close(self) -> None:
-        """Stops the background evaluation and the mirror."""
+        """Stops the background evaluation."""
         self._background.close()
-        if self._mirror is not None:
-            self._mirror.close()
 
     def _between_steps(self) -> None:
         """Messages, evaluations, reports and checkpoints that are due."""
@@ -141,11 +141,17 @@ class TrainingRun:
                 self._mirror.offer(self._directory.path)
         return saved
 
-    def _check_copy(self, *, wait: bool = False) -> None:
-        """Reports a copy that has failed."""
-        problem = self._mirror.poll(wait=wait) if self._mirror is not None else None
+    def _check_copy(self) -> None:
+        """Reports a copy that has failed or takes long."""
+        problem = self._mirror.poll() if self._mirror is not None else None
         if problem is not None:
             self._console.message(f"warning: {problem}; training goes on")
+
+    def _finish_copy(self, received: list[int]) -> None:
+        """Waits for the copy that is on its way."""
+        problem = self._mirror.finish(SIGNAL_COPY_SECONDS if received else COPY_SECONDS) if self._mirror is not None else None
+        if problem is not None:
+            self._console.message(f"warning: {problem}")
 
     def _take_in_evaluation(self) -> None:
         """Takes in the evaluation that has ended since the last call, and marks its checkpoint as `best` if no earlier one was better."""

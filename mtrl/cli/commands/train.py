@@ -60,7 +60,7 @@ def train(arguments: list[str], program: str) -> int:
     from mtrl.cli.console import make_console
 
     console = make_console(program.removesuffix(" train"))
-    directory = _existing_run(options) or _fetched_run(options, config)
+    directory = _existing_run(options) or _fetched_run(options, config, console)
     if directory is None:
         return _start(config, options.run_dir, console, options.init_experts, profiled=options.profile)
     if options.profile:
@@ -94,13 +94,13 @@ def _existing_run(options: TrainOptions) -> Path | None:
     return None
 
 
-def _fetched_run(options: TrainOptions, config: ExperimentConfig) -> Path | None:
+def _fetched_run(options: TrainOptions, config: ExperimentConfig, console: Console) -> Path | None:
     """The directory of the run to go on with, if it is not here but where its checkpoints were copied to."""
     if not options.auto_resume or options.run_dir is None or config.checkpoints.copy_to is None:
         return None
     from mtrl.storage.mirror import fetch
 
-    return options.run_dir if fetch(config.checkpoints.copy_to, options.run_dir) else None
+    return options.run_dir if fetch(config.checkpoints.copy_to, options.run_dir, console.message) else None
 
 
 def _start(config: ExperimentConfig, path: Path | None, console: Console, experts: Path | None, *, profiled: bool) -> int:
