@@ -75,19 +75,12 @@ class SlotTable:
         active.succeeded |= success & valid
         ended = terminated | truncated
         active.obs, active.ended = {name: array.copy() for name, array in obs.items()}, ended  # copied: the caller may write into `obs`
-        episodes = [
-            Episode(
-                task_id=int(active.task_ids[slot]),
-                slot=slot,
-                episode_return=float(active.returns[slot]),
-                length=int(active.lengths[slot]),
-                success=bool(active.succeeded[slot]) or self.suite.tasks[active.task_ids[slot]].succeeded(float(active.returns[slot])),
-                terminated=bool(terminated[slot]),
-                truncated=bool(truncated[slot]),
-            )
-            for slot in np.flatnonzero(ended).tolist()
-        ]
+        episodes = [self._episode(slot, bool(terminated[slot]), bool(truncated[slot])) for slot in np.flatnonzero(ended).tolist()]
         return Step(obs, rewards, terminated, truncated, valid, episodes, lost, faults)
+
+    def unfinished(self) -> list[Episode]:
+        """The episodes that the slots are in the middle of, as far as they have come: neither terminated nor truncated."""
+        return [self._episode(slot, terminated=False, truncated=False) for slot in np.flatnonzero(~self._active.ended).tolist()]
 
     def set_allocation(self, counts: Sequence[int] | np.ndarray) -> None:
         """Slots of each task from now on, [num_tasks] summing to B."""
@@ -108,6 +101,19 @@ class SlotTable:
     def watch(self, marker: np.ndarray) -> None:
         """Keeps the id of the task that is being stepped in `marker`."""
         self._backend.marker = marker
+
+    def _episode(self, slot: int, terminated: bool, truncated: bool) -> Episode:
+        active, task = self._active, int(self._active.task_ids[slot])
+        episode_return = float(active.returns[slot])
+        return Episode(
+            task_id=task,
+            slot=slot,
+            episode_return=episode_return,
+            length=int(active.lengths[slot]),
+            success=bool(active.succeeded[slot]) or self.suite.tasks[task].succeeded(episode_return),
+            terminated=terminated,
+            truncated=truncated,
+        )
 
     def _check(self, obs: Arrays, rewards: np.ndarray) -> None:
         """Raises a `TaskFault` for a NaN or an infinity, which would reach every weight in the next update."""

@@ -17,7 +17,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class Episode(NamedTuple):
-    """A finished episode."""
+    """An episode, as a rule a finished one."""
 
     task_id: int
     slot: int  # the row of the step that ended it
@@ -88,6 +88,9 @@ class VectorTasks(Protocol):
             RuntimeError: `reset` has not been called.
             ValueError: there is not one action for each slot, or a discrete space does not have an action. Continuous actions are clipped.
         """
+
+    def unfinished(self) -> list[Episode]:
+        """The episodes that the slots are in the middle of, as far as they have come: neither terminated nor truncated."""
 
     def set_allocation(self, counts: Sequence[int] | np.ndarray) -> None:
         """Slots of each task from now on, [num_tasks] summing to B.

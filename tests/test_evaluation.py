@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import imageio.v2 as imageio
 import numpy as np
 import pytest
@@ -18,8 +19,11 @@ import pytest
 from envs import Episode, UnknownTaskError, make_suite, make_vector
 from envs.vector import Arrays
 from mtrl.cli.dispatch import main
+from mtrl.cli.tables import print_results
+from mtrl.evaluation import jobs as jobs_module
 from mtrl.evaluation.jobs import Job, in_processes, in_this_process, play, play_job
 from mtrl.evaluation.policy import load_actor
+from mtrl.evaluation.results import read_results
 from mtrl.evaluation.runner import evaluate_run
 from mtrl.evaluation.video import Moment, beside, record_policy
 from mtrl.rollouts.inference import Inference
@@ -264,3 +268,38 @@ def test_a_policy_can_be_shown_something_else(run: RunDirectory, monkeypatch: py
 def test_players_in_this_process_follow_the_order(run: RunDirectory) -> None:
     jobs = [Job(next(run.policies.glob("[0-9]*")), task, 0, 1, "gymnasium", 0, True) for task in (2, 0)]
     assert [job.task for job, _ in in_this_process(jobs)] == [2, 0]
+
+
+class Survival(gymnasium.Env):
+    """Every second environment ends after 5 steps with nothing; the others earn 1 at step 100 and never end."""
+
+    observation_space = gymnasium.spaces.Box(0, 1, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+    made = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        Survival.made += 1
+        self.short, self.steps = Survival.made % 2 == 0, 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.zeros(1, np.float32), float(self.steps == 100 and not self.short), self.short and self.steps >= 5, False, {}
+
+
+def test_episodes_without_an_end_count_as_far_as_they_came(tmp_path, monkeypatch, capsys):
+    """Dropped, they would leave only the short ones, whose score is 0."""
+    gymnasium.register("Survival-v0", Survival)
+    monkeypatch.setattr(jobs_module, "EPISODE_STEPS", 150)
+    run = tmp_path / "run"
+    options = ["--suite.name", "gym/Survival-v0?low=0&high=1", "--total-frames", "500", "--num-env-runners", "0"]
+    assert main(["train", "toy", "--run-dir", str(run), *options]) == 0
+    Survival.made = 0
+    results = evaluate_run(RunDirectory.open(run), episodes=10)
+    (task,) = results.tasks.values()
+    assert (task.n, task.endless, task.score.value) == (10, 5, 0.5)
+    capsys.readouterr()
+    print_results(results, run)
+    assert "5 of 10 episodes of Survival-v0 had not ended" in " ".join(capsys.readouterr().out.split())
+    assert read_results(run / results.file).tasks == results.tasks

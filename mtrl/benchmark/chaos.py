@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import random
@@ -19,7 +18,7 @@ from typing import NamedTuple, TextIO
 import numpy as np
 
 from envs import make_suite
-from mtrl.benchmark.processes import named
+from mtrl.benchmark.processes import end, kill_family, named
 from mtrl.config import ExperimentConfig, dump_yaml, override
 from mtrl.machine import PROJECT_ROOT, child_environment, family_of
 from mtrl.storage.run_directory import RunDirectory
@@ -108,8 +107,7 @@ def _run(config: ExperimentConfig, seconds: float, *, kills: bool) -> ChaosOutco
             if process.poll() is not None:
                 raise RuntimeError(f"the run ended by itself with code {process.returncode}; see {folder / 'log'}")
         finally:
-            process.terminate()
-            process.wait()
+            end(process)
     return _outcome(config, folder, time.monotonic() - start, killed)
 
 
@@ -142,7 +140,7 @@ class _Nodes:
 
     def __exit__(self, *error: object) -> None:
         self.second = False
-        _kill_family(self._first)
+        kill_family(self._first)
 
     @property
     def second(self) -> bool:
@@ -154,7 +152,7 @@ class _Nodes:
         if wanted and self._second is None:
             self._second = self._start("--address", self._address)
         elif not wanted and self._second is not None:
-            _kill_family(self._second)
+            kill_family(self._second)
             self._second = None
 
     def runners(self) -> list[int]:
@@ -172,16 +170,6 @@ class _Nodes:
             if time.monotonic() > end:
                 raise RuntimeError(f"Ray did not start; see {self._log.name}")
             time.sleep(0.2)
-
-
-def _kill_family(process: subprocess.Popen[bytes]) -> None:
-    while members := family_of(process.pid):
-        for pid in members:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.poll()
-        time.sleep(0.05)
-    process.wait()
 
 
 def _outcome(config: ExperimentConfig, folder: Path, seconds: float, kills: int) -> ChaosOutcome:

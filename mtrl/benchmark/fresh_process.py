@@ -9,8 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from mtrl.benchmark.processes import kill_family
 from mtrl.config import ExperimentConfig, dump_yaml
 from mtrl.machine import PROJECT_ROOT
+
+LONGEST_SECONDS = 4 * 3600.0  # of a measurement, so that one that hangs does not keep the others waiting
 
 
 def run_in_fresh_process(module: str, config: ExperimentConfig, *arguments: str) -> Any:
@@ -28,7 +31,16 @@ def run_in_fresh_process(module: str, config: ExperimentConfig, *arguments: str)
         path = Path(folder) / "experiment.yaml"
         path.write_text(dump_yaml(config))
         command = [sys.executable, "-W", "ignore", "-m", module, str(path), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT_ROOT, check=False, start_new_session=True)
-    if done.returncode:
-        raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=PROJECT_ROOT, start_new_session=True
+        )
+        try:
+            output, errors = process.communicate(timeout=LONGEST_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"{module} {' '.join(arguments)} has not ended within {LONGEST_SECONDS / 3600:.0f} hours") from None
+        finally:
+            if process.poll() is None:
+                kill_family(process)
+    if process.returncode:
+        raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{errors[-3000:]}")
+    return json.loads(output.strip().splitlines()[-1])

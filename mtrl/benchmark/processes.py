@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mtrl.machine import family_of
+
+END_SECONDS = 60.0  # for a training to save and to end
 
 
 class ProcessUsage(NamedTuple):
@@ -33,6 +40,28 @@ def named(pids: list[int], text: str) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """Lets a training save and end; kills it and all that it has started if it does not."""
+    process.terminate()
+    try:
+        process.wait(END_SECONDS)
+    except BaseException as error:
+        kill_family(process)
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+
+
+def kill_family(process: subprocess.Popen[Any]) -> None:
+    """Kills a process and all that it has started."""
+    while members := family_of(process.pid):
+        for pid in members:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.poll()
+        time.sleep(0.05)
+    process.wait()
 
 
 def sum_up(parts: list[ProcessUsage]) -> ProcessUsage:

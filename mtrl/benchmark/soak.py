@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import linregress
 
-from mtrl.benchmark.processes import ProcessUsage, held_by
+from mtrl.benchmark.processes import ProcessUsage, end, held_by
 from mtrl.config import ExperimentConfig, dump_yaml
 from mtrl.machine import PROJECT_ROOT
 from mtrl.storage.run_directory import RunDirectory
@@ -42,8 +42,7 @@ def soak(config: ExperimentConfig, minutes: float, interval_seconds: float = LOO
         if process.poll() is not None:
             raise RuntimeError(f"the run ended by itself with code {process.returncode} after {times[-1]:.1f} minutes; see {folder}")
     finally:
-        process.terminate()
-        process.wait()
+        end(process)
     return _judged(np.array(times), usages)
 
 

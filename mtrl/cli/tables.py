@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from envs import list_suites, make_suite
+from mtrl.evaluation.jobs import EPISODE_STEPS
 from mtrl.evaluation.results import EvaluationResults
 from mtrl.evaluation.statistics import Estimate, aggregate, interquartile_mean, mean, mean_interval
 from mtrl.training.explain import Explanation
@@ -28,6 +29,10 @@ def print_results(results: EvaluationResults, directory: Path) -> None:
     for name, row in results.tasks.items():
         table.add_row(name, interval(row.score), interval(row.success_rate), str(row.n), f"{row.length_mean:.0f}")
     terminal.print(table)
+    for name, row in results.tasks.items():
+        if row.endless:
+            cut = f"{row.endless} of {row.n} episodes of {name} had not ended after {EPISODE_STEPS:,} steps"
+            terminal.print(Text(f"\n{cut}; they count as far as they came"), soft_wrap=True)
     protocol = results.protocol + "".join(f", but {name} {value}" for name, value in results.changed.items())
     terminal.print(Text(f"\nmean score {interval(results.score_mean)} after {results.step:,} frames, protocol {protocol}"))
     terminal.print(Text(f"results: {directory / results.file}"), soft_wrap=True)

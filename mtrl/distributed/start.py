@@ -46,7 +46,7 @@ def watched_start(runners: Callable[[], list[Any]]) -> Iterator[None]:
                         ray.kill(runner)
                 if time.monotonic() - said >= SILENT_SECONDS:
                     said = time.monotonic()
-                    logger.warning("waiting for runners to start: Ray has %s", _free())
+                    logger.warning("waiting for runners to start: Ray has %s", free_resources())
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -76,6 +76,7 @@ def _restarts(runner: Any) -> int:
     return int(ray._private.state.actors(runner._actor_id.hex()).get("NumRestarts", 0))
 
 
-def _free() -> str:
+def free_resources() -> str:
+    """What is free of the cluster's cores and GPUs."""
     have, free = ray.cluster_resources(), ray.available_resources()
     return ", ".join(f"{free.get(kind, 0):g} of {have[kind]:g} {kind} free" for kind in ("CPU", "GPU") if kind in have)

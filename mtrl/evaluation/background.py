@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 from mtrl.config import EvaluationConfig
@@ -19,6 +20,8 @@ SELECTION_SEED = 1
 """Of environments and actions. `best` is chosen by these evaluations, and the largest of many means is a lucky one; `evaluate` plays other
 episodes, with seed 0, so that its figures of the chosen policy are not those by which it was chosen."""
 LOWEST_PRIORITY = 19
+STALLED_SECONDS = 3600.0  # without a finished job, before an evaluation is ended
+LOOK_SECONDS = 10.0  # between two looks at what it has finished
 SESSION_PRIORITY = 16  # of its session: a fortieth of a busy core, so that an evaluation ends even where no core is ever free
 
 
@@ -30,6 +33,8 @@ class BackgroundEvaluation:
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
         self._step = 0
+        self._looked = self._advanced = 0.0  # when its folder was looked at, and when that has changed
+        self._finished: set[str] = set()  # the files in it
         self._last = max((int(path.parent.name) for path in directory.layout.all_results()), default=0)
 
     @property
@@ -55,6 +60,7 @@ class BackgroundEvaluation:
         ]
         environment = child_environment(OMP_NUM_THREADS="1")
         self._log.parent.mkdir(parents=True, exist_ok=True)
+        self._looked = self._advanced = time.monotonic()
         with self._log.open("wb") as log:
             # Its standard input is a pipe that nothing is written to: when this process is gone, it ends, and the evaluation with it.
             self._process = subprocess.Popen(
@@ -65,7 +71,7 @@ class BackgroundEvaluation:
         """The results of an evaluation that has ended since, or a sentence about why there are none; None while nothing is new."""
         code = None if self._process is None else self._process.poll()
         if code is None:
-            return None
+            return self._check_progress() if self._process is not None else None
         self._process = None
         if code:
             lines = self._log.read_text(errors="replace").strip().splitlines()
@@ -79,6 +85,20 @@ class BackgroundEvaluation:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def _check_progress(self) -> str | None:
+        """Ends an evaluation that hangs, so that later policies are evaluated; the sentence about it."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return None
+        self._looked = now
+        finished = {path.name for path in self._log.parent.glob("*/*.json")}
+        if finished != self._finished:
+            self._finished, self._advanced = finished, now
+        if now - self._advanced < STALLED_SECONDS:
+            return None
+        self.close()
+        return f"the evaluation of step {self._step} was ended: none of its jobs has ended for {STALLED_SECONDS / 60:.0f} minutes"
 
     @property
     def _log(self) -> Path:

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection
@@ -20,13 +20,25 @@ import torch
 
 from envs import Episode, TaskSuite, make_vector
 from envs.vector import Arrays
+from mtrl.errors import UserError
 from mtrl.evaluation.policy import load_actor
 from mtrl.models.policy import Actor
 from mtrl.rollouts.inference import Inference
 
 EVALUATION_RUNNER = 2**31 - 1  # a runner index that no training runner has, so that no training episode is met again
 EPISODES_WORTH_A_PROCESS = 20  # a process takes seconds to start
-EPISODE_STEPS = 10_000  # an episode that is longer than this has no time limit of its own
+EPISODE_STEPS = 30_000  # an episode that is longer than this has no time limit of its own; Atari's is 27 000
+JOB_SECONDS = 3600.0  # without the end of any job, before it is taken for certain that none will end
+
+
+class StuckError(UserError):
+    """Nobody finishes an episode any more."""
+
+    def __init__(self, jobs: int):
+        super().__init__(
+            f"none of {jobs} evaluation jobs has ended for {JOB_SECONDS / 60:.0f} minutes; an environment hangs, or is too slow for "
+            "--episodes. What was played is kept"
+        )
 
 
 @dataclass(frozen=True)
@@ -65,8 +77,12 @@ def in_processes(workers: int) -> Players:
         with ProcessPoolExecutor(used, context, initializer=_begin_worker) as pool:
             running = {pool.submit(play_job, job): job for job in jobs}
             try:
-                for future in as_completed(running):
-                    yield running[future], future.result()
+                while running:
+                    done, _ = wait(running, timeout=JOB_SECONDS, return_when=FIRST_COMPLETED)
+                    if not done:
+                        raise StuckError(len(running))
+                    for future in done:
+                        yield running.pop(future), future.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in multiprocessing.active_children():
@@ -97,7 +113,8 @@ def play(
 ) -> list[Episode]:
     """Episodes number `first` and following of one task; an episode's number stands in `slot`.
 
-    Each slot plays one episode and only its first one counts: taking the first ones to finish would favour short episodes.
+    Each slot plays one episode and only its first one counts: taking the first ones to finish would favour short episodes. An episode that
+    is still going on after `EPISODE_STEPS` counts as far as it has come, and is neither terminated nor truncated.
     `shown` says what the policy sees of the slots' observations [B, …]: to ask what it does without a part of them.
     """
     counts = [episodes if index == task else 0 for index in range(suite.num_tasks)]
@@ -117,6 +134,8 @@ def play(
                 finished.setdefault(episode.slot, episode)
             if len(finished) == tasks.num_slots:
                 break
+        for episode in tasks.unfinished():
+            finished.setdefault(episode.slot, episode)
     finally:
         tasks.close()
     return [finished[slot]._replace(slot=first + slot) for slot in sorted(finished)]

@@ -27,6 +27,8 @@ class TaskResult(NamedTuple):
     score: Estimate
     return_mean: float
     length_mean: float
+    endless: int = 0
+    """Episodes that had not ended when they were cut off; they count as far as they came."""
 
 
 @dataclass(frozen=True)
@@ -126,4 +128,5 @@ def _task(row: Mapping[str, Any]) -> TaskResult:
         score=_estimate(row["score"]),
         return_mean=float(row.get("return_mean", float("nan"))),
         length_mean=float(row.get("length_mean", float("nan"))),
+        endless=int(row.get("endless", 0)),
     )

@@ -142,6 +142,7 @@ def summarize(suite: TaskSuite, rows: list[Episode]) -> tuple[dict[str, TaskResu
             score=mean_interval(scores[-1], rng),
             return_mean=float(np.mean([row.episode_return for row in own])),
             length_mean=float(np.mean([row.length for row in own])),
+            endless=sum(not (row.terminated or row.truncated) for row in own),
         )
     return tasks, stratified_mean(scores, rng)
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from envs import SuiteError, Task, TaskSuite
-from mtrl.evaluation.jobs import EPISODE_STEPS, EVALUATION_RUNNER
+from mtrl.evaluation.jobs import EVALUATION_RUNNER
 from mtrl.evaluation.policy import load_actor
 from mtrl.models.policy import Actor
 from mtrl.rollouts.inference import Inference
@@ -25,6 +25,7 @@ HEIGHT = 384  # of a frame, in pixels
 PANEL = 288  # width of the panel beside a frame, in pixels
 VIDEO_NUMBER = 1_000_000  # number of the recorded episode: no episode of an evaluation has it
 LAST_FRAME_SECONDS = 1.0
+LONGEST_VIDEO = 10_000  # steps; an episode without an end is cut off there
 MOST_FRAMES_PER_SECOND = 20
 INK, FAINT, PAPER, BAR, NEGATIVE = "#1c2733", "#66727f", "#ffffff", "#2f7ed8", "#c2571a"
 
@@ -111,7 +112,7 @@ def _episode(env: gymnasium.Env[Any, Any], inference: Inference, suite: TaskSuit
     inference.start(np.array([task]))
     total, succeeded, last = 0.0, False, False
     yield Moment(0, 0.0, total, succeeded, last)
-    for step in range(1, EPISODE_STEPS):
+    for step in range(1, LONGEST_VIDEO):
         actions, _ = inference.act({name: array[None] for name, array in suite.observe(task, observation).items()})
         observation, reward, terminated, truncated, info = env.step(suite.act(task, inference.to_environment(actions)[0]))
         total, last = total + float(reward), bool(terminated or truncated)

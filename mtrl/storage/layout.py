@@ -62,6 +62,11 @@ class RunLayout:
         return self.path / "lock"
 
     @property
+    def claim(self) -> Path:
+        """Holds the run where the file system has no locks."""
+        return self.path / "lock-claim"
+
+    @property
     def evaluations(self) -> Path:
         """A folder for each evaluated policy, named by its frames."""
         return self.path / "evaluation"

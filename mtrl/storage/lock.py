@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -40,36 +40,122 @@ def run_lock(run: Path, *, patience: float = 0.0, tell: Callable[[str], None] = 
     except OSError as error:
         raise RunDirectoryError(f"cannot write to {run}: {error.strerror}") from None
     with file:
-        _wait_for(file, run, patience, tell)
+        claim = _wait_for(file, run, patience, tell)
         file.truncate(0)
         file.write(f"process {os.getpid()} of {platform.node()}\n")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            if claim is not None:
+                claim.release()
 
 
-def _wait_for(file: IO[str], run: Path, patience: float, tell: Callable[[str], None]) -> None:
+def _wait_for(file: IO[str], run: Path, patience: float, tell: Callable[[str], None]) -> Claim | None:
+    """Waits until the directory is ours; the claim that holds it, where the file system has no locks."""
     written, until, told = _newest(run), time.monotonic() + patience, False
-    while not _locked(file):
+    claim: Claim | None = None
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return None
+        except OSError as error:
+            if error.errno in _NO_LOCKS_HERE:
+                claim = Claim(RunLayout(run).claim)
+                if claim.make():
+                    return claim
         file.seek(0)
         holder = file.read().strip() or "another process"
         if patience == 0 or _newest(run) != written:
-            raise RunDirectoryError(f"{run} is being trained by {holder}; end that one first, or begin another run with --run-dir")
+            hint = f" (should it have gone with its machine, remove {claim.path})" if claim is not None else ""
+            raise RunDirectoryError(f"{run} is being trained by {holder}{hint}; end that one first, or begin another run with --run-dir")
         if time.monotonic() >= until:
             tell(f"warning: {holder} still holds {run}, but wrote nothing for {patience:.0f} s: taken for lost")
-            return
+            if claim is not None:
+                claim.take_over()
+            return claim
         if not told:
             tell(f"{holder} holds {run}; waiting up to {patience:.0f} s for a sign of life")
             told = True
         time.sleep(min(POLL_SECONDS, patience))
 
 
-def _locked(file: IO[str]) -> bool:
-    """Whether this process holds the lock; on a file system without locks it always does."""
+class Claim:
+    """A file that only one process can make: the lock of file systems that have none, such as NFS without a lock service.
+
+    It outlives a process that is killed. A claim of a process of this machine that has gone is taken over.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._own = f"{_machine()} {os.getpid()} {_start_of(os.getpid())}"
+
+    def make(self) -> bool:
+        """Whether the claim is ours now."""
+        if self._create():
+            return True
+        found = self._read()
+        if not _has_ended(found):
+            return False
+        # Renamed, not removed: of several that find the old claim only one moves it away, and a newer one is not touched.
+        aside = self.path.with_name(f"{self.path.name}-{os.getpid()}")
+        try:
+            self.path.rename(aside)
+        except FileNotFoundError:  # another one was faster
+            return False
+        moved = aside.read_text()
+        if moved != found:
+            aside.rename(self.path)
+            return False
+        aside.unlink()
+        return self._create()
+
+    def take_over(self) -> None:
+        """Replaces whatever claim there is."""
+        self.path.write_text(self._own)
+
+    def release(self) -> None:
+        """Removes the claim, unless another process has taken it over."""
+        with suppress(OSError):
+            if self._read() == self._own:
+                self.path.unlink()
+
+    def _create(self) -> bool:
+        try:
+            with self.path.open("x") as file:
+                file.write(self._own)
+        except FileExistsError:
+            return False
+        return True
+
+    def _read(self) -> str:
+        try:
+            return self.path.read_text()
+        except FileNotFoundError:
+            return ""
+
+
+def _has_ended(claim: str) -> bool:
+    """Whether the claim is of a process of this machine that has gone; an empty one is just being written."""
+    machine, _, process = claim.partition(" ")
+    number, _, start = process.partition(" ")
+    return machine == _machine() and number.isdigit() and _start_of(int(number)) != start
+
+
+def _machine() -> str:
+    """Names this start of this machine, and the container: numbers of processes mean something only within them."""
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+    return ",".join(parts)
+
+
+def _start_of(pid: int) -> str:
+    """When a process was started, in the system's ticks; empty if there is none, so that a number that is used again is not mistaken."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in _NO_LOCKS_HERE
-    return True
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        return ""
 
 
 def _newest(run: Path) -> tuple[int, ...]:

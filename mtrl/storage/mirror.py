@@ -5,6 +5,7 @@ A copy is written file by file, its manifest last: without one it does not count
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import threading
 import time
@@ -121,7 +122,7 @@ def fetch(url: str, run: Path, tell: Callable[[str], None] = lambda message: Non
             with tempfile.TemporaryDirectory(prefix=".incomplete-", dir=_existing_parent(run)) as temporary:
                 folder = Path(temporary) / str(step)
                 folder.mkdir()
-                for path in ask(lambda step=step: files.ls(f"{root}/{CHECKPOINTS}/{step}", detail=False)):
+                for path in ask(functools.partial(files.ls, f"{root}/{CHECKPOINTS}/{step}", detail=False)):
                     get(path, folder / Path(path).name)
                 try:
                     load_checkpoint(folder)
