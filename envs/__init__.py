@@ -1,6 +1,6 @@
 """Tasks: suites of environments behind one vector protocol. Needs NumPy and Gymnasium; each family of suites also its simulator."""
 
-from envs.build import make_vector
+from envs.build import make_vector, step_once
 from envs.errors import SuiteError, TaskFault, UnknownSuiteError, UnknownTaskError
 from envs.registry import list_suites, make_suite
 from envs.task import EvaluationProtocol, PlayRecipe, Task, TaskSuite
@@ -23,4 +23,5 @@ __all__ = [
     "list_suites",
     "make_suite",
     "make_vector",
+    "step_once",
 ]

@@ -52,6 +52,14 @@ def make_vector(
     return SlotTable(suite, build_backend(suite, backend, seeds, num_threads, tolerant), checked)
 
 
+def step_once(suite: TaskSuite, backend: BackendName) -> None:
+    """Steps one environment of every task of a suite; raises whatever goes wrong."""
+    tasks = make_vector(suite, [1] * suite.num_tasks, backend=backend)
+    tasks.reset()
+    tasks.step(np.stack([suite.action_space.sample() for _ in suite.tasks]))
+    tasks.close()
+
+
 def build_backend(
     suite: TaskSuite, backend: BackendName | Literal["auto"], seeds: SeedSequences, num_threads: int, tolerant: bool
 ) -> Backend:

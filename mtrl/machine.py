@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +14,9 @@ PACKAGE = Path(__file__).parent
 PROJECT_ROOT = PACKAGE.parent  # the folder of mtrl, envs and launch.py in a checkout; site-packages when installed
 OBJECT_STORE_BYTES = 512 * 2**20  # of Ray on this machine; rollouts and weights in transit need a tenth of it
 PACKAGES = ("torch", "numpy", "ray", "gymnasium", "envpool", "minigrid", "metaworld", "mujoco")  # a run records their versions
+
+CHILD_SECONDS = 120  # how long code in a new interpreter may take
+STEP_ONCE = "import sys, envs; envs.step_once(envs.make_suite(sys.argv[1]), sys.argv[2])"  # for `run_python`, with a suite and a backend
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
@@ -23,6 +28,13 @@ class Finding(NamedTuple):
     level: Literal["ok", "note", "problem"]  # a problem keeps the run from starting
     subject: str
     text: str
+
+
+class Child(NamedTuple):
+    """The outcome of a check in a child process."""
+
+    output: str
+    fault: str | None  # its last word, if it failed
 
 
 def own_cores() -> set[int]:
@@ -82,6 +94,23 @@ def child_environment(**changes: str) -> dict[str, str]:
 def python_path() -> str:
     """The value of PYTHONPATH with the project's folder before the present entries."""
     return os.pathsep.join([str(PROJECT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def run_python(code: str, *arguments: str, seconds: float | None = None) -> Child:
+    """Runs `code` in a new interpreter that finds packages where this one does."""
+    environment = child_environment(PYTHONPATH=os.pathsep.join(filter(None, sys.path)), PYTHONWARNINGS="ignore")
+    seconds = seconds or CHILD_SECONDS
+    command = [sys.executable, "-P", "-c", code, *arguments]  # -P: not the current folder's packages
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
+    except subprocess.TimeoutExpired:
+        return Child("", f"it did not finish within {seconds:g} s")
+    if done.returncode == 0:
+        return Child(done.stdout, None)
+    if done.returncode < 0:
+        return Child(done.stdout, f"it crashed with signal {-done.returncode}")
+    last = (done.stderr.strip().splitlines() or ["it failed without a word"])[-1]
+    return Child(done.stdout, last.removeprefix("envs.errors.SuiteError: "))
 
 
 def package_version(distribution: str) -> str | None:

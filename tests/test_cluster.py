@@ -110,11 +110,12 @@ def test_doctor_and_a_job_that_begins_again(cluster, tmp_path):
     (tmp_path / "home" / ".ray" / "auth_token").write_text("ab" * 32)
     cluster = cluster | {"HOME": str(tmp_path / "home")}
     small = ["--num-env-runners", "2", "--run-dir", str(tmp_path / "run")]
-    found = launch(["doctor", "--cluster", "toy", *small[:2], "--run-dir", str(tmp_path)], cluster)
+    found = launch(["doctor", "--cluster", "toy", *small], cluster)
     assert found.returncode == 0, found.stdout + found.stderr
     said = " ".join(found.stdout.split())
     assert "2, 2 cores" in said and "2 fit" in said and "the same on all nodes (code" in said and "is the same on all nodes" in said
-    assert not list(tmp_path.glob(".doctor-*"))
+    assert "one of each task steps on all nodes" in said and "one update and a checkpoint" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
     refused = launch(["doctor", "--cluster", "toy", "--num-env-runners", "3"], cluster)
     assert refused.returncode == 1 and "needs 3 CPU, but Ray has 2" in " ".join(refused.stdout.split())
 

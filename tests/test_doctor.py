@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from mtrl import machine
 from mtrl.cli import doctor
-from mtrl.cli.doctor import Child
 from mtrl.config import ExperimentConfig, override
-from mtrl.machine import Finding
+from mtrl.machine import Child, Finding
+from mtrl.storage.run_directory import RunDirectoryError, new_folder, trial_folder
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ExperimentConfig()
@@ -132,8 +133,8 @@ def test_a_foreign_envs_package_is_a_problem(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_a_crash_is_a_sentence() -> None:
-    assert doctor._run_python("import os; os.abort()").fault == "it crashed with signal 6"
-    assert doctor._run_python("raise KeyError('x')").fault == "KeyError: 'x'"
+    assert machine.run_python("import os; os.abort()").fault == "it crashed with signal 6"
+    assert machine.run_python("raise KeyError('x')").fault == "KeyError: 'x'"
 
 
 def test_a_broken_backend_names_the_one_that_works() -> None:
@@ -143,8 +144,8 @@ def test_a_broken_backend_names_the_one_that_works() -> None:
 
 
 def test_a_child_that_hangs_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "CHILD_SECONDS", 0.2)
-    child = doctor._run_python("import time; time.sleep(60)")
+    monkeypatch.setattr(machine, "CHILD_SECONDS", 0.2)
+    child = machine.run_python("import time; time.sleep(60)")
     assert child.fault == "it did not finish within 0.2 s"
 
 
@@ -158,3 +159,31 @@ def test_a_start_is_what_train_does_and_leaves_nothing(tmp_path: Path) -> None:
     assert finding.level == "problem" and finding.text.startswith("learner.device is cuda")
     (finding,) = doctor.check_start(doctor.start_once(toy, tmp_path / "file" / "run"), tmp_path)
     assert finding.level == "problem" and "cannot write to" in finding.text
+
+
+def test_a_start_leaves_no_folders_that_were_not_there(tmp_path: Path) -> None:
+    with trial_folder(tmp_path / "a" / "b" / "run") as place:
+        (place / "trial").mkdir(parents=True)
+        (place / "trial").rmdir()
+    assert not any(tmp_path.iterdir())
+    (tmp_path / "a").mkdir()
+    with trial_folder(tmp_path / "a" / "b" / "run") as place:
+        place.mkdir(parents=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and not any((tmp_path / "a").iterdir())
+
+
+def test_a_folder_that_train_would_refuse_is_a_problem(tmp_path: Path) -> None:
+    """Each kind of folder, and train's answer to it."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "filled" / "x").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    for name, levels_said in (("new", []), ("empty", []), ("filled", ["problem"]), ("file", ["problem"])):
+        assert levels(list(doctor.check_folder(tmp_path / name))) == levels_said
+        if levels_said:
+            with pytest.raises(RunDirectoryError):
+                new_folder(tmp_path / name, "x")
+        else:
+            new_folder(tmp_path / name, "x")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("name: it")
+    assert levels(list(doctor.check_folder(tmp_path / "run"))) == ["note"]

@@ -10,7 +10,6 @@ import os
 import platform
 import secrets
 import shutil
-import subprocess
 import sys
 import tempfile
 import tomllib
@@ -18,7 +17,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
 import rich.console
 from packaging.requirements import Requirement
@@ -30,12 +28,16 @@ from mtrl.machine import (
     OBJECT_STORE_BYTES,
     PACKAGES,
     PROJECT_ROOT,
+    STEP_ONCE,
+    Child,
     Finding,
     available_memory,
-    child_environment,
     package_version,
+    run_python,
     usable_cores,
 )
+from mtrl.storage.layout import RunLayout
+from mtrl.storage.run_directory import trial_folder
 
 CHECKED_PACKAGES = (*PACKAGES, "pydantic", "safetensors", "tensorboardX")
 GIB = 2**30
@@ -44,9 +46,9 @@ SIMULATORS = {
     "minigrid": "minigrid suites will not work, nor will their evaluation",
     "metaworld": "metaworld suites will not work, nor will their evaluation",
 }
-CHILD_SECONDS = 120  # how long one check may take
 START_SECONDS = 240  # how long a start of the run may take
 
+PRINT_BACKENDS = "import sys; from mtrl.cli.doctor import print_backends; print_backends(sys.argv[1])"
 TORCH_FACTS = """
 import json, torch
 cuda = torch.cuda.is_available()
@@ -59,15 +61,12 @@ print(json.dumps({
 """
 
 
-class Child(NamedTuple):
-    """The outcome of a check in a child process."""
+def examine(config: ExperimentConfig, run_dir: Path | None) -> int:
+    """Prints the report.
 
-    output: str
-    fault: str | None  # its last word, if it failed
-
-
-def examine(config: ExperimentConfig, folder: Path) -> int:
-    """Prints the report; `config` is the run that must be able to start, and `folder` is where its files would go.
+    Args:
+        config: the run that must be able to start.
+        run_dir: where its files would go; a new folder in `runs` if None.
 
     Returns:
         the exit code: 1 if that run cannot start.
@@ -75,14 +74,18 @@ def examine(config: ExperimentConfig, folder: Path) -> int:
     installed = {package: version for package in CHECKED_PACKAGES if (version := package_version(package))}
     console = rich.console.Console()
     console.print(Text(f"python {platform.python_version()}, " + ", ".join(f"{name} {version}" for name, version in installed.items())))
-    return _conclude(console, collect_findings(config, folder), config)
+    return _conclude(console, collect_findings(config, run_dir), config)
 
 
 def examine_cluster(config: ExperimentConfig, run_dir: Path | None) -> int:
-    """Prints the report of the Ray cluster that RAY_ADDRESS names; returns the exit code."""
+    """Prints the report of the Ray cluster that RAY_ADDRESS names, where a run is started at the end; returns the exit code."""
     from mtrl.distributed.inspect import inspect_cluster
 
-    return _conclude(rich.console.Console(), inspect_cluster(config, run_dir), config)
+    findings = list(check_folder(run_dir)) + inspect_cluster(config, run_dir)
+    if all(finding.level != "problem" for finding in findings):
+        folder = run_dir or Path("runs")
+        findings += check_start(start_once(config, folder), folder)
+    return _conclude(rich.console.Console(), findings, config)
 
 
 def _conclude(console: rich.console.Console, findings: list[Finding], config: ExperimentConfig) -> int:
@@ -104,19 +107,20 @@ def _conclude(console: rich.console.Console, findings: list[Finding], config: Ex
     return 0
 
 
-def collect_findings(config: ExperimentConfig, folder: Path) -> list[Finding]:
+def collect_findings(config: ExperimentConfig, run_dir: Path | None) -> list[Finding]:
     """Findings of all checks; the slow checks run side by side. Where none of them finds a problem, the run is started for one update."""
     with ThreadPoolExecutor(2) as pool:
-        listed = pool.submit(_run_ours, "print_backends", config.suite.name)
-        torch = pool.submit(_run_python, TORCH_FACTS)
-        ray = pool.submit(_run_python, "import ray.rllib")
-        imported = {package: pool.submit(_run_python, f"import {package}") for package in SIMULATORS}
+        listed = pool.submit(run_python, PRINT_BACKENDS, config.suite.name)
+        torch = pool.submit(run_python, TORCH_FACTS)
+        ray = pool.submit(run_python, "import ray.rllib")
+        imported = {package: pool.submit(run_python, f"import {package}") for package in SIMULATORS}
         fault = listed.result().fault
         steps = [] if fault else [(suite, backend) for suite, backend in json.loads(listed.result().output.splitlines()[-1])]
-        stepped = {(suite, backend): pool.submit(_run_ours, "step_once", suite, backend) for suite, backend in steps}
+        stepped = {(suite, backend): pool.submit(run_python, STEP_ONCE, suite, backend) for suite, backend in steps}
         findings = [
             *check_versions(),
             *check_names(),
+            *check_folder(run_dir),
             *check_cores(config),
             *check_memory(config),
             *check_torch(torch.result()),
@@ -129,6 +133,7 @@ def collect_findings(config: ExperimentConfig, folder: Path) -> list[Finding]:
             ),
         ]
     if all(finding.level != "problem" for finding in findings):
+        folder = run_dir or Path("runs")
         findings += check_start(start_once(config, folder), folder)
     return findings
 
@@ -138,16 +143,31 @@ def start_once(config: ExperimentConfig, folder: Path) -> Child:
 
     It is the same command in a process of its own, so that what it says is what `train` would say.
     """
-    place = folder.parent if folder.name and not folder.is_dir() else folder
     changes = {"total_frames": 1, "evaluation.every_frames": None, "checkpoints.copy_to": None, "curriculum.evidence": "training"}
-    run = place / f".doctor-{secrets.token_hex(4)}"
-    with tempfile.TemporaryDirectory() as temporary:
+    with trial_folder(folder) as place, tempfile.TemporaryDirectory() as temporary:
+        run = place / f".doctor-{secrets.token_hex(4)}"
         experiment = Path(temporary) / f"{config.name}.yaml"
         experiment.write_text(dump_yaml(override(config, changes)))
         command = "import sys; from mtrl.cli import dispatch; sys.argv[0] = 'train'; sys.exit(dispatch.main(sys.argv[1:]))"
-        child = _run_python(command, "train", str(experiment), "--run-dir", str(run), seconds=START_SECONDS)
-    shutil.rmtree(run, ignore_errors=True)
+        child = run_python(command, "train", str(experiment), "--run-dir", str(run), seconds=START_SECONDS)
+        shutil.rmtree(run, ignore_errors=True)
     return child
+
+
+def check_folder(run_dir: Path | None) -> Iterator[Finding]:
+    """Whether a run may begin in the folder that it is to have."""
+    if run_dir is None:
+        return
+    if RunLayout(run_dir).config.is_file():
+        yield Finding("note", "run directory", f"{run_dir} has a run: train goes on with it by --resume or --auto-resume")
+        return
+    try:
+        filled = (run_dir.is_dir() and any(run_dir.iterdir())) or (run_dir.exists() and not run_dir.is_dir())
+    except OSError as error:
+        yield Finding("problem", "run directory", f"{run_dir} cannot be read: {error.strerror}")
+        return
+    if filled:
+        yield Finding("problem", "run directory", f"{run_dir} exists and is not an empty folder; choose another --run-dir")
 
 
 def check_start(child: Child, folder: Path) -> Iterator[Finding]:
@@ -166,19 +186,6 @@ def print_backends(needed: str) -> None:
     print(json.dumps([(name, backend) for name in suites.values() for backend in make_suite(name).backends]))
 
 
-def step_once(suite_name: str, backend: str) -> None:
-    """Steps one environment of every task of a suite; raises whatever goes wrong."""
-    import numpy as np
-
-    from envs import make_suite, make_vector
-
-    suite = make_suite(suite_name)
-    tasks = make_vector(suite, [1] * suite.num_tasks, backend=backend)  # type: ignore[arg-type]
-    tasks.reset()
-    tasks.step(np.stack([suite.action_space.sample() for _ in suite.tasks]))
-    tasks.close()
-
-
 def check_versions() -> Iterator[Finding]:
     """Python and packages against what we ask for, and packages against what each other asks for."""
     conflicts = list(_conflicts(_own_requirements(), "this project"))
@@ -194,7 +201,7 @@ def check_versions() -> Iterator[Finding]:
 
 def check_names() -> Iterator[Finding]:
     """Whether `envs` and `mtrl` are ours: other distributions install packages of these names."""
-    fault = _run_python("import envs; assert hasattr(envs, 'make_suite'); print(envs.__path__[0])")
+    fault = run_python("import envs; assert hasattr(envs, 'make_suite'); print(envs.__path__[0])")
     place = Path(fault.output.strip() or ".")
     if fault.fault or place.resolve().parent != PROJECT_ROOT.resolve():
         yield Finding("problem", "package names", f"the package `envs` is not this project's ({fault.fault or place}); pip uninstall envs")
@@ -292,28 +299,6 @@ def check_backends(stepped: dict[tuple[str, str], Child], config: ExperimentConf
             yield Finding("problem", subject, f"{child.fault}{hint}")
         else:
             yield Finding("note", subject, f"will not work: {child.fault}")
-
-
-def _run_ours(function: str, *arguments: str) -> Child:
-    """Calls a function of this module in a new interpreter."""
-    return _run_python(f"import sys; from mtrl.cli.doctor import {function}; {function}(*sys.argv[1:])", *arguments)
-
-
-def _run_python(code: str, *arguments: str, seconds: float | None = None) -> Child:
-    """Runs `code` in a new interpreter that finds packages where this one does."""
-    environment = child_environment(PYTHONPATH=os.pathsep.join(filter(None, sys.path)), PYTHONWARNINGS="ignore")
-    seconds = seconds or CHILD_SECONDS
-    command = [sys.executable, "-P", "-c", code, *arguments]  # -P: not the current folder's packages
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
-    except subprocess.TimeoutExpired:
-        return Child("", f"it did not finish within {seconds:g} s")
-    if done.returncode == 0:
-        return Child(done.stdout, None)
-    if done.returncode < 0:
-        return Child(done.stdout, f"it crashed with signal {-done.returncode}")
-    last = (done.stderr.strip().splitlines() or ["it failed without a word"])[-1]
-    return Child(done.stdout, last.removeprefix("envs.errors.SuiteError: "))
 
 
 def _conflicts(requirements: list[Requirement], owner: str) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""Checks of a Ray cluster before a run waits for it: cores and GPUs, versions on every node, one run folder for all nodes."""
+"""Checks of a Ray cluster before a run waits for it: cores and GPUs, and on every node versions, environments and the run's folder."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from envs import make_suite
 from mtrl.config import ExperimentConfig
 from mtrl.distributed.cluster import ResourceError, check_resources, start_ray
-from mtrl.machine import PROJECT_ROOT, Finding
-from mtrl.storage.run_directory import versions
+from mtrl.distributed.surroundings import RayUnavailableError, socket_folder
+from mtrl.machine import PROJECT_ROOT, STEP_ONCE, Finding, run_python
+from mtrl.storage.run_directory import trial_folder, versions
 
-NODE_SECONDS = 120.0  # how long a node may take to answer
+NODE_SECONDS = 240.0  # how long a node may take to answer
 
 
 def inspect_cluster(config: ExperimentConfig, run_dir: Path | None) -> list[Finding]:
@@ -29,34 +32,39 @@ def inspect_cluster(config: ExperimentConfig, run_dir: Path | None) -> list[Find
         lines.append(Finding("ok", "runners", f"{config.env_runners.num_env_runners} fit"))
     except ResourceError as error:
         lines.append(Finding("problem", "runners", str(error)))
-    token, file = secrets.token_hex(8), None
-    if run_dir is not None:
-        file = run_dir.absolute() / f".doctor-{token}"
-        try:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            file.write_text(token)
-        except OSError as error:
-            lines.append(Finding("problem", "run directory", f"{run_dir} cannot be written to: {error.strerror}"))
-            file = None
-    try:
-        answers = _ask(nodes, str(file) if file else None)
-    finally:
-        if file is not None:
-            file.unlink(missing_ok=True)
+    served = make_suite(config.suite.name).backends
+    backend = served[0] if config.suite.backend == "auto" else config.suite.backend
+    token = secrets.token_hex(8)
+    with contextlib.ExitStack() as stack:
+        file = None
+        if run_dir is not None:
+            place = stack.enter_context(trial_folder(run_dir))
+            try:
+                place.mkdir(parents=True, exist_ok=True)
+                file = place.absolute() / f".doctor-{token}"
+                stack.callback(file.unlink, missing_ok=True)
+                file.write_text(token)
+            except OSError as error:
+                lines.append(Finding("problem", "run directory", f"{run_dir} cannot be written to: {error.strerror}"))
+                file = None
+        answers = _ask(nodes, str(file) if file else None, config.suite.name, backend)
     lines += _compare_versions(answers)
+    lines += _faults(answers)
     if file is not None:
         lines += _compare_folder(answers, token, file.parent)
     elif run_dir is None:
         lines.append(Finding("note", "run directory", "not looked at: give --run-dir"))
+    ray.shutdown()
     return lines
 
 
-def _ask(nodes: list[dict[str, Any]], file: str | None) -> dict[str, dict[str, Any] | str]:
-    """Each node's versions and token by its address; a sentence for a node that does not answer."""
+def _ask(nodes: list[dict[str, Any]], file: str | None, suite: str, backend: str) -> dict[str, dict[str, Any] | str]:
+    """Each node's versions, faults and token by its address; a sentence for a node that does not answer."""
     asked = {}
     for node in nodes:
         where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked[f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})"] = _look.options(scheduling_strategy=where).remote(file)
+        address = f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})"
+        asked[address] = _look.options(scheduling_strategy=where).remote(file, suite, backend)
     ray.wait(list(asked.values()), num_returns=len(asked), timeout=NODE_SECONDS)
     answers: dict[str, dict[str, Any] | str] = {}
     for address, reference in asked.items():
@@ -69,13 +77,20 @@ def _ask(nodes: list[dict[str, Any]], file: str | None) -> dict[str, dict[str, A
 
 
 @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]
-def _look(file: str | None) -> dict[str, Any]:
-    """Runs on a node."""
+def _look(file: str | None, suite: str, backend: str) -> dict[str, Any]:
+    """Runs on a node, where it does what a runner needs to do there."""
     try:
         read = None if file is None else Path(file).read_text()
     except OSError:
         read = None
-    return {"versions": {**versions(), "code": code_hash()}, "token": read}
+    faults = []
+    if fault := run_python(STEP_ONCE, suite, backend).fault:  # in a process of its own: a broken simulator may crash
+        faults.append(f"cannot step {suite} with {backend}: {fault}")
+    try:
+        socket_folder()
+    except RayUnavailableError as error:
+        faults.append(str(error))
+    return {"versions": {**versions(), "code": code_hash()}, "token": read, "faults": faults}
 
 
 def code_hash() -> str:
@@ -104,6 +119,16 @@ def _compare_versions(answers: dict[str, dict[str, Any] | str]) -> list[Finding]
     if not lines:
         lines.append(Finding("ok", "versions", f"the same on all nodes (code {ours['code']})"))
     return lines
+
+
+def _faults(answers: dict[str, dict[str, Any] | str]) -> list[Finding]:
+    faults = [
+        Finding("problem", f"node {address}", fault)
+        for address, answer in answers.items()
+        if isinstance(answer, dict)
+        for fault in answer["faults"]
+    ]
+    return faults or [Finding("ok", "environments", "one of each task steps on all nodes")]
 
 
 def _compare_folder(answers: dict[str, dict[str, Any] | str], token: str, folder: Path) -> list[Finding]:

@@ -167,6 +167,19 @@ def new_folder(path: Path | None, name: str) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def trial_folder(folder: Path) -> Iterator[Path]:
+    """A folder for trials on the file system of a run's folder. What was made on the way there is removed again."""
+    place = folder if folder.is_dir() else folder.absolute().parent
+    missing = [each for each in (place, *place.parents) if not each.exists()]
+    try:
+        yield place
+    finally:
+        for each in missing:  # the deepest first
+            with contextlib.suppress(OSError):
+                each.rmdir()
+
+
 def _own_folder(wanted: Path) -> Path:
     """Makes a folder of this name, or with the first free number behind it: two runs may begin in the same second."""
     wanted.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ class DoctorOptions:
     cluster: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False
     """Look at the Ray cluster that RAY_ADDRESS names instead of this machine: what it has, and whether its nodes agree."""
     run_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """The run's directory, which must be writable, and visible to all nodes with --cluster."""
+    """The directory that the run is to have: whether it is free, can be written to and, with --cluster, is the same on all nodes."""
 
 
 def doctor(arguments: list[str], program: str) -> int:
@@ -36,4 +36,4 @@ def doctor(arguments: list[str], program: str) -> int:
     )
     from mtrl.cli.doctor import examine, examine_cluster
 
-    return examine_cluster(config, options.run_dir) if options.cluster else examine(config, options.run_dir or Path("runs"))
+    return examine_cluster(config, options.run_dir) if options.cluster else examine(config, options.run_dir)
