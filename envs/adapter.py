@@ -36,6 +36,13 @@ class Adapted(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any]):
         super().__init__(env)
         self.action_space, self._to_environment = canonical_actions(env.action_space)
+        self.action_rule = self._action_rule()
+
+    def _action_rule(self) -> str | None:
+        """What is done to the policy's actions; None where they are given to the environment as they are."""
+        if isinstance(self.env.action_space, Box) and self._to_environment is not _same:
+            return f"from -1 … 1 to the bounds of {_shown(self.env.action_space)}"
+        return None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begins an episode. The options that our own environments read are not handed on."""

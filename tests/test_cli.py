@@ -18,6 +18,7 @@ import pytest
 import rich.console
 
 from envs import Task, TaskSuite, make_suite
+from mtrl import signals as signals_module
 from mtrl.cli import dispatch as cli
 from mtrl.cli import shared
 from mtrl.cli.arguments import parse_with_experiment
@@ -29,6 +30,7 @@ from mtrl.errors import UserError
 from mtrl.storage.checkpoint import newest_valid
 from mtrl.storage.lock import run_lock
 from mtrl.storage.run_directory import RunDirectory
+from mtrl.training import run as run_module
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--total-frames", "600", "--report-seconds", "60"]
@@ -341,9 +343,22 @@ def test_a_signal_saves_and_ends_with_its_code(number: signal.Signals, code: int
         if "frames/s" in line:
             break
     process.send_signal(number)
+    time.sleep(0.05)
+    process.send_signal(number)  # `timeout` sends it to the process, and then to its group
     out, err = process.communicate(timeout=60)
     assert process.returncode == code and "Traceback" not in err
     assert (tmp_path / "run" / "checkpoints" / "latest").exists() and "train --resume run" in out
+
+
+def test_one_request_is_not_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second signal ends the process at once, unless it comes so soon that it belongs to the first."""
+    with run_module._signals() as received:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+        assert received == [signal.SIGINT]
+        monkeypatch.setattr(signals_module, "REPEAT_SECONDS", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_a_reader_that_goes_away_ends_the_run_with_a_checkpoint(tmp_path: Path) -> None:

@@ -176,7 +176,9 @@ def test_control_c_in_the_middle(run: RunDirectory) -> None:
     command = [sys.executable, "launch.py", "evaluate", str(run.path), "--episodes", str(episodes_each), "--workers", "2"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for_first_job(run, process)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
+    for _ in range(2):  # a terminal sends it to the workers, too; `timeout` sends it twice
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.05)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130 and said.count("\n") == 1 and "the same command goes on from there" in said
     assert all_gone(process.pid)

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from dataclasses import astuple, replace
 from pathlib import Path
 
@@ -15,10 +16,12 @@ import pytest
 
 from envs import EvaluationProtocol, PlayRecipe, SuiteError, TaskSuite, make_suite, make_vector
 from envs.registry import FAMILIES, Family
+from mtrl.cli.dispatch import main
 from mtrl.config import ModelConfig
 from mtrl.evaluation.export import play_script
 from mtrl.evaluation.protocols import protocol_of
 from mtrl.models.policy import build_policy
+from mtrl.storage.checkpoint import load_policy, save_policy
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "guides" / "own-environments.md").read_text()
@@ -58,6 +61,32 @@ def test_a_policy_that_the_tasks_have_outgrown_is_refused_in_a_sentence(tmp_path
         assert done.returncode == 2, done.stdout + done.stderr
         assert "the weights do not fit these tasks" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_policy_on_another_scale_is_refused_or_warned_of(tmp_path, capsys):
+    """By evaluation and by resuming: its actions would mean something else than when it was trained. The card of an export names them."""
+    run, rule = tmp_path / "run", "from -1 … 1 to the bounds of Box(-2.0, 2.0, (1,), float32)"
+    options = ["--num-env-runners", "0", "--suite.name", "gym/Pendulum-v1?low=-1600&high=0", "--total-frames", "500"]
+    assert main(["train", "toy", *options, "--run-dir", str(run)]) == 0
+    assert main(["export", str(run), "-o", str(tmp_path / "out")]) == 0
+    assert f"mapped {rule}" in (tmp_path / "out" / "README.md").read_text()
+    (policy,) = (run / "policy").iterdir()
+    weights, description = load_policy(policy)
+    assert description["rules"] == {"actions": rule}
+    for rules, code, text in (
+        ({}, 2, "it would act wrongly"),
+        ({"actions": rule.replace("2.0", "3.0")}, 2, "Box(-3.0, 3.0"),
+        (None, 0, "does not say how its actions are scaled"),
+    ):
+        changed = {name: value for name, value in description.items() if name != "rules"} | ({} if rules is None else {"rules": rules})
+        evaluate = ["evaluate", str(run), "--workers", "1", "--episodes", "1"]
+        for command in (evaluate, ["train", "--resume", str(run), "--total-frames", "600"]):
+            save_policy(run / "policy", int(policy.name), weights, changed, keep=[])
+            capsys.readouterr()
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always")
+                assert main(command) == code
+            assert text in capsys.readouterr().err + "".join(str(warning.message) for warning in warned)
 
 
 def test_what_success_is():

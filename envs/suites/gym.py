@@ -57,6 +57,7 @@ def make(name: str) -> TaskSuite:
         action_space=looks[0].action_space,
         adapt=image_only if looks[0].observation_space == GRID else _as_vector,
         scored_by="success" if high is None else "return",
+        rules=_rules(looks),
     )
 
 
@@ -67,6 +68,16 @@ class _Look(NamedTuple):
     observation_space: gymnasium.spaces.Dict
     action_space: gymnasium.Space
     reward_threshold: float | None
+    action_rule: str | None  # what is done to actions
+
+
+def _rules(looks: list[_Look]) -> dict[str, str]:
+    """What is done to the actions of the tasks; a policy that was trained by another rule acts wrongly."""
+    found = {look.name: look.action_rule for look in looks if look.action_rule is not None}
+    if not found:
+        return {}
+    same = len(set(found.values())) == 1 and len(found) == len(looks)
+    return {"actions": next(iter(found.values())) if same else "; ".join(f"{name}: {rule}" for name, rule in found.items())}
 
 
 def _task(env_id: str, look: _Look, low: float, high: float | None) -> Task:
@@ -84,7 +95,7 @@ def _make_env(env_id: str, render_mode: str | None = None) -> gymnasium.Env:
     return _adapted(env_id, render_mode)[0]
 
 
-def _adapted(env_id: str, render_mode: str | None = None) -> tuple[gymnasium.Env, list[str]]:
+def _adapted(env_id: str, render_mode: str | None = None) -> tuple[Adapted, list[str]]:
     """The environment, and the names of parts of its observation that are left out."""
     drawn: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}  # those that cannot be drawn take none
     with staying_here():
@@ -112,7 +123,7 @@ def _look(env_id: str) -> _Look:
             warnings.warn(f"gym: of what {env_id} observes, policies do not read {', '.join(left_out)}", stacklevel=2)
         spec: Any = env.spec
         name = (spec.id if spec is not None else env_id.rpartition(":")[2]).replace("/", "-")
-        return _Look(name, _observations(env), env.action_space, spec.reward_threshold if spec is not None else None)
+        return _Look(name, _observations(env), env.action_space, spec.reward_threshold if spec is not None else None, env.action_rule)
     finally:
         with contextlib.suppress(Exception):
             env.close()

@@ -28,6 +28,7 @@ from mtrl.cli.commands.sweep import sweep
 from mtrl.cli.commands.train import train
 from mtrl.errors import UserError, did_you_mean
 from mtrl.machine import PROJECT_ROOT
+from mtrl.signals import Repeats
 
 COMMANDS: dict[str, Callable[[list[str], str], int]] = {
     "train": train,
@@ -111,14 +112,24 @@ class Terminated(KeyboardInterrupt):
 
 
 def _end_in_order() -> None:
-    """SIGTERM and SIGHUP end a command as Ctrl-C does, but at once the second time; under nohup SIGHUP stays ignored."""
+    """SIGTERM, SIGHUP and SIGINT let a command end in order, but a later one ends it at once; under nohup SIGHUP stays ignored."""
+    repeats = Repeats()
 
     def end(number: int, frame: Any) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        raise Terminated(number)
+        if repeats.repeated():
+            return
+        for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            if signal.getsignal(each) is end:
+                signal.signal(each, again)
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
+    def again(number: int, frame: Any) -> None:
+        if not repeats.repeated():
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, end)
 
 

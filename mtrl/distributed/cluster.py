@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -97,7 +98,7 @@ def start_ray() -> None:
         }
     # What it says of dead runners, of each several times, the run says once.
     logging.getLogger("ray.rllib.utils.actor_manager").setLevel(logging.CRITICAL)
-    with _without_log_level_notice(), _as_ours() if address is None else contextlib.nullcontext():
+    with _own_handlers(), _without_log_level_notice(), _as_ours() if address is None else contextlib.nullcontext():
         try:
             ray.init(**options)
         except (OSError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
@@ -122,6 +123,17 @@ def end_ray() -> None:
     for pid in family:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Keeps the handlers of signals: Ray's would end the process with another exit code, and without a checkpoint."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

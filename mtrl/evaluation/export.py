@@ -228,6 +228,8 @@ def model_card(description: dict[str, Any], suite: TaskSuite, actor: Actor, task
         if exported.experts == exported.of_experts:
             lines.append("- No expert could be left out: each has a weight, or shapes one that has")
     lines += ["", "## Inputs", "", *(f"- {text}" for text in inputs), "", "## Output", "", f"`[N, …]`: {kind}."]
+    if "actions" in suite.rules:
+        lines += ["", f"Before the environment gets them, actions are clipped to -1 … 1 and mapped {suite.rules['actions']}."]
     lines += ["", "## Use", "", "`python play.py` plays one episode; it needs torch, gymnasium and the simulator alone."]
     return "\n".join(lines) + "\n"
 

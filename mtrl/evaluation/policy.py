@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from envs import TaskSuite, make_suite
-from mtrl.config import ModelConfig
+from mtrl.config import ConfigError, ModelConfig
 from mtrl.models.policy import Actor, build_policy, load_weights
 from mtrl.storage.checkpoint import load_policy
 
@@ -15,10 +18,43 @@ def load_actor(policy: Path) -> tuple[TaskSuite, Actor]:
 
     Raises:
         DamagedCheckpointError: a file is missing or not what was written.
-        ConfigError: the tasks have changed so much since that its weights do not fit.
+        ConfigError: the tasks have changed so much since that its weights do not fit, or its actions mean something else now.
     """
     weights, description = load_policy(policy)
     suite = make_suite(description["suite"])
+    check_actions(policy, description, suite)
     network = build_policy(ModelConfig(**description["model"]), suite, seed=0)
     load_weights(network, weights)
     return suite, network.actor
+
+
+def check_actions(policy: Path, description: Mapping[str, Any], suite: TaskSuite) -> None:
+    """Compares the meaning of a policy's actions with that of the suite's tasks today; warns where the policy does not record it.
+
+    Args:
+        policy: its folder.
+        description: the description saved with it.
+        suite: its tasks.
+
+    Raises:
+        ConfigError: they differ: the policy would act on another scale than it was trained on.
+    """
+    now = suite.rules.get("actions")
+    if "rules" not in description:
+        if now is not None:
+            warnings.warn(
+                f"{policy} does not say how its actions are scaled; they are mapped {now}, and a policy of an early version, whose actions "
+                "were in the environment's units, acts wrongly",
+                stacklevel=3,
+            )
+        return
+    before = description["rules"].get("actions")
+    if before != now:
+        raise ConfigError(
+            f"the actions of {policy} were {_mapped(before)} when it was trained, and those of {suite.name} are {_mapped(now)} today: it would "
+            "act wrongly. Use the tasks that it was trained with, or train it again"
+        )
+
+
+def _mapped(rule: str | None) -> str:
+    return "given as they are" if rule is None else f"mapped {rule}"

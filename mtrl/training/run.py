@@ -15,6 +15,7 @@ from mtrl.evaluation.background import BackgroundEvaluation
 from mtrl.evaluation.results import ResultsError, read_results
 from mtrl.learning.learner import LearnerLostError, NonFiniteError
 from mtrl.rollouts.source import RunnerLostError
+from mtrl.signals import Repeats
 from mtrl.storage.checkpoint import CheckpointError, mark_best, named_step, newest_valid
 from mtrl.storage.mirror import Mirror
 from mtrl.storage.run_directory import RunDirectory
@@ -225,7 +226,7 @@ def return_free_memory() -> None:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """A list that collects the first of `SIGNALS`; a second signal gets the previous handler."""
+    """A list that collects the first of `SIGNALS`; a later one gets the previous handler."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
@@ -235,10 +236,17 @@ def _signals() -> Iterator[list[int]]:
     if previous[signal.SIGHUP] is signal.SIG_IGN:
         del previous[signal.SIGHUP]
 
+    repeats = Repeats()
+
     def receive(number: int, frame: FrameType | None) -> None:
-        received.append(number)
+        if repeats.repeated():
+            return
+        if not received:
+            received.append(number)
+            return
         for known, handler in previous.items():
             signal.signal(known, handler)
+        signal.raise_signal(number)
 
     for number in previous:
         signal.signal(number, receive)

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from mtrl.storage.checkpoint import CheckpointError, load_checkpoint, newest_valid, resolve, save_checkpoint, save_policy, steps
+import contextlib
+
+from mtrl.evaluation.policy import check_actions
+from mtrl.storage.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    load_policy,
+    newest_valid,
+    resolve,
+    save_checkpoint,
+    save_policy,
+    steps,
+)
 from mtrl.storage.run_directory import RunDirectory, code_commit
 from mtrl.training.console import Console
 from mtrl.training.task_change import carry_over
@@ -37,6 +49,7 @@ def save(trainer: Trainer, directory: RunDirectory, console: Console, evaluating
         description = {
             "suite": trainer.suite.name,
             "tasks": list(trainer.suite.names),
+            "rules": dict(trainer.suite.rules),
             "model": config.model.model_dump(),
             "backend": config.suite.backend,
             "frames": trainer.frames,
@@ -67,6 +80,7 @@ def resume(trainer: Trainer, directory: RunDirectory, console: Console, which: s
 
     Raises:
         CheckpointError: the named one is missing or damaged, all are damaged, or it was trained on other tasks.
+        ConfigError: its actions mean something else now.
     """
     if which == "latest":
         loaded, problems = newest_valid(directory.checkpoints)
@@ -78,6 +92,9 @@ def resume(trainer: Trainer, directory: RunDirectory, console: Console, which: s
             return False
     else:
         loaded = load_checkpoint(resolve(directory.checkpoints, which))
+    with contextlib.suppress(CheckpointError):  # a policy may be missing where the checkpoint is whole
+        policy = directory.policies / loaded.path.name
+        check_actions(policy, load_policy(policy)[1], trainer.suite)
     before, now = loaded.manifest.tasks, trainer.suite.names
     if before == now:
         trainer.load_state_dict(loaded.components)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,10 +115,9 @@ def _record(directory: RunDirectory, results: EvaluationResults) -> None:
 
 @contextmanager
 def _interruptible(command: str) -> Iterator[None]:
-    """Says after Ctrl-C that nothing is lost. SIGTERM is taken for the same, so that worker processes end with this one."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    """Says after a signal that nothing is lost."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
+    except KeyboardInterrupt:
         print(f"interrupted; what was played is kept, and the same command goes on from there: {command}", file=sys.stderr)
         raise
