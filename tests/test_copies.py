@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from mtrl.errors import UserError
 from mtrl.storage.checkpoint import UnreadableCheckpointError, mark_best, named_step, newest_valid, resolve, save_checkpoint
 from mtrl.storage.run_directory import RunDirectory, new_folder
 
+ROOT = Path(__file__).parents[1]
 FORMER = Path(__file__).parent / "data" / "run_v1"
 
 
@@ -164,3 +167,22 @@ def test_what_another_process_is_writing_is_left_alone(tmp_path):
     os.utime(old, (0, 0))
     save_checkpoint(tmp_path, 5, {"a": 1}, tasks=["x"], keep=3)
     assert young.is_dir() and not old.exists()
+
+
+def test_a_run_that_cannot_be_written_to_is_evaluated(present, tmp_path):
+    """A colleague's, or one on a file system that is mounted read-only."""
+    run = tmp_path / "run"
+    by_scp(present, run)
+    command = [sys.executable, str(ROOT / "launch.py"), "evaluate", str(run), "--episodes", "2", "--workers", "1"]
+    if os.geteuid() == 0:  # who may write everywhere but there
+        mount = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0"'
+        if subprocess.run(["unshare", "-m", "sh", "-c", mount, str(run)], capture_output=True).returncode:
+            pytest.skip("mounting is not allowed here")
+        command = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', str(run), *command]
+    else:
+        run.chmod(0o555)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "mean score" in said and f"the results are not saved: {run} cannot be written to" in said
+    assert not (run / "evaluation").exists()

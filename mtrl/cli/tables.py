@@ -35,7 +35,8 @@ def print_results(results: EvaluationResults, directory: Path) -> None:
             terminal.print(Text(f"\n{cut}; they count as far as they came"), soft_wrap=True)
     protocol = results.protocol + "".join(f", but {name} {value}" for name, value in results.changed.items())
     terminal.print(Text(f"\nmean score {interval(results.score_mean)} after {results.step:,} frames, protocol {protocol}"))
-    terminal.print(Text(f"results: {directory / results.file}"), soft_wrap=True)
+    where = f"results: {directory / results.file}" if results.file else f"the results are not saved: {directory} cannot be written to"
+    terminal.print(Text(where), soft_wrap=True)
 
 
 def print_sweep(names: list[str], results: list[EvaluationResults]) -> None:

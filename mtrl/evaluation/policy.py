@@ -51,8 +51,8 @@ def check_actions(policy: Path, description: Mapping[str, Any], suite: TaskSuite
     before = description["rules"].get("actions")
     if before != now:
         raise ConfigError(
-            f"the actions of {policy} were {_mapped(before)} when it was trained, and those of {suite.name} are {_mapped(now)} today: it would "
-            "act wrongly. Use the tasks that it was trained with, or train it again"
+            f"the actions of {policy} were {_mapped(before)} when it was trained, and those of {suite.name} are {_mapped(now)} today: "
+            "it would act wrongly. Use the tasks that it was trained with, or train it again"
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import itertools
 import json
@@ -46,7 +47,8 @@ def evaluate_run(
 ) -> EvaluationResults:
     """Evaluates one policy of a run by its suite's protocol and writes `evaluation/STEP/results.json`.
 
-    What an interrupted evaluation had played is kept beside the results, and the same call goes on from there.
+    What an interrupted evaluation had played is kept beside the results, and the same call goes on from there. Of a run that cannot be
+    written to, such as a colleague's, nothing is kept and no file is written.
 
     Args:
         directory: the run.
@@ -60,7 +62,7 @@ def evaluate_run(
         progress: told how many episodes of how many are over.
 
     Returns:
-        what the file holds, with every episode.
+        what the file holds, with every episode; its `file` is empty if none was written.
 
     Raises:
         CheckpointError: there is no such checkpoint, or its policy is damaged.
@@ -99,6 +101,8 @@ def evaluate_run(
         score_mean=score_mean,
         episodes=tuple(row._asdict() | {"score": float(suite.score(row.task_id, row.episode_return, row.success))} for row in played),
     )
+    if kept.read_only:
+        return results
     file = _results_file(directory.layout, results)
     results = dataclasses.replace(results, file=str(file.relative_to(directory.path)))
     write_results(file, results)
@@ -154,7 +158,14 @@ class _Kept:
         # Of the same weights, rules and versions, so that nothing else is taken for ours.
         key = json.dumps([weights, versions(), [{**dataclasses.asdict(job), "policy": ""} for job in jobs]], sort_keys=True)
         self._folder = folder / f"unfinished-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.read_only = False
+        """Whether nothing can be kept."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            self.read_only = True
         self._jobs = jobs
         self._rows = {job: rows for job in jobs if (rows := self._read(job)) is not None}
 
@@ -175,7 +186,9 @@ class _Kept:
 
     def add(self, job: Job, rows: list[Episode]) -> None:
         self._rows[job] = rows
-        _replace(self._file(job), json.dumps([row._asdict() for row in rows]))
+        if not self.read_only:
+            with contextlib.suppress(FileNotFoundError):  # another evaluation of this policy has ended, and has cleared up
+                _replace(self._file(job), json.dumps([row._asdict() for row in rows]))
 
     def rows(self) -> list[Episode]:
         """All episodes, by task and number."""
