@@ -6,6 +6,7 @@ import math
 import os
 import pty
 import re
+import resource
 import select
 import shutil
 import signal
@@ -348,6 +349,26 @@ def test_a_signal_saves_and_ends_with_its_code(number: signal.Signals, code: int
     out, err = process.communicate(timeout=60)
     assert process.returncode == code and "Traceback" not in err
     assert (tmp_path / "run" / "checkpoints" / "latest").exists() and "train --resume run" in out
+
+
+@pytest.mark.parametrize("mebibytes", [350, *(pytest.param(limit, marks=pytest.mark.slow) for limit in range(450, 1100, 50))])
+def test_too_little_memory_is_a_sentence(mebibytes: int, tmp_path: Path) -> None:
+    """Wherever it runs out: in PyTorch's libraries, in its allocator, or in Python. Code in C may end the process in its own words."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (mebibytes * 2**20, mebibytes * 2**20))
+
+    command = [sys.executable, str(ROOT / "launch.py"), "train", "--num-env-runners", "0", "--total-frames", "9000"]
+    done = subprocess.run([*command, "--run-dir", str(tmp_path / "run")], capture_output=True, text=True, timeout=120, preexec_fn=limit)
+    aborted = done.returncode in (-signal.SIGABRT, 127) and re.search("bad_alloc|cannot allocate memory", done.stderr)
+    assert aborted or done.returncode in ((2,) if mebibytes == 350 else (0, 2)), done.stderr
+    if done.returncode == 2:
+        assert re.fullmatch(r"(warning: .*\n)*error: .+\n", done.stderr), done.stderr
+
+
+def test_an_error_that_nobody_can_read_keeps_its_exit_code() -> None:
+    with open("/dev/full", "w") as full:
+        assert subprocess.run([sys.executable, str(ROOT / "launch.py"), "train", "nosuch"], stderr=full, timeout=60).returncode == 2
 
 
 def test_one_request_is_not_two(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,8 +152,26 @@ def test_a_runner_that_dies_while_it_starts(tmp_path, monkeypatch, deaths):
     command += ["--num-env-runners", "1", "--total-frames", "2000"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode == (0 if deaths == 1 else 2), ended.stdout + ended.stderr
-    said = r"^error: a runner died while it started: its process ended \d times before it answered\n\Z"
+    said = r"^error: a runner does not start: its process ended \d times before it answered\n\Z"
     assert deaths == 1 or re.search(said, ended.stderr, re.M)
+
+
+@pytest.mark.slow
+def test_a_runner_that_hangs_while_it_starts(tmp_path, monkeypatch):
+    """As a task does that waits for a licence or for a file server when it is imported; both runners hold the cores that they wait with."""
+    (tmp_path / "hanging.py").write_text(
+        "import gymnasium, sys, time\n"
+        "from envs.suites.toy import Constant\n"
+        "gymnasium.register('Hanging-v0', Constant)\n"
+        "if 'default_worker' in sys.argv[0]:\n"
+        "    time.sleep(1000)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.getcwd(), os.environ.get("PYTHONPATH", "")]))
+    code = "import sys; from mtrl.distributed import start; from mtrl.cli import dispatch; start.STUCK_SECONDS = 15; dispatch.entry_point()"
+    options = ["toy", "--suite.name", "gym/hanging:Hanging-v0", "--num-env-runners", "2", "--run-dir", str(tmp_path / "run")]
+    ended = subprocess.run([sys.executable, "-c", code, "train", *options], capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 2, ended.stdout + ended.stderr
+    assert "error: a runner does not start: its process, which has the cores it needs, was not ready within 15 s" in ended.stderr
 
 
 def test_a_runner_that_cannot_live_ends_the_run():

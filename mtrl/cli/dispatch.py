@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -44,7 +45,8 @@ COMMANDS: dict[str, Callable[[list[str], str], int]] = {
 }
 
 TRACEBACK_VARIABLE = "MTRL_TRACEBACK"
-GPU_ERRORS = ("OutOfMemoryError", "AcceleratorError")  # of PyTorch, which is not imported for this
+GPU_ERRORS = ("AcceleratorError",)  # of PyTorch, which is not imported for this
+ALLOCATION = "can't allocate memory"  # in the RuntimeError of PyTorch's allocator for the CPU
 REPORT = (
     "If the lines above do not end in code of your own, this is a fault of mtrl-trainer. Please report it with these lines, the command "
     "and the output of `python launch.py doctor`."
@@ -71,13 +73,13 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         if not _is_users_fault(error):
             raise
-        print("error: " + "; ".join(str(error).splitlines()), file=sys.stderr)
+        _complain("; ".join(str(error).splitlines()))
         return 2
-    except (OSError, MemoryError, RuntimeError) as error:
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
         sentence = _of_the_machine(error)
         if sentence is None or os.environ.get(TRACEBACK_VARIABLE):
             raise
-        print(f"error: {sentence} ({TRACEBACK_VARIABLE}=1 shows the traceback)", file=sys.stderr)
+        _complain(f"{sentence} ({TRACEBACK_VARIABLE}=1 shows the traceback)")
         return 2
 
 
@@ -170,20 +172,36 @@ def _overview(program: str) -> str:
     return f"usage: {program} COMMAND [OPTIONS]\n\n{commands}\n\n{program} COMMAND --help says more about a command."
 
 
+def _complain(sentence: str) -> None:
+    """Prints an error, if anybody can read it: standard error may be a full disk or closed."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+
+
 def _of_the_machine(error: BaseException) -> str | None:
     """An error of the system under a command, in one sentence; None for any other error.
 
-    Once a run has begun to train, errors keep their tracebacks: they may be an environment's.
+    Once a run has begun to train, errors keep their tracebacks, for they may be an environment's. Memory is the machine's at any time.
     """
+    text = " ".join(str(error).split())[:300]
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or ALLOCATION in text:
+        return f"out of memory{_address_space()} ({type(error).__name__}{': ' if text else ''}{text})"
     calls = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
     if "run_training" in calls:
         return None
+    if isinstance(error, ImportError):
+        ours = (error.name or "").partition(".")[0] in ("mtrl", "envs")
+        return None if ours else f"{text}; `python launch.py doctor` says which packages cannot be imported"
     if isinstance(error, OSError):
         place = f": {error.filename}" if error.filename is not None else ""
         return f"{error.strerror or type(error).__name__}{place}"
-    if isinstance(error, MemoryError) or type(error).__name__ in GPU_ERRORS:
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(": ")
-    return None
+    return f"{type(error).__name__}: {text}".rstrip(": ") if type(error).__name__ in GPU_ERRORS else None
+
+
+def _address_space() -> str:
+    """How far `ulimit -v` limits this process, for a message."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return "" if limit == resource.RLIM_INFINITY else f": `ulimit -v` leaves this process {limit / 2**30:.1f} GiB"
 
 
 def _is_users_fault(error: ValueError) -> bool:

@@ -205,17 +205,17 @@ class MultiTaskIMPALA(Algorithm):
         """RLlib's part of the setup. It asks the first runner for its spaces, and fails without a reason if that runner is dead.
 
         Raises:
-            StartError: a runner has died while it started.
+            StartError: a runner does not start.
         """
         try:
-            with watched_start(self._runners):
+            with watched_start(self._runners, self.config.num_cpus_per_env_runner) as watch:
                 super().setup(self.config)
         except IndexError:
-            reason = death_of(self._runners())
+            reason = watch.reason or death_of(self._runners())
             if reason is None:
                 raise
             self.env_runner_group.stop()
-            raise StartError(f"a runner died while it started: {reason}") from None
+            raise StartError(f"a runner does not start: {reason}") from None
 
     def _runners(self) -> list[Any]:
         """The actors of the runners, as far as there are any yet."""

@@ -20,7 +20,7 @@ from ray._private import ray_constants, services
 
 from envs import make_suite
 from mtrl.config import ConfigError, ExperimentConfig
-from mtrl.distributed.surroundings import joined_badly, own_token, socket_folder, token_of_cluster, wait_for_head
+from mtrl.distributed.surroundings import address_space_warning, joined_badly, own_token, socket_folder, token_of_cluster, wait_for_head
 from mtrl.machine import OBJECT_STORE_BYTES, family_of, python_path
 from mtrl.models.policy import build_policy
 from mtrl.rollouts.collector import check_fit
@@ -87,6 +87,8 @@ def start_ray() -> None:
         wait_for_head(address, lambda message: print(message, file=sys.stderr, flush=True))
         token_of_cluster(address)
     else:
+        if warning := address_space_warning():
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
         own_token()
         # "local": a cluster that somebody else has started on this machine is not ours to join.
         options |= {

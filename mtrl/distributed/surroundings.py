@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import secrets
 import socket
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 from mtrl.config import ConfigError
 
 LONGEST_FOLDER = 40  # characters; a socket's path has at most 107, of which Ray takes up to 67
+ADDRESS_SPACE = 5 * 2**30  # bytes that a process of Ray maps, most of which it never uses
 ANSWER_SECONDS = 30.0  # for a head that is not up yet
 SILENT_SECONDS = 2.0  # before it is said what is waited for
 RETRY_SECONDS = 0.5
@@ -50,6 +52,17 @@ def _holds_sockets(folder: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def address_space_warning() -> str | None:
+    """Where `ulimit -v` leaves less than Ray's processes may map, without which they die without a word: a sentence about it."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY or limit >= ADDRESS_SPACE:
+        return None
+    return (
+        f"`ulimit -v` leaves processes {limit / 2**30:.1f} GiB of addresses, and those of Ray may need {ADDRESS_SPACE / 2**30:.0f} GiB; if "
+        "runners do not start, raise the limit, or train in one process with --num-env-runners 0"
+    )
 
 
 def own_token() -> None:
