@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -351,7 +352,7 @@ def test_a_signal_saves_and_ends_with_its_code(number: signal.Signals, code: int
     assert (tmp_path / "run" / "checkpoints" / "latest").exists() and "train --resume run" in out
 
 
-@pytest.mark.parametrize("mebibytes", [350, *(pytest.param(limit, marks=pytest.mark.slow) for limit in range(450, 1100, 50))])
+@pytest.mark.parametrize("mebibytes", [350, *(pytest.param(limit, marks=pytest.mark.slow) for limit in range(450, 800, 50))])
 def test_too_little_memory_is_a_sentence(mebibytes: int, tmp_path: Path) -> None:
     """Wherever it runs out: in PyTorch's libraries, in its allocator, or in Python. Code in C may end the process in its own words."""
 
@@ -364,6 +365,18 @@ def test_too_little_memory_is_a_sentence(mebibytes: int, tmp_path: Path) -> None
     assert aborted or done.returncode in ((2,) if mebibytes == 350 else (0, 2)), done.stderr
     if done.returncode == 2:
         assert re.fullmatch(r"(warning: .*\n)*error: .+\n", done.stderr), done.stderr
+
+
+def test_a_thread_that_cannot_be_started_is_a_sentence() -> None:
+    """In the words of Python, which this asks for one with too large a stack, and of C++."""
+    with pytest.raises(RuntimeError) as error:
+        before = threading.stack_size(2**46)
+        try:
+            threading.Thread(target=print).start()
+        finally:
+            threading.stack_size(before)
+    for cause in (error.value, RuntimeError("Resource temporarily unavailable")):
+        assert (cli._of_the_machine(cause) or "").startswith("no thread can be started")
 
 
 def test_an_error_that_nobody_can_read_keeps_its_exit_code() -> None:

@@ -46,6 +46,7 @@ COMMANDS: dict[str, Callable[[list[str], str], int]] = {
 
 TRACEBACK_VARIABLE = "MTRL_TRACEBACK"
 GPU_ERRORS = ("AcceleratorError",)  # of PyTorch, which is not imported for this
+NO_THREAD = ("can't start new thread", "Resource temporarily unavailable")  # in the RuntimeErrors of Python and of C++
 ALLOCATION = "can't allocate memory"  # in the RuntimeError of PyTorch's allocator for the CPU
 REPORT = (
     "If the lines above do not end in code of your own, this is a fault of mtrl-trainer. Please report it with these lines, the command "
@@ -186,6 +187,8 @@ def _of_the_machine(error: BaseException) -> str | None:
     text = " ".join(str(error).split())[:300]
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or ALLOCATION in text:
         return f"out of memory{_address_space()} ({type(error).__name__}{': ' if text else ''}{text})"
+    if any(words in text for words in NO_THREAD):
+        return f"no thread can be started: memory or the number of processes is used up (`ulimit -u`, a container's limit) ({text})"
     calls = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
     if "run_training" in calls:
         return None
