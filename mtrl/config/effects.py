@@ -26,7 +26,12 @@ RULES = (
         "model.memory true",
     ),
     Rule(("model.popart_min_scale", "learner.popart_rate"), lambda c: c.model.popart, "model.popart true"),
-    Rule(("learner.clip",), lambda c: c.learner.surrogate == "clipped", "learner.surrogate clipped"),
+    Rule(
+        ("learner.proximal_decay",),
+        lambda c: c.learner.proximal == "average" and c.learner.surrogate == "clipped",
+        "learner.proximal average and learner.surrogate clipped",
+    ),
+    Rule(("learner.clip", "learner.proximal"), lambda c: c.learner.surrogate == "clipped", "learner.surrogate clipped"),
     Rule(("learner.advantage_floor",), lambda c: c.learner.normalize_advantages, "learner.normalize_advantages true"),
     Rule(("learner.critic", "learner.critic_updates"), lambda c: c.model.trunks == "separate", "model.trunks separate"),
     Rule(("learner.combiner_space",), lambda c: c.learner.combiner != "sum", "another learner.combiner than sum"),

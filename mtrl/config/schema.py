@@ -205,6 +205,11 @@ class LearnerConfig(Section):
     batch."""
     clip: float = Field(0.2, gt=0, lt=1)
     """The clip of PPO's ratio: beyond 1 ± this value the objective has no gradient."""
+    proximal: Literal["start", "average"] = "start"
+    """The policy that the clip holds the actor near. `start`: the weights at the start of the update. `average`: an exponential average of
+    the weights of earlier updates as well (PPO-EWMA, Hilton et al. 2022), for policies that act with old weights."""
+    proximal_decay: float = Field(0.5, ge=0, lt=1)
+    """Decay of that average in one update."""
     epochs: int = Field(1, ge=1)
     """Passes of the actor over a batch."""
     minibatches: int = Field(1, ge=1)

@@ -22,9 +22,10 @@ from mtrl.learning.diagnosis import ExpertStatistics, expert_statistics, task_at
 from mtrl.learning.minibatches import Minibatch, make_plan, minibatches
 from mtrl.learning.objectives import Coefficients, Evaluation, Losses, coefficients_at, compute_losses, evaluate
 from mtrl.learning.optimizers import Optimizers, in_order_of, learning_rate_at, load_state, parameters_of, set_learning_rate
+from mtrl.learning.proximal import AverageActor
 from mtrl.learning.surrogates import make_surrogate
 from mtrl.learning.targets import Targets, TaskValues, compute_targets, correct_off_policy, task_values
-from mtrl.models.policy import Policy, build_policy, is_expert, load_weights
+from mtrl.models.policy import Policy, build_policy, is_expert, load_weights, seed_gates
 from mtrl.parallel import Total, add_up, alone
 from mtrl.rollouts.rollout import Rollout
 
@@ -84,6 +85,8 @@ class Learner:
         # Plain V-trace with one step needs no pass over the batch before its first step: it computes targets and losses in one.
         proximal = make_surrogate(config.learner).needs_proximal_policy
         self._evaluates_first = config.model.popart or proximal or config.learner.minibatches > 1
+        average = proximal and config.learner.proximal == "average"
+        self._average = AverageActor(self.policy.actor, config.learner.proximal_decay) if average else None
         self.skipped_steps = 0
         self._skipped_in_a_row = 0  # updates
 
@@ -99,11 +102,12 @@ class Learner:
         """
         coefficients = self._coefficients(progress)
         batch = self.make_batch(rollout)
-        self.policy.seed_gates(self._seed_of(self.version))  # the same for all learners
+        seed = self._seed_of(self.version)  # the same for all learners
+        seed_gates(self.policy, seed)
         targets = None
         if self._evaluates_first:
             before = self.evaluate(batch)
-            batch = batch._replace(proximal_log_probs=before.log_probs)
+            batch = batch._replace(proximal_log_probs=self._proximal_log_probs(batch, before, seed))
             self._rescale_values(batch, before, coefficients)
             if self._plan.minibatches > 1:
                 targets = self.compute_targets(batch, before, coefficients)
@@ -233,7 +237,7 @@ class Learner:
             "skipped": self.skipped_steps,
             "skipped_in_a_row": self._skipped_in_a_row,
             "balancer": self._balancer.state_dict() if self._balancer is not None else {},
-        }
+        } | ({"proximal": self._average.state_dict()} if self._average is not None else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on exactly where a `state_dict` of the same configuration was taken.
@@ -249,6 +253,8 @@ class Learner:
         # Another rule than the state's begins anew.
         if self._balancer is not None and state.get("balancer", {}).keys() == self._balancer.state_dict().keys():
             self._balancer.load_state_dict(state["balancer"])
+        if self._average is not None and "proximal" in state:  # without one it begins anew
+            self._average.load_state_dict(state["proximal"])
 
     def _seed_of(self, *numbers: int) -> int:
         """A seed of the experiment's own for what these numbers name."""
@@ -256,6 +262,13 @@ class Learner:
 
     def _coefficients(self, progress: float) -> Coefficients:
         return coefficients_at(self._config, progress, shared_trunk=self._shared_trunk)
+
+    def _proximal_log_probs(self, batch: Batch, before: Evaluation, seed: int) -> Tensor:
+        """Those of the weights at the start of the update, or of an average of them."""
+        if self._average is None:
+            return before.log_probs
+        self._average.add(self.policy.actor)
+        return self._average.log_probs(batch, self._precision, seed)
 
     def _rescale_values(self, batch: Batch, before: Evaluation, coefficients: Coefficients) -> None:
         """PopArt's statistics follow the batch before anything is learned from it; no value changes by that.

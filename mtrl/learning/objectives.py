@@ -14,7 +14,7 @@ from mtrl.learning.losses import entropy_loss, value_loss
 from mtrl.learning.minibatches import Minibatch
 from mtrl.learning.surrogates import Surrogate, make_surrogate
 from mtrl.learning.targets import Targets, TargetSettings, compute_targets
-from mtrl.models.policy import Policy, Trunk
+from mtrl.models.policy import Actor, Policy, Trunk
 from mtrl.parallel import Total, alone
 
 
@@ -74,6 +74,14 @@ def evaluate(policy: Policy, batch: Batch, precision: torch.dtype) -> Evaluation
     with _autocast(batch, precision):
         acted, valued = policy(batch.observations)
     return Evaluation(policy.actor.distribution.log_prob(acted.parameters[:-1], batch.actions), valued.values)
+
+
+@torch.no_grad()
+def log_probs_of(actor: Actor, batch: Batch, precision: torch.dtype) -> Float[Tensor, "T B"]:
+    """Log-probabilities of the batch's actions under an actor."""
+    with _autocast(batch, precision):
+        acted = actor.act(batch.observations)
+    return actor.distribution.log_prob(acted.parameters[: len(batch.actions)], batch.actions)
 
 
 def compute_losses(

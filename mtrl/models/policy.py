@@ -76,6 +76,16 @@ class Actor(nn.Module):
             [self.memory.project(features, rows.obs, rows.task_ids), self.head.project_features(features, rows.counts)], dim=-1
         )
 
+    def act(self, observations: IndexedObservations) -> ActorOutput:
+        """Outputs for slots over time."""
+        features = self.trunk(observations.rows)
+        hidden = None
+        if self.memory is not None:
+            assert observations.recurrence is not None
+            projected = self.memory.project(features, observations.rows.obs, observations.rows.task_ids)
+            hidden = self.memory.unroll(projected[observations.inverse], observations.recurrence)
+        return ActorOutput(_head_outputs(self.head, features, hidden, observations).float(), features, hidden)
+
     def remember(self, evaluated: Float[Tensor, "B E"], memory: dict[str, Tensor], counts: tuple[int, ...]) -> MemoryStep:
         """With a memory: one step of slots whose memory is `memory`, `counts[task]` slots of each task."""
         assert self.memory is not None
@@ -134,12 +144,6 @@ class Policy(nn.Module):
         """The parameters of the experts and of what they read through, by their names in the state dict."""
         return {name: parameter for name, parameter in self.named_parameters() if is_expert(name)}
 
-    def seed_gates(self, seed: int) -> None:
-        """Begins the random numbers of gates that draw some while learning."""
-        for module in self.modules():
-            if isinstance(module, Gate):
-                module.seed(seed)
-
     def forward(self, observations: IndexedObservations) -> tuple[ActorOutput, CriticOutput]:
         """Outputs of actor and critic; a shared trunk is evaluated once."""
         acted = self.act(observations)
@@ -147,14 +151,7 @@ class Policy(nn.Module):
 
     def act(self, observations: IndexedObservations) -> ActorOutput:
         """The actor's outputs."""
-        actor = self.actor
-        features = actor.trunk(observations.rows)
-        hidden = None
-        if actor.memory is not None:
-            assert observations.recurrence is not None
-            projected = actor.memory.project(features, observations.rows.obs, observations.rows.task_ids)
-            hidden = actor.memory.unroll(projected[observations.inverse], observations.recurrence)
-        return ActorOutput(_head_outputs(actor.head, features, hidden, observations).float(), features, hidden)
+        return self.actor.act(observations)
 
     def observe(self, observations: IndexedObservations, weights: Float[Tensor, "T B"], total: Total = alone) -> None:
         """Updates the statistics of observations with those of all learners; `weights` are 0 where a step does not count."""
@@ -206,6 +203,13 @@ def load_weights(policy: Policy, weights: Mapping[str, Tensor]) -> None:
                 "have the tasks' observations or actions changed since?"
             )
     policy.load_state_dict(weights)
+
+
+def seed_gates(network: nn.Module, seed: int) -> None:
+    """Begins the random numbers of a network's gates that draw some while learning."""
+    for module in network.modules():
+        if isinstance(module, Gate):
+            module.seed(seed)
 
 
 def is_expert(name: str) -> bool:
