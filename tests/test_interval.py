@@ -17,7 +17,7 @@ def test_policy_lag_is_the_mean_over_slots():
     suite = make_suite("toy/corridor,cue")
     (rollout,) = collect(toy_config(suite.name, env_runners__slots=3))
     assert rollout.task_ids.tolist() == [0, 0, 1]
-    nothing = UpdateResult({}, TaskValues(np.zeros(2), np.zeros(2)), None, None, distinct_rows=1, skipped_steps=0)
+    nothing = UpdateResult({}, TaskValues(np.zeros(2), np.zeros(2), np.zeros(2)), None, None, distinct_rows=1, skipped_steps=0)
     interval = Interval(suite)
     for at, versions in ((5, [3, 4, 5]), (7, [3, 4, 5])):
         trained = rollout._replace(version=np.array(versions))

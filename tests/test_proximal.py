@@ -83,3 +83,28 @@ def test_it_holds_the_policy_back():
             learner.update(rollout, 0.0)
         distances.append(float((learner.evaluate(batch).log_probs - before).abs().mean()))
     assert distances[1] < 0.8 * distances[0], distances
+
+
+def test_steps_end_where_the_policy_has_moved_far():
+    """The divergence before each step that is made stays within the limit, and a limit that is never reached changes nothing."""
+    (rollout,) = collect(CONFIG)
+    results = {}
+    for limit in (None, 1e9, 1e-3, 1e-9):
+        learner = Learner(override(CONFIG, {"learner.target_kl": limit}), SUITE)
+        results[limit] = [learner.update(rollout, 0.0).means["actor_steps"] for _ in range(2)], weights_of(learner)
+    assert results[None][0] == results[1e9][0] == [6.0, 6.0]
+    np.testing.assert_array_equal(results[None][1], results[1e9][1])
+    assert results[1e-9][0] == [1.0, 1.0], "the first step is at the proximal policy itself"
+    assert 1 <= results[1e-3][0][1] < 6
+
+
+def test_a_critic_of_its_own_is_trained_on():
+    """Ending the actor's steps does not end those of a separate critic, whose steps come first or beside the actor's."""
+    for changes in ({"learner.critic_updates": 3}, {"learner.critic_updates": 3, "learner.minibatches": 1}):
+        config = override(CONFIG, changes | {"learner.target_kl": 1e-9})
+        (rollout,), learner = collect(config), Learner(config, SUITE)
+        before = learner.policy.critic.head.output_bias.detach().clone()
+        result = learner.update(rollout, 0.0)
+        assert result.means["actor_steps"] == 1.0
+        steps = {int(state["step"]) for state in learner.optimizers.critic.state_dict()["state"].values()}
+        assert steps == {3} and not torch.equal(before, learner.policy.critic.head.output_bias)

@@ -31,7 +31,9 @@ RULES = (
         lambda c: c.learner.proximal == "average" and c.learner.surrogate == "clipped",
         "learner.proximal average and learner.surrogate clipped",
     ),
-    Rule(("learner.clip", "learner.proximal"), lambda c: c.learner.surrogate == "clipped", "learner.surrogate clipped"),
+    Rule(
+        ("learner.clip", "learner.proximal", "learner.target_kl"), lambda c: c.learner.surrogate == "clipped", "learner.surrogate clipped"
+    ),
     Rule(("learner.advantage_floor",), lambda c: c.learner.normalize_advantages, "learner.normalize_advantages true"),
     Rule(("learner.critic", "learner.critic_updates"), lambda c: c.model.trunks == "separate", "model.trunks separate"),
     Rule(("learner.combiner_space",), lambda c: c.learner.combiner != "sum", "another learner.combiner than sum"),

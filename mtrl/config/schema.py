@@ -205,6 +205,9 @@ class LearnerConfig(Section):
     batch."""
     clip: float = Field(0.2, gt=0, lt=1)
     """The clip of PPO's ratio: beyond 1 ± this value the objective has no gradient."""
+    target_kl: float | None = Field(None, gt=0)
+    """End the actor's steps on a batch as soon as its divergence from the proximal policy is larger than this, in nats; null makes all
+    steps. With a shared trunk the critic's steps end, too."""
     proximal: Literal["start", "average"] = "start"
     """The policy that the clip holds the actor near. `start`: the weights at the start of the update. `average`: an exponential average of
     the weights of earlier updates as well (PPO-EWMA, Hilton et al. 2022), for policies that act with old weights."""

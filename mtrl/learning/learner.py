@@ -112,9 +112,16 @@ class Learner:
             if self._plan.minibatches > 1:
                 targets = self.compute_targets(batch, before, coefficients)
 
-        report = _Report()
+        report, stopped = _Report(), False
         for minibatch in self.minibatches(batch, targets):
-            losses = self.losses(minibatch, coefficients)
+            if stopped:
+                minibatch = self._without_actor(minibatch)
+            losses = self.losses(minibatch, coefficients) if minibatch.updates_actor or minibatch.updates_critic else None
+            if losses is not None and minibatch.updates_actor and self._has_moved_far(losses):
+                stopped, minibatch = True, self._without_actor(minibatch)
+                losses = self.losses(minibatch, coefficients) if minibatch.updates_critic else None
+            if losses is None:
+                continue
             if targets is None:  # every step reads the whole batch, and the first one's targets are those of the weights before it
                 targets = losses.targets
             if self._compares_tasks and report.similarity is None and losses.actor is not None:
@@ -127,7 +134,7 @@ class Learner:
         self.version += 1
         assert targets is not None
         return UpdateResult(
-            means=report.means(),
+            means=report.means() | {"learning_rate": learning_rate_at(self._config.actor, progress)},
             task_values=task_values(batch, targets, self._suite.num_tasks, self._total),
             similarity=report.similarity,
             experts=expert_statistics(self.policy, batch) if self.version % EXPERT_UPDATES == 1 else None,
@@ -263,6 +270,15 @@ class Learner:
     def _coefficients(self, progress: float) -> Coefficients:
         return coefficients_at(self._config, progress, shared_trunk=self._shared_trunk)
 
+    def _without_actor(self, minibatch: Minibatch) -> Minibatch:
+        """The minibatch for a critic of its own alone; for nobody where actor and critic share a trunk."""
+        return minibatch._replace(updates_actor=False, updates_critic=minibatch.updates_critic and not self._shared_trunk)
+
+    def _has_moved_far(self, losses: Losses) -> bool:
+        """Whether the actor has left the proximal policy further behind than `learner.target_kl` allows."""
+        limit = self._config.target_kl
+        return limit is not None and "kl" in losses.metrics and float(self._total(losses.metrics["kl"])) > limit
+
     def _proximal_log_probs(self, batch: Batch, before: Evaluation, seed: int) -> Tensor:
         """Those of the weights at the start of the update, or of an average of them."""
         if self._average is None:
@@ -351,8 +367,8 @@ class _Report:
             self._counts[name] += 1
 
     def means(self) -> dict[str, float]:
-        """Means over the steps in which a figure occurred."""
-        return {name: value / self._counts[name] for name, value in self._sums.items()}
+        """Means over the steps in which a figure occurred, and the number of the actor's steps."""
+        return {name: value / self._counts[name] for name, value in self._sums.items()} | {"actor_steps": float(self._counts["entropy"])}
 
     def without_a_step(self) -> list[Minibatch]:
         """A minibatch of each part of the policy that should have been updated and never was."""

@@ -62,6 +62,7 @@ class TaskValues(NamedTuple):
 
     errors: np.ndarray  # mean |advantage|
     initial_values: np.ndarray  # mean V of the observations that episodes began with
+    explained_variances: np.ndarray  # 1 - Var[v - V] / Var[v] of the targets v and the values V before the update
 
 
 def compute_targets(
@@ -111,13 +112,16 @@ def at_steps(array: Shaped[Tensor, "T B ..."], steps: Int[Tensor, " S"]) -> Shap
 
 
 def task_values(batch: Batch, targets: Targets, num_tasks: int, total: Total = alone) -> TaskValues:
-    """By task, the mean size of the advantages, and the mean value of the observations that episodes began with."""
+    """By task, the mean size of the advantages, the mean value of the observations that episodes began with, and the explained variance."""
     assert targets.values is not None
     tasks = batch.observations.task_ids
-    sizes = task_moments(targets.advantages.abs(), batch.valid.float(), tasks, num_tasks, total).mean
+    valid = batch.valid.float()
+    spread, error = (task_moments(of, valid, tasks, num_tasks, total).deviation for of in (targets.vs, targets.vs - targets.values[:-1]))
+    explained = torch.where(spread > 0, 1.0 - (error / spread).square(), torch.nan)
+    sizes = task_moments(targets.advantages.abs(), valid, tasks, num_tasks, total).mean
     first = ~batch.valid  # the step that follows an episode's end is the reset: the observation after it begins the next episode
     added = (torch.ones_like(tasks), first.sum(0), (targets.values[1:] * first).sum(0))
     slots, counts, sums = add_up([torch.bincount(tasks, weights=each.float(), minlength=num_tasks) for each in added], total)
     errors = torch.where(slots > 0, sizes, torch.nan)
     initial = torch.where(counts > 0, sums / counts, torch.nan)
-    return TaskValues(errors.double().cpu().numpy(), initial.double().cpu().numpy())
+    return TaskValues(*(each.double().cpu().numpy() for each in (errors, initial, explained)))

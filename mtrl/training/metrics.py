@@ -46,6 +46,7 @@ METRICS = (
     Metric("tasks/<task>/frames", "frames", "frames of the task trained on since the run began"),
     Metric("tasks/<task>/value_error", "value units", "running mean of the size of the task's advantages"),
     Metric("tasks/<task>/initial_value", "value units", "running mean of the critic's value of observations that episodes begin with"),
+    Metric("tasks/<task>/explained_variance", "up to 1", "share of the variance of the task's value targets that the critic predicts"),
     Metric("tasks/<task>/share_wanted", "share", "share of the next frames that the curriculum gives the task, less what is in quarantine"),
     Metric("tasks/<task>/share_trained", "share", "share of the interval's trained frames"),
     Metric("tasks/<task>/policy_lag", "updates", "as `summary/policy_lag`, for the task's slots"),
@@ -64,6 +65,8 @@ METRICS = (
     Metric("learner/grad_norm", "norm", "norm of the gradient of all parameters before clipping"),
     Metric("learner/kl", "nats", "KL divergence from the proximal policy to the current one (clipped surrogate)"),
     Metric("learner/clip_fraction", "share", "share of steps with a ratio beyond the clip (clipped surrogate)"),
+    Metric("learner/learning_rate", "step size", "learning rate of the actor's optimiser"),
+    Metric("learner/actor_steps", "optimiser steps", "steps of the actor's optimiser per update; `learner.target_kl` may end them"),
     Metric("learner/skipped_steps", "optimiser steps", "steps not made since the run began, since loss or gradient were not finite"),
     Metric("learner/updates_per_second", "updates/s", "updates per second of wall-clock time"),
     Metric("learner/distinct_fraction", "share", "distinct (task, observation) pairs of a batch; only these are computed"),
@@ -101,6 +104,8 @@ def task_metrics(names: Sequence[str], group: str, columns: Mapping[str, np.ndar
 def update_metrics(names: Sequence[str], result: UpdateResult) -> dict[str, float]:
     """The metrics of one update, without those of `TaskStatistics`."""
     metrics = {f"{_GROUPS.get(name, 'learner')}/{name}": value for name, value in result.means.items()}
+    explained = result.task_values.explained_variances
+    metrics |= {f"tasks/{name}/explained_variance": float(value) for name, value in zip(names, explained, strict=True) if value == value}
     if result.experts is not None:
         metrics["experts/gram_offdiagonal"] = result.experts.gram_offdiagonal
         metrics["experts/effective_rank"] = result.experts.effective_rank

@@ -203,7 +203,7 @@ class Trainer:
             result = self._receive_during(self._thread.submit(self._update, rollout, progress))
         self._interval.add_update(result, rollout, frames, version, time.perf_counter() - before)
         self.statistics.add_frames(frames)
-        self.statistics.add_values(*result.task_values)
+        self.statistics.add_values(result.task_values.errors, result.task_values.initial_values)
         if result.similarity is not None:
             self.statistics.add_similarity(result.similarity)
         self._publish()
