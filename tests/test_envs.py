@@ -41,7 +41,7 @@ def test_every_family_is_under_contract(family):
     assert names, f"the family {family} names no suites: add one of two tasks or more to EXAMPLES in tests/contract.py"
 
 
-@pytest.mark.parametrize(("name", "backend"), [*CASES, ("minigrid/mt7", "envpool")])
+@pytest.mark.parametrize(("name", "backend"), [*CASES, ("minigrid/mt7", "auto")])
 def test_the_step_after_an_end_is_the_reset(name, backend):
     suite = envs.make_suite(name) if name == "minigrid/mt7" else contract.first_tasks(name)
     tasks, obs = contract.start(suite, suite.num_tasks * 2, backend, seed=1)
@@ -85,7 +85,7 @@ def test_seeds_decide_the_stream_and_runners_do_not_share_one(name, backend):
     assert same == [True] + [name.startswith(contract.DETERMINISTIC)] * 3
 
 
-@pytest.mark.parametrize(("name", "backend"), [*CASES, ("minigrid/mt7", "envpool")])
+@pytest.mark.parametrize(("name", "backend"), [*CASES, ("minigrid/mt7", "auto")])
 def test_a_paused_slot_resumes_where_it_was(name, backend):
     suite = envs.make_suite(name) if name == "minigrid/mt7" else contract.first_tasks(name)
     n = suite.num_tasks
@@ -139,7 +139,7 @@ def test_backends_agree_to_the_bit_where_the_layout_is_fixed(name):
     assert episodes > 10
 
 
-@pytest.mark.parametrize("task", envs.make_suite("minigrid/mt7").names)
+@pytest.mark.parametrize("task", [task.name for task in envs.make_suite("minigrid/mt7").tasks if task.envpool_id])
 def test_backends_give_a_random_agent_the_same_episodes(task):
     """Two-sample tests of returns and lengths of the first episode of each of many environments, so that short ones are not favoured."""
     suite = envs.make_suite(f"minigrid/{task}")
@@ -162,9 +162,9 @@ def test_backends_give_a_random_agent_the_same_episodes(task):
 
 def test_a_time_limit_truncates():
     for backend in ("envpool", "gymnasium"):
-        tasks = envs.make_vector(envs.make_suite("minigrid/MultiRoom-N2-S4"), 2, backend=backend)
+        tasks = envs.make_vector(envs.make_suite("minigrid/DoorKey-5x5"), 2, backend=backend)
         tasks.reset()
-        steps = play(tasks, np.zeros((40, 2), int))  # turning on the spot for the 40 steps that this world allows
+        steps = play(tasks, np.zeros((250, 2), int))  # turning on the spot for the 250 steps that this world allows
         assert steps[-1].truncated.all()
         assert not any(step.truncated.any() or step.terminated.any() for step in steps[:-1])
 

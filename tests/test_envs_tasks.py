@@ -17,11 +17,13 @@ from envs.suites import minigrid, toy
 
 BACKENDS = ["envpool", "gymnasium"]
 LEFT, RIGHT, FORWARD = 0, 1, 2
+IN_BOTH = f"minigrid/{','.join(minigrid.MT7[:-1])}"  # all of MT7 that EnvPool steps
+ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["envpool", "gymnasium", "auto"])
 def test_each_time_limit_is_that_of_farama_and_truncates(backend):
-    suite = envs.make_suite("minigrid/mt7")
+    suite = envs.make_suite(IN_BOTH if backend == "envpool" else "minigrid/mt7")
     limits = [task.make_env().unwrapped.max_steps for task in suite.tasks]
     tasks = envs.make_vector(suite, [1] * suite.num_tasks, backend=backend)
     tasks.reset()
@@ -116,3 +118,17 @@ def test_a_missing_simulator_is_one_sentence(package, call):
     last = run.stderr.strip().splitlines()[-1]
     assert last.startswith("envs.errors.SuiteError: ")
     assert package in last
+
+
+@pytest.mark.slow
+def test_grid_worlds_of_both_libraries_are_the_same():
+    """By a walker, over all tasks of MT7 that EnvPool steps for us."""
+    script = ROOT / "docs" / "experiments" / "measure_levels.py"
+    done = subprocess.run([sys.executable, str(script), "500", IN_BOTH], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_levels_that_cannot_be_solved_are_not_trained_on():
+    """EnvPool's MultiRoom: behind a third of its doors there is a wall."""
+    assert envs.make_suite("minigrid/mt7").tasks[-1].envpool_id is None
+    assert envs.make_suite("minigrid/MultiRoom-N2-S4").backends == ("gymnasium",)

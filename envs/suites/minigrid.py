@@ -26,6 +26,10 @@ ACHIEVABLE_RETURN = {
     "MultiRoom-N2-S4": 0.8875,
 }
 
+UNLIKE_IN_ENVPOOL = ("MiniGrid-MultiRoom-",)
+"""Prefixes of ids that EnvPool 1.2.5 has other levels for. A third of its MultiRooms cannot be solved: the range of the next room's place
+is one too long, so that the door is in a corner, with a wall behind it (docs/experiments/measure_levels.py)."""
+
 OBSERVATION_SPACE = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (7, 7, 3), np.uint8)})
 ACTION_SPACE: gymnasium.Space = gymnasium.spaces.Discrete(7)
 PROTOCOL = EvaluationProtocol("minigrid-v1", episodes=25, actions="sampled")
@@ -74,7 +78,7 @@ def _task(name: str) -> Task:
         make_env=functools.partial(make_registered, env_id),
         high=ACHIEVABLE_RETURN.get(name, 1.0),
         success_return=0.0,
-        envpool_id=env_id if env_id in in_envpool() else None,
+        envpool_id=env_id if env_id in in_envpool() and not env_id.startswith(UNLIKE_IN_ENVPOOL) else None,
     )
 
 
