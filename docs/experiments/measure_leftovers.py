@@ -7,6 +7,7 @@ than `LONGEST` seconds.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -52,11 +53,9 @@ def main(rounds: int) -> int:
             check=True,
             stdout=subprocess.DEVNULL,
         )
-        for number in range(rounds):
-            folder = Path(root) / str(number)
-            for name, arguments in commands(folder, run).items():
-                for which in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                    faults += not ends(name, arguments, which, rng.uniform(0.2, LATEST))
+        for number, which in itertools.product(range(rounds), (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)):
+            for name, arguments in commands(Path(root) / f"{number}-{which.name}", run).items():
+                faults += not ends(name, arguments, which, rng.uniform(0.2, LATEST))
     print(f"{faults} faults")
     return bool(faults)
 
