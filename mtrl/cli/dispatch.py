@@ -53,6 +53,7 @@ REPORT = (
     "and the output of `python launch.py doctor`."
 )
 
+_received: list[int] = []  # signals that end this process
 FORMER_COMMANDS = {"replay": "explain"}  # understood for one version
 
 
@@ -63,10 +64,8 @@ def main(arguments: Sequence[str]) -> int:
             return _dispatch(list(arguments))
         finally:
             sys.stdout.flush()
-    except Terminated as terminated:
-        return 128 + terminated.number
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt:  # also what Ray makes of another signal while it waits
+        return 128 + (_received[0] if _received else signal.SIGINT)
     except BrokenPipeError:
         # Whoever read our output has gone (`... | head`). Python would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -106,14 +105,6 @@ def entry_point() -> NoReturn:
     os._exit(code)
 
 
-class Terminated(KeyboardInterrupt):
-    """A signal that ends the process. Like Ctrl-C it passes through whatever catches errors, and ends the processes of a command."""
-
-    def __init__(self, number: int):
-        super().__init__(f"signal {number}")
-        self.number = number
-
-
 def _end_in_order() -> None:
     """SIGTERM, SIGHUP and SIGINT let a command end in order, but a later one ends it at once; under nohup SIGHUP stays ignored."""
     repeats = Repeats()
@@ -124,7 +115,8 @@ def _end_in_order() -> None:
         for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             if signal.getsignal(each) is end:
                 signal.signal(each, again)
-        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
+        _received.append(number)
+        raise KeyboardInterrupt  # which passes through whatever catches errors, and ends the processes of a command
 
     def again(number: int, frame: Any) -> None:
         if not repeats.repeated():

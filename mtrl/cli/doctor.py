@@ -5,11 +5,13 @@ Everything that may crash runs in a process of its own, so that a broken package
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import tomllib
@@ -32,6 +34,7 @@ from mtrl.machine import (
     Child,
     Finding,
     available_memory,
+    family_of,
     package_version,
     run_python,
     usable_cores,
@@ -109,7 +112,7 @@ def _conclude(console: rich.console.Console, findings: list[Finding], config: Ex
 
 def collect_findings(config: ExperimentConfig, run_dir: Path | None) -> list[Finding]:
     """Findings of all checks; the slow checks run side by side. Where none of them finds a problem, the run is started for one update."""
-    with ThreadPoolExecutor(2) as pool:
+    with _pool() as pool:
         listed = pool.submit(run_python, PRINT_BACKENDS, config.suite.name)
         torch = pool.submit(run_python, TORCH_FACTS)
         ray = pool.submit(run_python, "import ray.rllib")
@@ -138,6 +141,23 @@ def collect_findings(config: ExperimentConfig, run_dir: Path | None) -> list[Fin
     return findings
 
 
+@contextlib.contextmanager
+def _pool() -> Iterator[ThreadPoolExecutor]:
+    """Two threads for checks in child processes. A signal ends the checks that run, and those that wait are not begun."""
+    pool = ThreadPoolExecutor(2)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for pid in family_of(os.getpid()):
+            if pid != os.getpid():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        pool.shutdown()
+
+
 def start_once(config: ExperimentConfig, folder: Path) -> Child:
     """Does what `train` does up to its first update and checkpoint, in a folder beside the run's that is removed again.
 
@@ -149,9 +169,10 @@ def start_once(config: ExperimentConfig, folder: Path) -> Child:
         experiment = Path(temporary) / f"{config.name}.yaml"
         experiment.write_text(dump_yaml(override(config, changes)))
         command = "import sys; from mtrl.cli import dispatch; sys.argv[0] = 'train'; sys.exit(dispatch.main(sys.argv[1:]))"
-        child = run_python(command, "train", str(experiment), "--run-dir", str(run), seconds=START_SECONDS)
-        shutil.rmtree(run, ignore_errors=True)
-    return child
+        try:
+            return run_python(command, "train", str(experiment), "--run-dir", str(run), seconds=START_SECONDS)
+        finally:
+            shutil.rmtree(run, ignore_errors=True)
 
 
 def check_folder(run_dir: Path | None) -> Iterator[Finding]:
