@@ -6,6 +6,9 @@ import time
 
 REPEAT_SECONDS = 1.0
 
+received: list[int] = []
+"""Signals that are to end this process. What they raise may be lost in a library that is just being called; this is not."""
+
 
 class Repeats:
     """Tells a signal that is sent twice from a person who insists.

@@ -395,6 +395,39 @@ def test_one_request_is_not_two(monkeypatch: pytest.MonkeyPatch) -> None:
             signal.raise_signal(signal.SIGINT)
 
 
+def test_a_signal_that_a_library_has_swallowed_ends_the_run(tmp_path: Path) -> None:
+    """While Ray starts, an exception that a signal's handler raises can be lost."""
+    code = (
+        "import signal, sys\n"
+        "from mtrl.cli import dispatch\n"
+        "from mtrl.training import trainer\n"
+        "build = trainer.build_trainer\n"
+        "def swallowing(config):\n"
+        "    try:\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "    except BaseException:\n"
+        "        return build(config)\n"
+        "trainer.build_trainer = swallowing\n"
+        "dispatch.entry_point()\n"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "train",
+        "toy",
+        "--num-env-runners",
+        "0",
+        "--total-frames",
+        "1e9",
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 143, done.stdout + done.stderr
+    assert newest_valid(tmp_path / "run" / "checkpoints")[0] is not None
+
+
 def test_a_reader_that_goes_away_ends_the_run_with_a_checkpoint(tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -29,7 +29,7 @@ from mtrl.cli.commands.sweep import sweep
 from mtrl.cli.commands.train import train
 from mtrl.errors import UserError, did_you_mean
 from mtrl.machine import PROJECT_ROOT
-from mtrl.signals import Repeats
+from mtrl.signals import Repeats, received
 
 COMMANDS: dict[str, Callable[[list[str], str], int]] = {
     "train": train,
@@ -53,7 +53,6 @@ REPORT = (
     "and the output of `python launch.py doctor`."
 )
 
-_received: list[int] = []  # signals that end this process
 FORMER_COMMANDS = {"replay": "explain"}  # understood for one version
 
 
@@ -65,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:  # also what Ray makes of another signal while it waits
-        return 128 + (_received[0] if _received else signal.SIGINT)
+        return 128 + (received[0] if received else signal.SIGINT)
     except BrokenPipeError:
         # Whoever read our output has gone (`... | head`). Python would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -115,7 +114,7 @@ def _end_in_order() -> None:
         for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             if signal.getsignal(each) is end:
                 signal.signal(each, again)
-        _received.append(number)
+        received.append(number)
         raise KeyboardInterrupt  # which passes through whatever catches errors, and ends the processes of a command
 
     def again(number: int, frame: Any) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from mtrl import signals
 from mtrl.evaluation.background import BackgroundEvaluation
 from mtrl.evaluation.results import ResultsError, read_results
 from mtrl.learning.learner import LearnerLostError, NonFiniteError
@@ -226,8 +227,8 @@ def return_free_memory() -> None:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """A list that collects the first of `SIGNALS`; a later one gets the previous handler."""
-    received: list[int] = []
+    """A list that collects the first of `SIGNALS`, also one that came before and was lost; a later one gets the previous handler."""
+    received = list(signals.received)
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
