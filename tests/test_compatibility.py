@@ -53,6 +53,7 @@ def test_its_checkpoint_goes_on(run):
     trainer.close()
     assert main(["train", "--resume", str(run), "--total-frames", "3_600", "--learner.queue", "2"]) == 0
     assert load_config(run / "config.yaml").learner.max_queued_batches == 2
+    assert (run / "curriculum-until-3105.jsonl").exists() and main(["explain", str(run)]) == 0, "decisions by the rule of today"
 
 
 def test_its_tasks_can_change(run):
@@ -61,7 +62,8 @@ def test_its_tasks_can_change(run):
 
 
 def test_former_commands_are_understood(run, capsys):
-    assert main(["replay", str(run)]) == 0
-    assert "replay is now called explain" in capsys.readouterr().err
+    assert main(["replay", str(run)]) == 1
+    said = capsys.readouterr()
+    assert "replay is now called explain" in said.err and "another version" in " ".join(said.out.split())
     assert main(["evaluate", str(run), "--actions", "likely", "--episodes", "2", "--workers", "1"]) == 0
     assert "--actions likely is now called greedy" in capsys.readouterr().err

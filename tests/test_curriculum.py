@@ -16,7 +16,10 @@ from mtrl.benchmark.curriculum import compare, train
 from mtrl.config import ConfigError, CurriculumConfig, load_config, override
 from mtrl.curriculum import SCHEDULERS, RatedScheduler, make_scheduler, with_floor
 from mtrl.curriculum.decisions import Decider
+from mtrl.curriculum.evidence import Evidence
 from mtrl.curriculum.forgetting import ForgettingWatch
+from mtrl.curriculum.scheduler import _certain_slope
+from mtrl.curriculum.schedulers.smt import TRAIN
 from mtrl.evaluation.results import EvaluationResults, TaskResult
 from mtrl.evaluation.statistics import Estimate
 from mtrl.training.task_statistics import TaskStatistics
@@ -140,10 +143,58 @@ def test_t3s_by_hand():
     np.testing.assert_allclose(shares, 0.5 * gap / gap.sum() + 0.5 * speed / speed.sum())
 
 
-def test_learning_progress_prefers_what_moves_and_drops_what_never_succeeds():
-    shares = after("learning_progress", [(0, 5), (1, 1), (2, 0)] + [(0, 5), (1, 6), (2, 0)] * 4)
-    assert shares[1] > shares[0] > 0
-    assert shares[2] == 0
+def curves(*rates: list[int]) -> list[tuple[int, int]]:
+    """Looks at the tasks in turn; `rates[task]` are the successes of ten in each look."""
+    return [(task, successes) for look in zip(*rates, strict=True) for task, successes in enumerate(look)]
+
+
+RISING = [min(10, look // 3) for look in range(36)]  # from 0 to 10 of ten in 360 episodes
+NOISE = [int(successes) for successes in np.random.default_rng(3).binomial(10, 0.5, 36)]
+
+
+def test_learning_progress_prefers_what_moves_and_drops_what_stands_still():
+    shares = after("learning_progress", curves(NOISE, RISING, [0] * 36))
+    assert shares[1] > 0.9
+    np.testing.assert_allclose(after("learning_progress", curves(NOISE, NOISE[::-1], [0] * 36)), np.full(3, 1 / 3))
+
+
+@pytest.mark.parametrize("counts", [np.full(40, 10), np.random.default_rng(1).integers(10, 40, 40)])
+def test_the_certain_slope_is_that_of_the_weighted_line(counts):
+    """Against NumPy's least squares. Two standard errors are taken off a change, and of noise nothing is left in 19 of 20 cases."""
+    rng = np.random.default_rng(0)
+    ends = np.cumsum(np.concatenate([[10], counts]))
+    rates = np.concatenate([[0.0], rng.binomial(counts, np.linspace(0.1, 0.9, len(counts))) / counts])
+    curve = np.stack([ends, rates], axis=1)
+    slope = np.polyfit(ends[1:], rates[1:], 1, w=np.sqrt(counts))[0]
+    assert _certain_slope(curve, errors=0.0) == pytest.approx(slope)
+    assert 0.5 * slope < _certain_slope(curve, errors=2.0) < slope
+    still = [
+        _certain_slope(np.stack([ends, np.concatenate([[0.0], rng.binomial(counts, 0.3) / counts])], axis=1), errors=2.0)
+        for _ in range(1000)
+    ]
+    assert 0.02 < np.mean(np.array(still) != 0) < 0.09
+
+
+@pytest.mark.parametrize("name", ["exp3s", "teacher_student", "learning_progress", "ducb"])
+def test_rules_of_progress_follow_the_task_that_learns(name):
+    """Seven tasks stand still at different rates, and one is learned within 3000 of its own episodes. A rule that takes binomial noise for
+    progress gives most to the one at one half.
+    """
+    still, length, rng = [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0], 3000, np.random.default_rng(0)
+    n = len(still) + 1
+    subject, episodes, successes = scheduler(name, n), np.zeros(n), np.zeros(n)
+    shares, given = np.full(n, 1 / n), []
+    while episodes[-1] < length and len(given) < 2000:
+        for task, count in enumerate(rng.multinomial(64, shares)):
+            rates = np.full(count, still[task]) if task < n - 1 else np.minimum(1.0, (episodes[-1] + np.arange(count)) / length)
+            episodes[task] += count
+            successes[task] += (rng.random(count) < rates).sum()
+        seen = successes / np.maximum(episodes, 1)
+        evidence = Evidence(episodes.copy(), successes.copy(), seen, 50 * episodes, np.full(n, 0.1), seen, seen)
+        shares = with_floor(subject.probabilities(evidence), 0.1)
+        given.append(shares)
+    mean = np.mean(given, axis=0)
+    assert mean[-1] >= 0.37 and mean[:-1].max() <= 0.2, mean.round(3)
 
 
 def test_learning_progress_stretches_small_rates():
@@ -151,9 +202,11 @@ def test_learning_progress_stretches_small_rates():
     assert subject.reweigh(np.array([0.0, 0.1, 1.0])).tolist() == pytest.approx([0, 0.5, 1])
 
 
-def test_teacher_student_by_hand():
-    shares = after("teacher_student", [(0, 5), (1, 5), (0, 6), (1, 1)], tasks=2, epsilon=0.2)
-    np.testing.assert_allclose(shares, [0.1, 0.9])  # |Q|: 0.1 · 0.1 against 0.1 · 0.4, forgetting counts
+def test_teacher_student_trains_what_changes_most():
+    """Forgetting counts as learning does; without a change all tasks are the best."""
+    np.testing.assert_allclose(after("teacher_student", curves(NOISE, RISING), tasks=2, epsilon=0.2), [0.1, 0.9])
+    np.testing.assert_allclose(after("teacher_student", curves(RISING[::-1], NOISE), tasks=2, epsilon=0.2), [0.9, 0.1])
+    np.testing.assert_allclose(after("teacher_student", curves(NOISE, [5] * 36), tasks=2, epsilon=0.2), [0.5, 0.5])
 
 
 def test_mastering_rate_waits_for_prerequisites_and_leaves_what_is_mastered():
@@ -170,16 +223,11 @@ def test_mastering_rate_waits_for_prerequisites_and_leaves_what_is_mastered():
 
 
 def test_exp3s_follows_progress():
-    history = [(0, 5), (1, 0), (2, 9)]
-    for step in range(1, 11):
-        history += [(0, 5), (1, step), (2, 9)]
-    shares = after("exp3s", history, rate=1.0)
-    assert shares.argmax() == 1
+    assert after("exp3s", curves(NOISE, RISING, [9] * 36), rate=1.0).argmax() == 1
 
 
 def test_ducb_prefers_gains_and_comes_back_to_what_it_left():
-    gained = after("ducb", [(0, 5), (1, 0), (0, 5), (1, 6)], tasks=2)
-    assert gained[1] > 0.8
+    assert after("ducb", curves(NOISE, RISING), tasks=2)[1] > 0.8
     stats, subject = TaskStatistics(suite_of(2)), scheduler("ducb", 2)
     for _ in range(3):
         play(stats, 0, 5)
@@ -214,6 +262,18 @@ def test_smt_trains_the_worst_until_solved_or_out_of_budget():
     np.testing.assert_allclose(subject.probabilities(stats.evidence()), [0.5, 0, 0, 0.5])
     play(stats, 3, 5, frames=6000)  # the first stage is over
     np.testing.assert_allclose(subject.probabilities(stats.evidence()), [0, 1, 0, 0])
+
+
+def test_smt_waits_until_it_knows_all_tasks():
+    """Easy tasks have short episodes and are observed first; the group is of the hardest all the same."""
+    stats, subject = TaskStatistics(suite_of(4)), scheduler("smt", 4, group=2)
+    for task, successes in enumerate((9, 8, 7)):
+        play(stats, task, successes)
+        shares = subject.probabilities(stats.evidence())
+        assert not (subject.pools == TRAIN).any() and (shares > 0).all()
+    play(stats, 3, 0)
+    subject.probabilities(stats.evidence())
+    assert np.flatnonzero(subject.pools == TRAIN).tolist() == [2, 3]
 
 
 def test_fixed_names_its_tasks():

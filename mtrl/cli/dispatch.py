@@ -105,7 +105,10 @@ def entry_point() -> NoReturn:
 
 
 def _end_in_order() -> None:
-    """SIGTERM, SIGHUP and SIGINT let a command end in order, but a later one ends it at once; under nohup SIGHUP stays ignored."""
+    """SIGTERM, SIGHUP and SIGINT let a command end in order, but a later one ends it at once.
+
+    Under nohup SIGHUP stays ignored. Shells let their background jobs ignore SIGINT, which is obeyed all the same, as in a training.
+    """
     repeats = Repeats()
 
     def end(number: int, frame: Any) -> None:
@@ -123,7 +126,7 @@ def _end_in_order() -> None:
             signal.raise_signal(number)
 
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+        if number == signal.SIGINT or signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, end)
 
 

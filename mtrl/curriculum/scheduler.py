@@ -59,9 +59,9 @@ class RatedScheduler:
     def probabilities(self, evidence: Evidence) -> np.ndarray:
         """Wanted shares of all tasks, [num_tasks]."""
         new = evidence.episodes - self._episodes
-        due = new >= self.EPISODES
+        rates = (evidence.success_sums - self._successes) / np.maximum(new, 1)
+        due = self.is_due(new, rates)
         if due.any():
-            rates = (evidence.success_sums - self._successes) / np.maximum(new, 1)
             self.previous = np.where(due, np.where(self.num_observations > 0, self.latest, rates), self.previous)
             self.latest = np.where(due, rates, self.latest)
             self.num_observations += due
@@ -69,6 +69,15 @@ class RatedScheduler:
             self._successes = np.where(due, evidence.success_sums, self._successes)
             self.observe(due, evidence)
         return self._shares(evidence)
+
+    def is_due(self, new: np.ndarray, rates: np.ndarray) -> np.ndarray:
+        """A mask of the tasks that are observed now.
+
+        Args:
+            new: each task's episodes since its last observation.
+            rates: their success rates.
+        """
+        return new >= self.EPISODES
 
     def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Takes in the new evidence on the tasks of the mask `due`."""
@@ -97,6 +106,54 @@ class RatedScheduler:
         total = weights.sum()
         judged = weights / total if total > 0 else observed / max(1, observed.sum())
         return np.where(observed, judged * observed.mean(), 1.0 / n)
+
+
+class ProgressScheduler(RatedScheduler):
+    """A scheduler that rates tasks by how their success rate changes, and does not take noise for a change.
+
+    Ten episodes of a task that stands still at one half differ from the ten before them by 0.22 in the root mean square, and those of one
+    that is learned within 3000 episodes by 0.003. So a change is the slope of the straight line through the rates of the last `WINDOW`
+    observations, less `ERRORS` of its standard errors. A subclass reads `gains`.
+    """
+
+    WINDOW = 80
+    LEAST = 20  # observations before there is a slope
+    ERRORS = 2.0
+
+    def __init__(self, names: Sequence[str], options: Any):
+        super().__init__(names, options)
+        self.gains = np.zeros(len(names))  # change of the success rate in 100 episodes; 0 if it may be noise
+        self._history = np.full((len(names), self.WINDOW, 2), np.nan)  # episodes until the end of an observation, and their success rate
+
+    def observe(self, due: np.ndarray, evidence: Evidence) -> None:
+        """Adds a point to the learning curves of the tasks of the mask `due`, and fits their lines."""
+        self._history[due] = np.roll(self._history[due], -1, axis=1)
+        self._history[due, -1] = np.stack([evidence.episodes, self.latest], axis=1)[due]
+        for task in np.flatnonzero(due & (self.num_observations >= self.LEAST)):
+            self.gains[task] = 100 * _certain_slope(self._history[task], self.ERRORS)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next decision depends on."""
+        return super().state_dict() | {"gains": self.gains.copy(), "history": self._history.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state_dict`; a state of an earlier version has no learning curves."""
+        super().load_state_dict(state)
+        self.gains = np.array(state.get("gains", self.gains))
+        self._history = np.array(state.get("history", self._history))
+
+
+def _certain_slope(curve: np.ndarray, errors: float) -> float:
+    """The slope of the line through points [episodes, rate], moved towards 0 by so many of its standard errors."""
+    known = curve[~np.isnan(curve[:, 0])]
+    counts = np.diff(known[:, 0])  # episodes of all observations but the first
+    x, rates = known[1:, 0], known[1:, 1]
+    centred = x - np.average(x, weights=counts)
+    spread = (counts * centred**2).sum()
+    slope = (counts * centred * rates).sum() / spread
+    # With two more episodes, one of them successful: nothing is known for certain.
+    mean = ((counts * rates).sum() + 1) / (counts.sum() + 2)
+    return float(np.sign(slope) * max(0.0, abs(slope) - errors * np.sqrt(mean * (1 - mean) / spread)))
 
 
 _STATE = ("num_observations", "latest", "previous", "_episodes", "_successes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+from mtrl.curriculum.scheduler import ProgressScheduler
 from mtrl.evaluation.policy import check_actions
 from mtrl.storage.checkpoint import (
     CheckpointError,
@@ -99,6 +100,11 @@ def resume(trainer: Trainer, directory: RunDirectory, console: Console, which: s
     if before == now:
         trainer.load_state_dict(loaded.components)
         directory.truncate_after(trainer.frames)
+        if isinstance(trainer.scheduler, ProgressScheduler) and "gains" not in loaded.components["curriculum"]["scheduler"]:
+            directory.archive_decisions(trainer.frames)
+            console.message(
+                f"{trainer.config.curriculum.scheduler} has another rule in this version; the decisions until now are put aside"
+            )
     elif allow_task_change:
         trainer.load_state_dict(carry_over(loaded.components, before, trainer.config, trainer.suite))
         trainer.tasks_changed()

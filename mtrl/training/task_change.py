@@ -53,9 +53,11 @@ def carry_over(components: dict[str, Any], before: Sequence[str], config: Experi
 
 def _of_scheduler(name: str, state: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
     """A decider's state with a scheduler of this name: that of a fresh one if it had another."""
-    # The watch of a run of version 1 knew less.
-    state = {**state, "scheduler": with_present_names(state["scheduler"]), "watch": fresh["watch"] | state["watch"]}
-    return {"name": name, **state} if state.get("name", name) == name else {**state, "name": name, "scheduler": fresh["scheduler"]}
+    if state.get("name", name) != name:
+        return {**state, "name": name, "scheduler": fresh["scheduler"], "watch": fresh["watch"] | state["watch"]}
+    # The watch and the scheduler of an earlier version knew less.
+    scheduler = fresh["scheduler"] | with_present_names(state["scheduler"])
+    return {"name": name, **state, "scheduler": scheduler, "watch": fresh["watch"] | state["watch"]}
 
 
 def _fresh(config: ExperimentConfig, suite: TaskSuite, names: Sequence[str]) -> dict[str, Any]:

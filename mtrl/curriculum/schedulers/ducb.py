@@ -1,4 +1,4 @@
-"""Discounted UCB (Fabisch and Metzen 2014): a bandit rewarded by a task's gain over its best success rate, with a bonus for uncertainty."""
+"""Discounted UCB (Fabisch and Metzen 2014): a bandit rewarded by the gain of a task's success rate, with a bonus for uncertainty."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.scheduler import RatedScheduler, softmax
+from mtrl.curriculum.scheduler import ProgressScheduler, softmax
 
 
 class DUCBOptions(Section):
@@ -24,24 +24,27 @@ class DUCBOptions(Section):
     """Temperature of the softmax over the upper bounds; the bandit itself would choose the largest."""
 
 
-class DUCB(RatedScheduler):
-    """The discounted mean of max(0, p - best p so far), plus 2 √(ξ ln n / n_i); n_i are a task's discounted observations, n their sum."""
+class DUCB(ProgressScheduler):
+    """The discounted mean of a task's gains, as parts of the largest, plus 2 √(ξ ln n / n_i).
+
+    n_i are the task's discounted observations, and n is their sum over tasks.
+    """
 
     Options: ClassVar[type[Section]] = DUCBOptions
-    STATE = ("rewards", "counts", "best")
+    STATE = ("rewards", "counts")
 
     def __init__(self, names: Sequence[str], options: Any):
         super().__init__(names, options)
         self.rewards = np.zeros(len(names))
         self.counts = np.zeros(len(names))
-        self.best = np.zeros(len(names))
 
     def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Discounts rewards and counts, and adds the new ones."""
-        gain = np.where(due & (self.num_observations > 1), np.maximum(0.0, self.latest - self.best), 0.0)
+        super().observe(due, evidence)
+        gains = np.maximum(0.0, self.gains)
+        gain = np.where(due, gains / max(gains.max(), 1e-12), 0.0)
         self.rewards = self.options.discount * self.rewards + gain
         self.counts = self.options.discount * self.counts + due
-        self.best = np.where(due, np.maximum(self.best, self.latest), self.best)
 
     def weights(self, evidence: Evidence) -> np.ndarray:
         """The bounds, through a softmax."""

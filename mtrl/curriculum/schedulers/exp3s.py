@@ -10,7 +10,7 @@ from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.scheduler import RatedScheduler, softmax
+from mtrl.curriculum.scheduler import ProgressScheduler, softmax
 
 HISTORY = 200  # rewards that the quantiles are taken over
 
@@ -24,8 +24,9 @@ class Exp3SOptions(Section):
     """Share that is spread over all tasks."""
 
 
-class Exp3S(RatedScheduler):
-    """Weights grow with |Δp|, scaled to [-1, 1] between the 20 % and 80 % quantiles of recent rewards, and leak into one another.
+class Exp3S(ProgressScheduler):
+    """Weights grow with the size of a task's gain, scaled to [-1, 1] between the 20 % and 80 % quantiles of recent gains, and leak into one
+    another.
 
     Every observed task gives its reward at once, so nothing is divided by the probability of having been chosen.
     """
@@ -41,12 +42,15 @@ class Exp3S(RatedScheduler):
 
     def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Adds the scaled rewards and lets 1/t of all weight be shared."""
-        rewards = np.abs(self.latest - self.previous)
+        super().observe(due, evidence)
+        rewards = np.abs(self.gains)
         self.rewards = np.concatenate([self.rewards, rewards[due & (self.num_observations > 1)]])[-HISTORY:]
         self.steps += 1
         if len(self.rewards) < 2:
             return
         low, high = np.quantile(self.rewards, [0.2, 0.8])
+        if high <= low:  # most tasks stand still
+            high = self.rewards.max()
         scaled = np.clip(2 * (rewards - low) / (high - low) - 1, -1, 1) if high > low else np.zeros_like(rewards)
         grown = np.where(due & (self.num_observations > 1), self.log_weights + self.options.rate * scaled, self.log_weights)
         # log((1 - α) e^w_i + α / (n - 1) Σ_{j≠i} e^w_j) with α = 1/t

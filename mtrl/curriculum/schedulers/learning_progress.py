@@ -10,7 +10,7 @@ from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.scheduler import RatedScheduler
+from mtrl.curriculum.scheduler import ProgressScheduler
 
 
 class LearningProgressOptions(Section):
@@ -22,8 +22,12 @@ class LearningProgressOptions(Section):
     """Success rate that counts as half of the way: progress on hard tasks weighs more than on easy ones (p_θ)."""
 
 
-class LearningProgress(RatedScheduler):
-    """|f(fast) - f(slow)| of two averages of the success rate, standardised over tasks and passed through a sigmoid."""
+class LearningProgress(ProgressScheduler):
+    """|f(fast) - f(slow)| of two averages of the success rate, standardised over tasks and passed through a sigmoid.
+
+    The averages of a task that stands still differ as well, by the noise of its episodes. So the slow one is taken to be where a change of
+    `gains` has left it, which is 0 for what may be noise. Tasks without a change get nothing while others have one.
+    """
 
     Options: ClassVar[type[Section]] = LearningProgressOptions
     STATE = ("fast", "slow")
@@ -35,6 +39,7 @@ class LearningProgress(RatedScheduler):
 
     def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Moves both averages; the first observation sets them."""
+        super().observe(due, evidence)
         first = due & (self.num_observations == 1)
         rate = self.options.rate
         self.fast = np.where(due, self.fast + min(1.0, 2 * rate) * (self.latest - self.fast), self.fast)
@@ -45,13 +50,15 @@ class LearningProgress(RatedScheduler):
 
     def weights(self, evidence: Evidence) -> np.ndarray:
         """The sigmoid of the standardised progress; a task that neither moves nor ever succeeds gets nothing."""
-        progress = np.abs(self.reweigh(self.fast) - self.reweigh(self.slow))
+        lag = self.EPISODES * (1 - self.options.rate) / self.options.rate  # episodes by which the slow average is behind the fast one
+        slow = np.clip(self.fast - self.gains / 100 * lag, 0.0, 1.0)
+        progress = np.abs(self.reweigh(self.fast) - self.reweigh(slow))
         if progress.max() <= 0:
             return np.zeros(len(self.names))
         observed = self.num_observations > 0
         deviation = progress[observed].std()
         standard = (progress - progress[observed].mean()) / (deviation if deviation > 0 else 1.0)
-        return np.where((progress <= 0) & (self.latest <= 0), 0.0, 1.0 / (1.0 + np.exp(-standard)))
+        return np.where(progress > 0, 1.0 / (1.0 + np.exp(-standard)), 0.0)
 
     def reweigh(self, rates: np.ndarray) -> np.ndarray:
         """The function `f(p) = p (1 - θ) / (p + θ (1 - 2p))`, which stretches small success rates."""

@@ -10,9 +10,7 @@ from pydantic import Field
 
 from mtrl.config import ConfigError, Section
 from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.scheduler import RatedScheduler
-
-OBSERVATIONS = 10  # the slope of a learning curve is fitted to this many
+from mtrl.curriculum.scheduler import ProgressScheduler
 
 
 class MasteringRateOptions(Section):
@@ -30,11 +28,10 @@ class MasteringRateOptions(Section):
     """Part handed on."""
 
 
-class MasteringRate(RatedScheduler):
+class MasteringRate(ProgressScheduler):
     """min(prerequisites)^p ((1-γ) slope + γ (1 - p)) (1 - min(successors)), of which parts go to predecessors and successors."""
 
     Options: ClassVar[type[Section]] = MasteringRateOptions
-    STATE = ("curves",)
 
     def __init__(self, names: Sequence[str], options: Any):
         super().__init__(names, options)
@@ -48,18 +45,11 @@ class MasteringRate(RatedScheduler):
         self.ancestors = _closure(self.before)
         if self.ancestors.diagonal().any():
             raise ConfigError(f"curriculum.options.graph: {names[int(self.ancestors.diagonal().argmax())]} needs itself, through others")
-        self.curves = np.full((len(names), OBSERVATIONS), np.nan)
-
-    def observe(self, due: np.ndarray, evidence: Evidence) -> None:
-        """Adds a point to the learning curves."""
-        self.curves[due] = np.roll(self.curves[due], -1, axis=1)
-        self.curves[due, -1] = self.latest[due]
 
     def weights(self, evidence: Evidence) -> np.ndarray:
         """Attention after it has been handed on."""
         rates, options = self.latest, self.options
-        slopes = np.array([_slope(curve) for curve in self.curves])
-        slopes = np.abs(slopes) / max(np.abs(slopes).max(), 1e-8)
+        slopes = np.abs(self.gains) / max(np.abs(self.gains).max(), 1e-8)
         ready = np.array([rates[needed].min(initial=1.0) for needed in self.ancestors]) ** options.power
         left = 1.0 - np.array([rates[later].min(initial=1.0) if later.any() else 0.0 for later in self.ancestors.T])
         attention = ready * ((1 - options.gap_weight) * slopes + options.gap_weight * (1 - rates)) * left
@@ -79,9 +69,3 @@ def _closure(before: np.ndarray) -> np.ndarray:
     for _ in before:
         reached |= reached @ before
     return reached
-
-
-def _slope(curve: np.ndarray) -> float:
-    """The slope of the straight line through the points so far."""
-    known = ~np.isnan(curve)
-    return float(np.polyfit(np.flatnonzero(known), curve[known], 1)[0]) if known.sum() > 1 else 0.0

@@ -63,7 +63,12 @@ class SMT(RatedScheduler):
         return (self.pools == TRAIN).astype(float)
 
     def _refill(self, evidence: Evidence, rates: np.ndarray) -> None:
-        """The worst of those that wait come into training."""
+        """The worst of those that wait come into training, once all tasks have been observed.
+
+        Short episodes are successful ones, so that the first tasks to be observed are the easiest.
+        """
+        if (self.num_observations == 0).any():
+            return
         left = max(0.0, self.options.frames - float(evidence.frames.sum()))
         waiting = np.flatnonzero((self.pools == MAIN) & (self.num_observations > 0))
         places = self.options.group - int((self.pools == TRAIN).sum())

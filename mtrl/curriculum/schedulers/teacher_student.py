@@ -10,7 +10,7 @@ from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.scheduler import RatedScheduler
+from mtrl.curriculum.scheduler import ProgressScheduler
 
 
 class TeacherStudentOptions(Section):
@@ -22,8 +22,8 @@ class TeacherStudentOptions(Section):
     """Share that is spread over all tasks."""
 
 
-class TeacherStudent(RatedScheduler):
-    """Online variant with an ε-greedy choice: the reward is Δp, and the task with the largest |Q| is trained most.
+class TeacherStudent(ProgressScheduler):
+    """Online variant with an ε-greedy choice: the reward is a task's gain, and the task with the largest |Q| is trained most.
 
     |Q| makes a task that is being forgotten as interesting as one that is being learned. Since many slots run at once the choice is a
     share: 1 - ε for the best task, and ε over all.
@@ -37,9 +37,9 @@ class TeacherStudent(RatedScheduler):
         self.values = np.zeros(len(names))
 
     def observe(self, due: np.ndarray, evidence: Evidence) -> None:
-        """Q ← Q + α (Δp - Q)"""
-        reward = self.latest - self.previous
-        self.values = np.where(due, self.values + self.options.rate * (reward - self.values), self.values)
+        """Q ← Q + α (gain - Q)"""
+        super().observe(due, evidence)
+        self.values = np.where(due, self.values + self.options.rate * (self.gains - self.values), self.values)
 
     def weights(self, evidence: Evidence) -> np.ndarray:
         """The greedy choice with ε of the rest."""
