@@ -629,6 +629,14 @@ def test_a_profile_says_where_a_frames_time_goes(tmp_path: Path, capsys: pytest.
     assert "leave it out" in complaint(["train", "--profile", "--resume", str(tmp_path / "run")], capsys)
 
 
+def test_memory_is_the_machines_at_any_time(monkeypatch, capsys):
+    def run_training(arguments: list[str], program: str) -> int:
+        raise MemoryError
+
+    monkeypatch.setitem(cli.COMMANDS, "suites", run_training)
+    assert main(["suites"]) == 2 and capsys.readouterr().err.startswith("error: out of memory (MemoryError) (MTRL_TRACEBACK=1")
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -637,7 +645,6 @@ def test_a_profile_says_where_a_frames_time_goes(tmp_path: Path, capsys: pytest.
             "error: Permission denied: /somewhere (MTRL_TRACEBACK=1 shows the traceback)\n",
         ),
         (OSError(28, "No space left on device"), "error: No space left on device (MTRL_TRACEBACK=1"),
-        (MemoryError(), "error: MemoryError (MTRL_TRACEBACK=1"),
     ],
 )
 def test_what_a_machine_lacks_is_a_sentence_until_training_begins(error, said, monkeypatch, capsys):

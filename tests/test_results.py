@@ -29,7 +29,10 @@ def test_a_file_of_the_first_version(tmp_path):
     assert results.tasks["LavaGapS7"].score == Estimate(0.4, 0.0, 0.8) and results.score_mean.high == 0.8
     assert results.episodes[0]["length"] == 20 and str(path).endswith(results.file)
     write_results(path, results)
-    assert json.loads(path.read_text()) == json.loads(FIRST_VERSION)
+    expected = json.loads(FIRST_VERSION)
+    for task in expected["tasks"].values():
+        task["endless"] = 0  # later versions say it
+    assert json.loads(path.read_text()) == expected
     assert list(json.loads(path.read_text())) == list(json.loads(FIRST_VERSION))  # figures before episodes
     assert read_results(path) == results
 

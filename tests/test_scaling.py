@@ -22,6 +22,7 @@ def cluster():
     ray.shutdown()
 
 
+@pytest.mark.slow
 def test_many_tiny_runners_hold():
     config = scaling.waiting(toy_config(env_runners__slots=3, env_runners__unroll_length=8), MANY, 0.02)
     algorithm = MultiTaskIMPALAConfig.from_experiment(config).build_algo()
