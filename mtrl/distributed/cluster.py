@@ -103,7 +103,7 @@ def start_ray() -> None:
     with _own_handlers(), _without_log_level_notice(), _as_ours() if address is None else contextlib.nullcontext():
         try:
             ray.init(**options)
-        except (OSError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
+        except Exception as error:  # Ray raises plain ones as well
             raise joined_badly(address, error) from error
     if address is None:
         atexit.register(end_ray)  # called before Ray's own

@@ -202,7 +202,9 @@ def joined_badly(address: str | None, error: BaseException) -> RayUnavailableErr
     """The error of `ray.init` in one sentence."""
     text = " ".join(str(error).split())
     if address is None:
-        return RayUnavailableError(f"Ray cannot be started on this machine: {type(error).__name__}: {text[:300]}")
+        blocked = os.path.isdir("/dev/shm") and not os.access("/dev/shm", os.W_OK)
+        reason = "; /dev/shm, which holds Ray's objects, cannot be written to" if blocked else ""
+        return RayUnavailableError(f"Ray cannot be started on this machine{reason}: {type(error).__name__}: {text[:300]}")
     hint = ""
     if os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
         hint = "; RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token may hold another token than the cluster's"
