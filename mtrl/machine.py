@@ -102,7 +102,7 @@ def run_python(code: str, *arguments: str, seconds: float | None = None) -> Chil
     seconds = seconds or CHILD_SECONDS
     command = [sys.executable, "-P", "-c", code, *arguments]  # -P: not the current folder's packages
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=seconds, env=environment)
     except subprocess.TimeoutExpired:
         return Child("", f"it did not finish within {seconds:g} s")
     if done.returncode == 0:
