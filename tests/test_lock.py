@@ -105,6 +105,16 @@ def test_a_claim_of_another_machine_is_held_until_patience_ends(tmp_path: Path, 
     assert not claim.exists()
 
 
+def test_of_processes_that_wait_for_a_lost_machine_one_takes_over(tmp_path: Path) -> None:
+    """They begin together, so that their patience ends together."""
+    RunLayout(tmp_path).claim.write_text("another-machine,boot,namespace 17 1234")
+    patient = (WITHOUT_LOCKS + RACE).replace("run_lock(Path(sys.argv[1]))", "run_lock(Path(sys.argv[1]), patience=1.0)")
+    assert patient.count("patience") == 1
+    command = [sys.executable, "-c", patient, str(tmp_path), str(time.time() + 4.0)]
+    racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert sorted(racer.communicate(timeout=60)[0].strip() for racer in racers) == ["held", "refused", "refused", "refused"]
+
+
 @pytest.mark.slow
 def test_a_mounted_file_system_without_locks(tmp_path: Path) -> None:
     """As the tests above, but it is the kernel that refuses the locks; needs root, /dev/fuse and the package mfusepy."""

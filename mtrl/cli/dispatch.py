@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import resource
 import signal
@@ -97,11 +98,18 @@ def entry_point() -> NoReturn:
     except BaseException:
         sys.excepthook(*sys.exc_info())
         print(REPORT, file=sys.stderr)
+    sys.unraisablehook = _in_one_line
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
+
+
+def _in_one_line(fault: Any) -> None:
+    """What fails while libraries clear up is no traceback of ours."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"warning: at the end of the program: {type(fault.exc_value).__name__}: {fault.exc_value}", file=sys.stderr)
 
 
 def _end_in_order() -> None:
@@ -139,6 +147,8 @@ def _shorten_warnings() -> None:
         return f"warning: {message}\n" if ours else format_warning(message, category, filename, lineno, line)
 
     warnings.formatwarning = shortened
+    # EnvPool imports it, and it has three lines to say of a folder for its caches that it cannot write to.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def _printed(message: object) -> int:

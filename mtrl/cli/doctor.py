@@ -40,7 +40,7 @@ from mtrl.machine import (
     usable_cores,
 )
 from mtrl.storage.layout import RunLayout
-from mtrl.storage.run_directory import trial_folder
+from mtrl.storage.run_directory import is_free, trial_folder
 
 CHECKED_PACKAGES = (*PACKAGES, "pydantic", "safetensors", "tensorboardX")
 GIB = 2**30
@@ -84,11 +84,8 @@ def examine_cluster(config: ExperimentConfig, run_dir: Path | None) -> int:
     """Prints the report of the Ray cluster that RAY_ADDRESS names, where a run is started at the end; returns the exit code."""
     from mtrl.distributed.inspect import inspect_cluster
 
-    findings = list(check_folder(run_dir)) + inspect_cluster(config, run_dir)
-    if all(finding.level != "problem" for finding in findings):
-        folder = run_dir or Path("runs")
-        findings += check_start(start_once(config, folder), folder)
-    return _conclude(rich.console.Console(), findings, config)
+    findings = [*check_folder(run_dir), *inspect_cluster(config, run_dir)]
+    return _conclude(rich.console.Console(), findings + _start_if_possible(findings, config, run_dir), config)
 
 
 def _conclude(console: rich.console.Console, findings: list[Finding], config: ExperimentConfig) -> int:
@@ -135,10 +132,15 @@ def collect_findings(config: ExperimentConfig, run_dir: Path | None) -> list[Fin
                 else check_backends({step: child.result() for step, child in stepped.items()}, config)
             ),
         ]
-    if all(finding.level != "problem" for finding in findings):
-        folder = run_dir or Path("runs")
-        findings += check_start(start_once(config, folder), folder)
-    return findings
+    return findings + _start_if_possible(findings, config, run_dir)
+
+
+def _start_if_possible(findings: list[Finding], config: ExperimentConfig, run_dir: Path | None) -> list[Finding]:
+    """The outcome of a start of the run; nothing where it is known already that it cannot start."""
+    if any(finding.level == "problem" for finding in findings):
+        return []
+    folder = run_dir or Path("runs")
+    return list(check_start(start_once(config, folder), folder))
 
 
 @contextlib.contextmanager
@@ -183,12 +185,10 @@ def check_folder(run_dir: Path | None) -> Iterator[Finding]:
         yield Finding("note", "run directory", f"{run_dir} has a run: train goes on with it by --resume or --auto-resume")
         return
     try:
-        filled = (run_dir.is_dir() and any(run_dir.iterdir())) or (run_dir.exists() and not run_dir.is_dir())
+        if not is_free(run_dir):
+            yield Finding("problem", "run directory", f"{run_dir} exists and is not an empty folder; choose another --run-dir")
     except OSError as error:
         yield Finding("problem", "run directory", f"{run_dir} cannot be read: {error.strerror}")
-        return
-    if filled:
-        yield Finding("problem", "run directory", f"{run_dir} exists and is not an empty folder; choose another --run-dir")
 
 
 def check_start(child: Child, folder: Path) -> Iterator[Finding]:

@@ -54,26 +54,26 @@ def run_lock(run: Path, *, patience: float = 0.0, tell: Callable[[str], None] = 
 def _wait_for(file: IO[str], run: Path, patience: float, tell: Callable[[str], None]) -> Claim | None:
     """Waits until the directory is ours; the claim that holds it, where the file system has no locks."""
     written, until, told = _newest(run), time.monotonic() + patience, False
-    claim: Claim | None = None
+    claim, found = None, ""
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return None
         except OSError as error:
             if error.errno in _NO_LOCKS_HERE:
-                claim = Claim(RunLayout(run).claim)
+                claim = claim or Claim(RunLayout(run).claim)
                 if claim.make():
                     return claim
+                found = found or claim.read()
         file.seek(0)
         holder = file.read().strip() or "another process"
-        if patience == 0 or _newest(run) != written:
+        lost = time.monotonic() >= until and patience > 0
+        if lost and (claim is None or claim.take_over(found)):
+            tell(f"warning: {holder} still holds {run}, but wrote nothing for {patience:.0f} s: taken for lost")
+            return claim
+        if patience == 0 or lost or _newest(run) != written:
             hint = f" (should it have gone with its machine, remove {claim.path})" if claim is not None else ""
             raise RunDirectoryError(f"{run} is being trained by {holder}{hint}; end that one first, or begin another run with --run-dir")
-        if time.monotonic() >= until:
-            tell(f"warning: {holder} still holds {run}, but wrote nothing for {patience:.0f} s: taken for lost")
-            if claim is not None:
-                claim.take_over()
-            return claim
         if not told:
             tell(f"{holder} holds {run}; waiting up to {patience:.0f} s for a sign of life")
             told = True
@@ -94,31 +94,30 @@ class Claim:
         """Whether the claim is ours now."""
         if self._create():
             return True
-        found = self._read()
-        if not _has_ended(found):
-            return False
-        # Renamed, not removed: of several that find the old claim only one moves it away, and a newer one is not touched.
+        found = self.read()
+        return _has_ended(found) and self.take_over(found)
+
+    def release(self) -> None:
+        """Removes the claim, unless another process has taken it over."""
+        with suppress(OSError):
+            if self.read() == self._own:
+                self.path.unlink()
+
+    def take_over(self, found: str) -> bool:
+        """Puts our claim in the place of one with this content; whether no other process was faster.
+
+        The old one is renamed, not removed: of several processes that want it only one moves it, and a newer claim is not touched.
+        """
         aside = self.path.with_name(f"{self.path.name}-{os.getpid()}")
         try:
             self.path.rename(aside)
         except FileNotFoundError:  # another one was faster
             return False
-        moved = aside.read_text()
-        if moved != found:
+        if aside.read_text() != found:
             aside.rename(self.path)
             return False
         aside.unlink()
         return self._create()
-
-    def take_over(self) -> None:
-        """Replaces whatever claim there is."""
-        self.path.write_text(self._own)
-
-    def release(self) -> None:
-        """Removes the claim, unless another process has taken it over."""
-        with suppress(OSError):
-            if self._read() == self._own:
-                self.path.unlink()
 
     def _create(self) -> bool:
         try:
@@ -128,7 +127,8 @@ class Claim:
             return False
         return True
 
-    def _read(self) -> str:
+    def read(self) -> str:
+        """The content of the claim; empty if there is none."""
         try:
             return self.path.read_text()
         except FileNotFoundError:

@@ -158,13 +158,22 @@ def new_folder(path: Path | None, name: str) -> Path:
     try:
         if path is None:
             return _own_folder(Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-        passing = (TEMPORARY, RunLayout(path).lock.name)  # a lock is there before anything else is
-        if path.exists() and (not path.is_dir() or any(not entry.name.startswith(passing) for entry in path.iterdir())):
+        if not is_free(path):
             raise RunDirectoryError(f"{path} exists and is not an empty folder; go on with --resume {path}, or choose another --run-dir")
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunDirectoryError(f"cannot write to {path or 'runs'}: {error.strerror}") from None
     return path
+
+
+def is_free(path: Path) -> bool:
+    """Whether a run may begin at a path: there is nothing yet, or an empty folder.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    passing = (TEMPORARY, RunLayout(path).lock.name)  # a lock is there before anything else is
+    return not path.exists() or (path.is_dir() and all(entry.name.startswith(passing) for entry in path.iterdir()))
 
 
 @contextlib.contextmanager
@@ -226,6 +235,7 @@ def code_commit() -> str:
     """The checkout's commit, with `+` if files differ from it; `unknown` outside a checkout."""
     try:
         arguments = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=12"]
-        return subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+        done = subprocess.run(arguments, capture_output=True, text=True, errors="replace", check=True, timeout=5)
+        return done.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
