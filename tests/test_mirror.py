@@ -144,12 +144,15 @@ def test_a_signal_ends_a_run_although_its_copy_hangs(silent_server, tmp_path):
     options = ("--run-dir", run, "--checkpoints.copy-to", silent_server, *OPTIONS, "--total-frames=1000000000")
     command = [sys.executable, str(ROOT / "launch.py"), "train", "toy", *map(str, options)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        deadline = time.monotonic() + 60
-        while not steps(run / "checkpoints") and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
-        before = time.monotonic()
-        output, _ = process.communicate(timeout=60)
+        try:
+            deadline = time.monotonic() + 60
+            while not steps(run / "checkpoints") and time.monotonic() < deadline:
+                time.sleep(0.1)
+            process.send_signal(signal.SIGTERM)
+            before = time.monotonic()
+            output, _ = process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert time.monotonic() - before < 5.0, output
     assert process.returncode == 143 and "it is given up" in output, output
     assert steps(run / "checkpoints")
