@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import trim_mean
+from scipy.stats import norm, t, trim_mean
 
 from mtrl.evaluation.statistics import aggregate, interquartile_mean, mean, optimality_gap, performance_profile, probability_of_improvement
 
@@ -52,13 +52,28 @@ def test_interval_agrees_with_a_slow_bootstrap() -> None:
         slow.append(np.sort(np.concatenate(columns))[5:-5].mean())  # the middle half of twenty cells
     found = aggregate(SCORES, interquartile_mean, np.random.default_rng(0))
     assert found.value == pytest.approx(np.sort(SCORES.ravel())[5:-5].mean())
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.02)
+    # Hesterberg's expanded percentile interval: five runs of four tasks, 16 degrees of freedom.
+    tail = norm.cdf(-np.sqrt(5 / 4) * t.ppf(0.975, 16))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(slow, [tail, 1 - tail])), abs=0.02)
 
 
-def test_interval_covers_the_truth_and_narrows() -> None:
+@pytest.mark.parametrize("runs", [3, 5, 10])
+def test_interval_covers_the_truth(runs: int) -> None:
+    # The plain percentile interval covers 0.86 with three runs.
     generator = np.random.default_rng(3)
-    found = [aggregate(generator.normal(0.5, 0.2, (10, 5)), mean, generator, resamples=500) for _ in range(200)]
-    covered = np.mean([interval.low <= 0.5 <= interval.high for interval in found])
-    assert 0.87 <= covered <= 0.99
+    for statistic in (mean, interquartile_mean):
+        found = [aggregate(generator.normal(0.5, 0.2, (runs, 7)), statistic, generator, resamples=400) for _ in range(1500)]
+        covered = np.mean([interval.low <= 0.5 <= interval.high for interval in found])
+        assert 0.925 <= covered <= 0.975
+
+
+def test_one_run_has_no_interval() -> None:
+    assert not aggregate(SCORES[:1], mean, np.random.default_rng(0)).bounded
+    assert not probability_of_improvement(SCORES[:1], OTHERS, np.random.default_rng(0)).bounded
+
+
+def test_interval_narrows_with_more_runs() -> None:
+    generator = np.random.default_rng(3)
+    found = [aggregate(generator.normal(0.5, 0.2, (10, 5)), mean, generator, resamples=500) for _ in range(50)]
     many = aggregate(generator.normal(0.5, 0.2, (160, 5)), mean, generator)
     assert many.high - many.low < 0.5 * np.mean([interval.high - interval.low for interval in found])

@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from envs.vector import Arrays
+from mtrl.evaluation.intervals import success_interval
 from mtrl.evaluation.jobs import play
 from mtrl.evaluation.policy import load_actor
 from mtrl.evaluation.protocols import protocol_of
-from mtrl.evaluation.statistics import success_interval
 from mtrl.storage.checkpoint import resolve_policy
 from mtrl.storage.run_directory import RunDirectory
 

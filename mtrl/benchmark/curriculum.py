@@ -98,7 +98,7 @@ def _print_table(config: ExperimentConfig, outcomes: dict[str, list[SchedulerOut
         final = mean_interval(np.array([outcome.score for outcome in found]), np.random.default_rng(0))
         cells = " ".join(_cell(column[place], column[0], budget) for column in columns.values())
         cost = np.mean([outcome.scheduling for outcome in found])
-        print(f"{name:24} {cells} {f'{final.value:.3f} ({final.low:.3f} to {final.high:.3f})':>24} {cost:7.2%}")
+        print(f"{name:24} {cells} {final.text(3):>24} {cost:7.2%}")
     print("medians, and their ratio to the first scheduler's; a run that never got there counts as its whole budget")
 
 

@@ -52,8 +52,7 @@ def compare(config: ExperimentConfig, seeds: int, folder: Path, slope: float = 0
     for name, rows in worths.items():
         each = np.array(rows)[:, : len(shown)]
         mean = mean_interval(each.mean(1), np.random.default_rng(0))
-        interval = f"{mean.value:.3f} ({mean.low:.3f} to {mean.high:.3f})"
-        print(f"{name:>12} " + " ".join(f"{value:6.3f}" for value in np.median(each, axis=0)) + f" {interval:>26}")
+        print(f"{name:>12} " + " ".join(f"{value:6.3f}" for value in np.median(each, axis=0)) + f" {mean.text(3):>26}")
     own = np.median([matrix.diagonal().mean() for matrix in matrices])
     every = np.median([matrix.max(0).mean() for matrix in matrices])
     print(f"every context with its own policy: {own:.3f}; with the best of all policies: {every:.3f}")

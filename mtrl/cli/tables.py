@@ -13,7 +13,7 @@ from rich.text import Text
 from envs import list_suites, make_suite
 from mtrl.evaluation.jobs import EPISODE_STEPS
 from mtrl.evaluation.results import EvaluationResults
-from mtrl.evaluation.statistics import Estimate, aggregate, interquartile_mean, mean, mean_interval
+from mtrl.evaluation.statistics import aggregate, interquartile_mean, mean, mean_interval
 from mtrl.training.explain import Explanation
 
 WIDEST_SUITE = 110  # characters of a line of `print_suites`
@@ -27,14 +27,14 @@ def print_results(results: EvaluationResults, directory: Path) -> None:
     for title in ("score", "success", "episodes", "length"):
         table.add_column(title, justify="right", no_wrap=True)
     for name, row in results.tasks.items():
-        table.add_row(name, interval(row.score), interval(row.success_rate), str(row.n), f"{row.length_mean:.0f}")
+        table.add_row(name, row.score.text(), row.success_rate.text(), str(row.n), f"{row.length_mean:.0f}")
     terminal.print(table)
     for name, row in results.tasks.items():
         if row.endless:
             cut = f"{row.endless} of {row.n} episodes of {name} had not ended after {EPISODE_STEPS:,} steps"
             terminal.print(Text(f"\n{cut}; they count as far as they came"), soft_wrap=True)
     protocol = results.protocol + "".join(f", but {name} {value}" for name, value in results.changed.items())
-    terminal.print(Text(f"\nmean score {interval(results.score_mean)} after {results.step:,} frames, protocol {protocol}"))
+    terminal.print(Text(f"\nmean score {results.score_mean.text()} after {results.step:,} frames, protocol {protocol}"))
     where = f"results: {directory / results.file}" if results.file else f"the results are not saved: {directory} cannot be written to"
     terminal.print(Text(where), soft_wrap=True)
 
@@ -50,9 +50,9 @@ def print_sweep(names: list[str], results: list[EvaluationResults]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     rng = np.random.default_rng(0)
     for task, own in zip(tasks, scores.T, strict=True):
-        table.add_row(task, interval(mean_interval(own, rng)), *_numbers(own))
+        table.add_row(task, mean_interval(own, rng).text(), *_numbers(own))
     for title, statistic in (("mean", mean), ("IQM", interquartile_mean)):
-        table.add_row(title, interval(aggregate(scores, statistic, rng)), *_numbers(statistic(scores)))
+        table.add_row(title, aggregate(scores, statistic, rng).text(), *_numbers(statistic(scores)))
     terminal.print(table)
     changed = "".join(f", but {name} {value}" for name, value in results[0].changed.items())
     frames = ", ".join(f"{result.step:,}" for result in results)
@@ -61,11 +61,6 @@ def print_sweep(names: list[str], results: list[EvaluationResults]) -> None:
 
 def _numbers(values: np.ndarray) -> list[str]:
     return [f"{value:.2f}" for value in values]
-
-
-def interval(figure: Estimate) -> str:
-    """A figure and the bounds of its confidence interval."""
-    return f"{figure.value:.2f} ({figure.low:.2f} – {figure.high:.2f})"
 
 
 def print_explanation(replayed: Explanation, task: str | None) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from mtrl.dashboard.figures import groups_of
 from mtrl.dashboard.runs import Run
-from mtrl.evaluation.statistics import Estimate, aggregate, interquartile_mean, mean, optimality_gap, probability_of_improvement
+from mtrl.evaluation.intervals import Estimate
+from mtrl.evaluation.statistics import aggregate, interquartile_mean, mean, optimality_gap, probability_of_improvement
 
 
 class Method(NamedTuple):

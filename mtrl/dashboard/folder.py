@@ -28,7 +28,7 @@ class Summary(NamedTuple):
     frames: float | None
     frames_per_second: float | None
     score: float | None
-    evaluated: dict[str, float] | None  # value, low, high of the newest evaluation's mean score
+    evaluated: dict[str, float | None] | None  # value, low, high of the newest evaluation's mean score
     live: bool
     problem: str | None
 
@@ -94,7 +94,7 @@ class RunFolder:
             frames=row.get("summary/frames"),
             frames_per_second=row.get("summary/frames_per_second"),
             score=row.get("summary/score_mean"),
-            evaluated=results.score_mean._asdict() if results else None,
+            evaluated=results.score_mean.to_json() if results else None,
             live=False,
             problem=None if row else "no metrics yet",
         )

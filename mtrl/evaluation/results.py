@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtrl.errors import UserError
-from mtrl.evaluation.statistics import Estimate
+from mtrl.evaluation.intervals import Estimate, without_interval
 from mtrl.storage.sealed import replace_text
 
 
@@ -80,11 +81,11 @@ class EvaluationResults:
     def to_json(self) -> dict[str, Any]:
         """The content of `results.json`. The episodes come last, so that a reader of the figures can stop before them."""
         tasks = {
-            name: row._asdict() | {"success_rate": row.success_rate._asdict(), "score": row.score._asdict()}
+            name: row._asdict() | {"success_rate": row.success_rate.to_json(), "score": row.score.to_json()}
             for name, row in self.tasks.items()
         }
         values = {name: getattr(self, name) for name in _ORDER}
-        return values | {"tasks": tasks, "score_mean": self.score_mean._asdict(), "episodes": list(self.episodes)}
+        return values | {"tasks": tasks, "score_mean": self.score_mean.to_json(), "episodes": list(self.episodes)}
 
 
 _ORDER = (
@@ -117,7 +118,9 @@ def write_results(path: Path, results: EvaluationResults) -> None:
 
 
 def _estimate(values: Mapping[str, Any]) -> Estimate:
-    return Estimate(*(float(values[name]) for name in Estimate._fields))
+    value, low, high = (math.nan if values[name] is None else float(values[name]) for name in Estimate._fields)
+    # Former versions wrote intervals without a width, from a bootstrap of equal scores.
+    return Estimate(value, low, high) if low < high else without_interval(value)
 
 
 def _task(row: Mapping[str, Any]) -> TaskResult:

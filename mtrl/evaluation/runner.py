@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from envs import Episode, EvaluationProtocol, TaskSuite, make_suite
+from mtrl.evaluation.intervals import Estimate, mean_over_tasks, score_interval, success_interval
 from mtrl.evaluation.jobs import Job, Players, in_this_process
 from mtrl.evaluation.protocols import protocol_of
 from mtrl.evaluation.results import EvaluationResults, ResultsError, TaskResult, read_results, write_results
-from mtrl.evaluation.statistics import Estimate, mean_interval, stratified_mean, success_interval
 from mtrl.storage.checkpoint import load_policy, resolve_policy
 from mtrl.storage.layout import RESULTS_BY_OTHER_RULES, RunLayout
 from mtrl.storage.run_directory import RunDirectory, versions
@@ -131,24 +131,23 @@ def _results_file(layout: RunLayout, results: EvaluationResults) -> Path:
 
 def summarize(suite: TaskSuite, rows: list[Episode]) -> tuple[dict[str, TaskResult], Estimate]:
     """Scores and success rates with intervals, per task that was played and over these tasks."""
-    rng = np.random.default_rng(0)
-    tasks, scores = {}, []
+    tasks = {}
     for task, name in enumerate(suite.names):
         own = [row for row in rows if row.task_id == task]
         if not own:
             continue
-        scores.append(np.array([float(suite.score(task, row.episode_return, row.success)) for row in own]))
+        scores = np.array([float(suite.score(task, row.episode_return, row.success)) for row in own])
         successes = sum(row.success for row in own)
         tasks[name] = TaskResult(
             n=len(own),
             successes=successes,
             success_rate=success_interval(successes, len(own)),
-            score=mean_interval(scores[-1], rng),
+            score=score_interval(scores),
             return_mean=float(np.mean([row.episode_return for row in own])),
             length_mean=float(np.mean([row.length for row in own])),
             endless=sum(not (row.terminated or row.truncated) for row in own),
         )
-    return tasks, stratified_mean(scores, rng)
+    return tasks, mean_over_tasks([row.score for row in tasks.values()])
 
 
 class _Kept:
