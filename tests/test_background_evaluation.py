@@ -6,7 +6,9 @@ import json
 import time
 from pathlib import Path
 
+import pytest
 from helpers import Silent, toy_config
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mtrl.config import EvaluationConfig
 from mtrl.evaluation.background import BackgroundEvaluation
@@ -30,6 +32,8 @@ def test_a_run_evaluates_on_the_side_and_at_its_end(tmp_path: Path) -> None:
     found = {int(path.parent.name): json.loads(path.read_text()) for path in directory.path.glob("evaluation/*/results.json")}
     assert len(found) >= 2 and trainer.frames in found
     assert not any("warning" in message for message in console.messages)
+    # The toy trains thousands of frames while an evaluation starts: those that were due meanwhile are said.
+    assert any(message.startswith("no evaluation at") for message in console.messages)
     # `best` is the one that did best, the earliest of equals, and was kept although newer checkpoints came.
     scores = {step: results["score_mean"]["value"] for step, results in sorted(found.items())}
     best = named_step(directory.checkpoints, "best")
@@ -40,6 +44,10 @@ def test_a_run_evaluates_on_the_side_and_at_its_end(tmp_path: Path) -> None:
     rows = [row for row in directory.read_metrics() if "evaluation/frames" in row]
     assert [row["summary/evaluation_score"] for row in rows if row["evaluation/frames"] == trainer.frames] == [scores[trainer.frames]]
     assert all(row["evaluation/frames"] in found and "evaluation/corridor/score" in row for row in rows)
+    assert sorted(row["evaluation/frames"] for row in rows) == sorted(found), "each evaluation has a line of its own, none is lost"
+    # TensorBoard shows each at the frames of its policy.
+    events = EventAccumulator(str(directory.path)).Reload().Scalars("summary/evaluation_score")
+    assert {event.step: event.value for event in events} == pytest.approx(scores)
     for step, results in found.items():
         assert results["seed"] != 0  # `best` is not chosen by the episodes that `evaluate` reports
         policy = directory.policies / str(step) / "policy.json"

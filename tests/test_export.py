@@ -13,6 +13,7 @@ from mtrl.cli.dispatch import main
 from mtrl.errors import UserError
 from mtrl.evaluation.export import Exported, PortableActor, _PortableHead, example_inputs, export_run
 from mtrl.evaluation.policy import load_actor
+from mtrl.evaluation.results import read_results
 from mtrl.models.heads import MultiHead, SingleHead
 from mtrl.models.rows import make_rows
 from mtrl.storage.checkpoint import CheckpointError
@@ -152,3 +153,18 @@ def test_what_reads_several_arrays_is_refused_in_a_sentence(tmp_path: Path) -> N
     directory = train(tmp_path / "run", suite=[*SUITE, "--suite.name", "babyai/GoToObj"])
     with pytest.raises(UserError, match="reads one array, and its tasks observe image, mission"):
         export_run(directory)
+
+
+def test_the_card_quotes_the_evaluation_of_its_own_weights(tmp_path: Path) -> None:
+    run = train(tmp_path / "run")
+    assert "Not evaluated" in (export_run(run, output=tmp_path / "before").folder / "README.md").read_text()
+    assert main(["evaluate", str(run.path), "--episodes", "3"]) == 0
+    [file] = run.layout.all_results()
+    results = read_results(file)
+    card = (export_run(run, output=tmp_path / "after").folder / "README.md").read_text()
+    assert results.score_mean.text(3) in card and "but episodes 3" in card and results.tasks["DistShift1"].score.text() in card
+    folded = (export_run(run, task="DistShift1", output=tmp_path / "folded").folder / "README.md").read_text()
+    assert results.tasks["DistShift1"].score.text(3) in folded and "Empty-5x5:" not in folded
+    # Of other weights: an evaluation that a copy brought along.
+    file.write_text(file.read_text().replace(results.policy["weights_sha256"], "0" * 64))
+    assert "Not evaluated" in (export_run(run, output=tmp_path / "other").folder / "README.md").read_text()

@@ -35,6 +35,7 @@ class BackgroundEvaluation:
         self._step = 0
         self._looked = self._advanced = 0.0  # when its folder was looked at, and when that has changed
         self._finished: set[str] = set()  # the files in it
+        self._missed = False  # whether it was said that another one was due meanwhile
         self._last = max((int(path.parent.name) for path in directory.layout.all_results()), default=0)
 
     @property
@@ -47,9 +48,16 @@ class BackgroundEvaluation:
         every = self._config.every_frames
         return every is not None and self._process is None and frames - self._last >= every
 
+    def overdue(self, frames: int) -> bool:
+        """Whether the next evaluation is due while one is still going on; true once for each that is going on."""
+        every = self._config.every_frames
+        overdue = not self._missed and every is not None and self._process is not None and frames - self._last >= every
+        self._missed |= overdue
+        return overdue
+
     def start(self, step: int) -> None:
         """Begins to evaluate the policy saved at `step`."""
-        self._step = self._last = step
+        self._step, self._last, self._missed = step, step, False
         command = [
             sys.executable,
             "-m",

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from envs import TaskSuite
 from mtrl.errors import UserError
 from mtrl.evaluation.policy import load_actor
+from mtrl.evaluation.results import EvaluationResults, ResultsError, read_results
 from mtrl.models.distributions import Either, Normal, TanhNormal
 from mtrl.models.experts import mix, mix_plain
 from mtrl.models.heads import MultiHead
@@ -163,7 +164,7 @@ def export_run(directory: RunDirectory, *, checkpoint: str = "latest", task: str
         _microseconds(portable, example_inputs(suite, actor, index, SPEED_ROWS)),
         whole,
     )
-    card = model_card(description, suite, actor, task, exported)
+    card = model_card(description, suite, actor, task, exported, _evaluation_of(directory, step, description["weights_sha256"]))
     try:
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} exists and is not an empty folder; choose another one with -o")
@@ -193,7 +194,23 @@ def example_inputs(suite: TaskSuite, actor: Actor, task: int | None, rows: int) 
     return (observation, *task_ids, *(first[name] for name in MEMORY_INPUTS))
 
 
-def model_card(description: dict[str, Any], suite: TaskSuite, actor: Actor, task: str | None, exported: Exported) -> str:
+def _evaluation_of(directory: RunDirectory, step: str, weights: str) -> EvaluationResults | None:
+    """The evaluation of exactly these weights; None if there is none."""
+    try:
+        results = read_results(directory.layout.results(step))
+    except ResultsError:
+        return None
+    return results if results.policy.get("weights_sha256") == weights else None
+
+
+def model_card(
+    description: dict[str, Any],
+    suite: TaskSuite,
+    actor: Actor,
+    task: str | None,
+    exported: Exported,
+    evaluation: EvaluationResults | None = None,
+) -> str:
     """A description of the exported policy, in Markdown."""
     (observation,) = suite.observation_space
     space = suite.observation_space[observation]
@@ -217,8 +234,7 @@ def model_card(description: dict[str, Any], suite: TaskSuite, actor: Actor, task
         f"after {description['frames']:,} environment steps. Its weights have SHA-256 `{description['weights_sha256']}`.",
         "",
         f"- Tasks: {', '.join(tasks)}",
-        f"- Mean score of training episodes when it was saved: {_score(description['training_score'])}. That is no evaluation; "
-        "`python launch.py evaluate RUN` makes one.",
+        *_scores(description["training_score"], task, evaluation),
         f"- Experts: {exported.experts}" + (f" of {exported.of_experts}" if exported.experts < exported.of_experts else ""),
         f"- Time on the machine that exported it: {exported.microseconds:.1f} µs for an observation, in batches of {SPEED_ROWS}",
     ]
@@ -256,12 +272,24 @@ def play_script(suite: TaskSuite, actor: Actor, task: int | None) -> str:
     return "\n".join(lines)
 
 
+def _scores(training: float | None, task: str | None, evaluation: EvaluationResults | None) -> list[str]:
+    """The lines of a model card about scores: of the evaluation if there is one, else of training episodes."""
+    if evaluation is None:
+        score = "unknown" if training is None else f"{training:.3f}"
+        return [f"- Mean score of training episodes when it was saved: {score}. Not evaluated; `python launch.py evaluate RUN` does that."]
+    if task is not None and task not in evaluation.tasks:
+        return [f"- {task} was not played in the evaluation of this policy"]
+    changed = "".join(f", but {name} {value}" for name, value in evaluation.changed.items())
+    rules = f"protocol {evaluation.protocol}{changed}, {'sampled' if evaluation.sampled_actions else 'greedy'} actions"
+    figure = evaluation.score_mean if task is None else evaluation.tasks[task].score
+    lines = [f"- Evaluated score with its 95 % interval: {figure.text(3)}; {rules}"]
+    if task is None:
+        lines += [f"    - {name}: {found.score.text()}, {found.n} episodes" for name, found in evaluation.tasks.items()]
+    return lines
+
+
 def _stack(space: gymnasium.Space[Any], rows: int) -> Any:
     return np.stack([space.sample() for _ in range(rows)])
-
-
-def _score(score: float | None) -> str:
-    return "unknown" if score is None else f"{score:.3f}"
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 RESULTS = "results.json"
 RESULTS_BY_OTHER_RULES = "results-by-other-rules.json"
+ARCHIVED_CONFIG = re.compile(r"config-until-(\d{1,18})\.yaml")
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,15 @@ class RunLayout:
     def config(self) -> Path:
         """The complete experiment, sealed."""
         return self.path / "config.yaml"
+
+    def archived_config(self, frames: int) -> Path:
+        """The experiment that was trained until `frames`, before a resumed run changed it."""
+        return self.path / f"config-until-{frames}.yaml"
+
+    def archived_configs(self) -> dict[int, Path]:
+        """The experiments before changes, by the frames until which they were trained, ascending."""
+        found = {int(match[1]): path for path in self.path.glob("config-until-*.yaml") if (match := ARCHIVED_CONFIG.fullmatch(path.name))}
+        return dict(sorted(found.items()))
 
     @property
     def versions(self) -> Path:

@@ -18,7 +18,7 @@ import fsspec
 
 from mtrl.config import ConfigError
 from mtrl.storage.checkpoint import MANIFEST, DamagedCheckpointError, load_checkpoint, steps
-from mtrl.storage.layout import RunLayout
+from mtrl.storage.layout import ARCHIVED_CONFIG, RunLayout
 from mtrl.storage.sealed import publish
 
 _NAMES = RunLayout(Path())
@@ -84,7 +84,7 @@ class Mirror:
         here = run / CHECKPOINTS / str(newest)
         for path in sorted(here.iterdir(), key=lambda path: path.name == MANIFEST):
             self._files.put_file(str(path), f"{there}/{path.name}")
-        for name in SMALL_FILES:
+        for name in (*SMALL_FILES, *(path.name for path in RunLayout(run).archived_configs().values())):
             if (run / name).is_file():
                 self._files.put_file(str(run / name), f"{self._root}/{name}")
         for step in _steps(self._files, self._root)[: -self._keep]:
@@ -129,7 +129,8 @@ def fetch(url: str, run: Path, tell: Callable[[str], None] = lambda message: Non
                 except DamagedCheckpointError as damaged:
                     tell(f"warning: the copy of step {step} in {url} is passed over: {damaged}")
                     continue
-                small = ask(lambda: [name for name in SMALL_FILES if files.exists(f"{root}/{name}")])
+                present = [Path(path).name for path in ask(lambda: files.ls(root, detail=False))]
+                small = [name for name in SMALL_FILES if name in present] + [name for name in present if ARCHIVED_CONFIG.fullmatch(name)]
                 for name in small:
                     get(f"{root}/{name}", Path(temporary) / name)
                 (run / CHECKPOINTS).mkdir(parents=True, exist_ok=True)

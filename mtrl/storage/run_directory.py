@@ -70,6 +70,14 @@ class RunDirectory:
         """
         replace_text(self.layout.config, sealed(dump_yaml(self.config)))
 
+    def archive_config(self, before: ExperimentConfig, frames: int) -> None:
+        """Keeps the experiment that was trained until `frames`, since another one follows.
+
+        Raises:
+            OSError: the disk is full or read-only.
+        """
+        replace_text(self.layout.archived_config(frames), sealed(dump_yaml(before)))
+
     def write_metrics(self, metrics: dict[str, float], suite: TaskSuite) -> None:
         """Appends a line to `metrics.jsonl` and a point to every TensorBoard curve.
 
@@ -81,8 +89,10 @@ class RunDirectory:
         frames = int(metrics["summary/frames"])
         with (self.layout.metrics).open("a") as file:
             file.write(json.dumps({"time": time.time(), **metrics}) + "\n")
+        # An evaluation is a point at the frames of its policy, which is older than the one in training.
+        evaluated = int(metrics.get("evaluation/frames", frames))
         for name, value in metrics.items():
-            self._writer.add_scalar(name, value, frames)
+            self._writer.add_scalar(name, value, evaluated if is_of_evaluation(name) else frames)
         self._writer.flush()
 
     def write_decisions(self, decisions: Iterable[Decision]) -> None:
@@ -123,6 +133,10 @@ class RunDirectory:
                 continue
         return rows
 
+    def hours(self) -> float:
+        """Hours of training until the newest line of `metrics.jsonl`, as the lines tell; 0 where none does."""
+        return max((float(row["summary/hours"]) for row in self.read_metrics() if "summary/hours" in row), default=0.0)
+
     def truncate_after(self, frames: int) -> None:
         """Drops metrics and decisions of frames that a resumed run will train on again, so that curves do not run back."""
         self.close()
@@ -147,6 +161,11 @@ class RunDirectory:
         writer.add_custom_scalars({suite.name: layout})
         writer.add_text("config", f"```yaml\n{dump_yaml(self.config)}```")
         return writer
+
+
+def is_of_evaluation(metric: str) -> bool:
+    """Whether a metric is about an evaluated policy, and not about the training."""
+    return metric == "summary/evaluation_score" or metric.startswith("evaluation/")
 
 
 def new_folder(path: Path | None, name: str) -> Path:

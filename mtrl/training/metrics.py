@@ -33,6 +33,11 @@ METRICS = (
     Metric("summary/frames", "frames", "valid environment steps trained on since the run began, of all tasks"),
     Metric("summary/frames_per_second", "frames/s", "trained frames per second of wall-clock time"),
     Metric(
+        "summary/hours",
+        "hours",
+        "time of training, without pauses between processes and without the wait for the last evaluation",
+    ),
+    Metric(
         "summary/score_mean", "0 to 1", "mean over tasks of the score of recent training episodes; absent until every task has an episode"
     ),
     Metric("summary/score_iqm", "0 to 1", "interquartile mean of the same scores"),

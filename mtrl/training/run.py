@@ -73,7 +73,8 @@ class TrainingRun:
         self._background = BackgroundEvaluation(directory, trainer.config.evaluation)
         self._reported = self._saved = time.monotonic()
         self._reported_frames = -1
-        self._evaluated: dict[str, float] = {}  # metrics of evaluations that are not written yet
+        self._hours = 0.0  # that were trained before this process
+        self._started = time.monotonic()
         checkpoints = trainer.config.checkpoints
         self._mirror = Mirror(checkpoints.copy_to, checkpoints.keep) if checkpoints.copy_to is not None else None
         self._losses = 0  # of learners since the newest checkpoint
@@ -82,7 +83,7 @@ class TrainingRun:
 
     def train(self, received: list[int]) -> int:
         """Trains until there are enough frames or `received` holds a signal; returns the exit code."""
-        finished = None
+        finished, self._hours, self._started = None, self._directory.hours(), time.monotonic()
         while finished is None:
             try:
                 while self._trainer.frames < self._config.total_frames and not received:
@@ -96,8 +97,6 @@ class TrainingRun:
                 self._recover(lost)
         if self._config.evaluation.every_frames is not None and finished:
             self._evaluate_last(received)
-        if self._evaluated:
-            self._report()
         self._finish_copy(received)
         return 128 + received[0] if received else 0
 
@@ -112,6 +111,11 @@ class TrainingRun:
         for message in self._trainer.messages():
             self._console.message(f"warning: {message}")
         self._take_in_evaluation()
+        if self._background.overdue(self._trainer.frames):
+            self._console.message(
+                f"no evaluation at {self._trainer.frames:,} frames: that of {self._background.running:,} frames is still playing; "
+                "raise evaluation.every_frames or lower evaluation.episodes"
+            )
         if now - self._reported >= self._config.report_seconds:
             self._reported = now
             self._report()
@@ -126,9 +130,12 @@ class TrainingRun:
         """Writes a line of metrics and the decisions since the last one."""
         self._reported_frames = self._trainer.frames
         write_decisions(self._trainer, self._directory, self._console)
-        metrics = self._trainer.metrics() | self._evaluated
-        self._evaluated = {}
+        metrics = self._trainer.metrics()
         self._console.update(metrics)
+        self._write(metrics | {"summary/hours": self._hours + (time.monotonic() - self._started) / 3600})
+
+    def _write(self, metrics: dict[str, float]) -> None:
+        """Appends a line of metrics; a disk that refuses is a message."""
         try:
             self._directory.write_metrics(metrics, self._trainer.suite)
         except OSError as error:
@@ -171,7 +178,8 @@ class TrainingRun:
                 self._console.message(f"warning: {error}")
         comparison = "" if best is None or value > best else f", best {best:.3f}"
         self._console.message(f"evaluated step {results.step:,}: mean score {value:.3f}{comparison}")
-        self._evaluated |= evaluation_metrics(results)
+        # A line of its own: the frames of its policy are not those of the training now, and two may end between two reports.
+        self._write({"summary/frames": self._trainer.frames, **evaluation_metrics(results)})
 
     def _best_score(self) -> float | None:
         """The evaluated mean score of the checkpoint that is marked as `best`; None if there is none."""

@@ -157,6 +157,8 @@ def _go_on(path: Path, config: ExperimentConfig, console: Console, *, repeated: 
             directory.archive_decisions(trainer.frames)
             console.message(_changed_curriculum(before, config))
         try:
+            if before != config and trainer.frames > 0:
+                directory.archive_config(before, trainer.frames)
             directory.write_config()
         except OSError as error:
             raise RunDirectoryError(f"cannot write to {path}: {error.strerror}") from None
