@@ -66,7 +66,7 @@ def test_two_runs_side_by_side(client):
     page = client.get("/compare?run=first&run=second").text
     assert "<code>seed</code>" in page
     figure = client.get("/api/figures?run=first&run=second").json()[0]
-    assert any("+1 seeds" in trace.get("name", "") for trace in figure["data"])
+    assert any("2 seeds" in trace.get("name", "") for trace in figure["data"])
     assert client.get("/compare").status_code == 400
 
 

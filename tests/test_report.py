@@ -5,17 +5,25 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
+import numpy as np
+import plotly.graph_objects as go
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mtrl.cli.dispatch import main
-from mtrl.dashboard.overview import differences
+from mtrl.dashboard.aggregates import compare
+from mtrl.dashboard.overview import changes, differences, figures_of
 from mtrl.dashboard.report import render, write_report
 from mtrl.dashboard.runs import MAX_POINTS, read_run
 from mtrl.errors import UserError
+from mtrl.evaluation.intervals import mean_over_tasks, score_interval
+from mtrl.evaluation.results import EvaluationResults, TaskResult, write_results
+from mtrl.storage.layout import RunLayout
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +65,8 @@ def test_what_is_read_is_what_was_logged(runs):
     lines = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
     assert run.frames.tolist() == [line["summary/frames"] for line in lines]
     assert run.tasks == ["corridor", "constant", "cue"]
-    assert run.hours[-1] == pytest.approx((lines[-1]["time"] - lines[0]["time"]) / 3600)
+    assert run.hours[-1] == pytest.approx(lines[-1]["summary/hours"])
+    assert lines[-1]["time"] - lines[0]["time"] < 3600 * run.hours[-1] < lines[-1]["time"] - lines[0]["time"] + 30
     assert not run.problems
 
 
@@ -97,6 +106,154 @@ def test_time_between_a_stop_and_a_resumption_does_not_count(tmp_path):
     rows = [{"time": t, "summary/frames": i} for i, t in enumerate([0.0, 60.0, 90_000.0, 90_060.0])]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert read_run(tmp_path).hours[-1] == pytest.approx(120 / 3600)
+
+
+def test_hours_of_former_versions_begin_at_the_start_and_go_on(tmp_path):
+    # 500 frames at 50 frames/s before the first row; a row of an evaluation without hours; then rows of this version.
+    rows = [{"time": 100.0, "summary/frames": 500, "summary/frames_per_second": 50.0}, {"time": 110.0, "summary/frames": 1000}]
+    later = [{"time": 5000.0, "summary/frames": 1500, "summary/hours": 30 / 3600}, {"time": 5001.0, "summary/frames": 1500}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows + later)))
+    assert (3600 * read_run(tmp_path).hours).tolist() == pytest.approx([10, 20, 30, 30])
+
+
+def write_run(path: Path, config: dict[str, object], evaluations: dict[int, dict[str, list[float]]], tasks: str = "ab") -> Path:
+    """A run as `train` and `evaluate` leave it behind: its experiment, two lines of metrics, and evaluations of the given scores."""
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    rows = [{"time": 10.0 * i, "summary/frames": 500 * i, **{f"tasks/{task}/frames": i for task in tasks}} for i in (1, 2)]
+    (path / "metrics.jsonl").write_text("\n".join(json.dumps(row | {"summary/score_mean": 0.5}) for row in rows))
+    (path / "versions.json").write_text("{}")
+    for step, scores in evaluations.items():
+        found = {}
+        for task, values in scores.items():
+            score = score_interval(np.array(values))
+            found[task] = TaskResult(len(values), int(sum(values)), score, score, 0.0, 1.0)
+        mean = mean_over_tasks([task.score for task in found.values()])
+        results = EvaluationResults(
+            protocol="toy-v1", changed={}, step=step, backend="native", sampled_actions=False, tasks=found, score_mean=mean
+        )
+        write_results(RunLayout(path).results(step), results)
+    return path
+
+
+def sweep_of(folder: Path, rate: float, scores: tuple[float, float], **more: object) -> list[Path]:
+    base = {"name": "toy", "suite": {"name": "toy"}, "learner": {"actor": {"learning_rate": rate}}, **more}
+    return [
+        write_run(folder / f"seed-{seed}", base | {"seed": seed}, {1000: {task: [score, 1 - score, score] for task in "ab"}})
+        for seed, score in enumerate(scores)
+    ]
+
+
+def titles(figures: list[go.Figure]) -> list[str]:
+    return [figure.layout.title.text for figure in figures]
+
+
+def test_two_sweeps_are_two_methods_named_after_what_differs(tmp_path):
+    paths = sweep_of(tmp_path / "A-sweep", 0.001, (0.0, 0.0)) + sweep_of(tmp_path / "B-sweep", 0.0003, (1.0, 1.0))
+    runs = write_report(paths, tmp_path / "page.html")
+    assert [run.name for run in runs] == ["A-sweep/seed-0", "A-sweep/seed-1", "B-sweep/seed-0", "B-sweep/seed-1"]
+    [comparison] = compare(runs)
+    assert [method.name for method in comparison.methods] == ["learning_rate 0.001 (2 seeds)", "learning_rate 0.0003 (2 seeds)"]
+    assert [method.mean.value for method in comparison.methods] == pytest.approx([1 / 3, 2 / 3])
+    [figure] = [figure for figure in figures_of(runs) if figure.layout.title.text == "Mean score of training episodes"]
+    assert {trace.name for trace in figure.data if trace.showlegend is not False} == {method.name for method in comparison.methods}
+    # Experiments in too many of which fields differ: the folders name them.
+    many = sweep_of(tmp_path / "C-sweep", 0.1, (0.5, 0.5), model={"experts": 3, "orthogonal": False, "hidden": 7})
+    names = [method.name for method in compare([read_run(path) for path in paths[:2] + many])[0].methods]
+    assert len(set(names)) == 2
+    named = write_report([tmp_path / "A-sweep", tmp_path / "C-sweep"], tmp_path / "folders.html")
+    assert [method.name for method in compare(named)[0].methods] == ["A-sweep (2 seeds)", "C-sweep (2 seeds)"]
+
+
+def test_a_method_without_evaluations_keeps_its_row(tmp_path):
+    paths = sweep_of(tmp_path / "A", 0.001, (0.0, 1.0))
+    paths.append(write_run(tmp_path / "B", {"name": "toy", "learner": {"actor": {"learning_rate": 1}}}, {}))
+    runs = [read_run(path) for path in paths]
+    [comparison] = compare(runs)
+    assert [method.not_evaluated for method in comparison.methods] == [0, 1] and comparison.methods[1].mean is None
+    assert "1 of 3 runs have no evaluation." in comparison.remarks
+    assert re.search(r"<tr><td>B</td><td>0 of 1</td>\s*<td>–</td><td>–</td><td>–</td>", render(runs))
+
+
+def test_one_run_has_no_interval_and_unlike_evaluations_are_said(tmp_path):
+    a = write_run(tmp_path / "a", {"name": "toy", "x": 1}, {150_000: {"a": [1.0] * 25}})
+    b = write_run(tmp_path / "b", {"name": "toy", "x": 2}, {205_000: {"a": [1.0, 0.0, 0.0, 0.0, 1.0]}})
+    runs = [read_run(path) for path in (a, b)]
+    [comparison] = compare(runs)
+    assert not any(figure.bounded for method in comparison.methods for figure in (method.mean, method.iqm, method.gap))
+    assert not comparison.methods[1].improvement.bounded
+    assert any("150,000 to 205,000 frames" in remark for remark in comparison.remarks)
+    assert any("episodes of a task differs: 5 to 25" in remark for remark in comparison.remarks)
+
+
+def test_runs_of_unlike_tasks_share_no_picture(tmp_path):
+    paths = sweep_of(tmp_path / "A", 0.001, (0.0, 1.0))
+    grid = {"name": "grid", "suite": {"name": "minigrid/mt3"}}
+    paths += [write_run(tmp_path / f"grid-{i}", grid | {"seed": i}, {1000: {"c": [0.5, 1.0]}}, tasks="c") for i in range(2)]
+    runs = write_report(paths, tmp_path / "page.html")
+    assert [comparison.title for comparison in compare(runs)] == ["toy", "minigrid/mt3"]
+    for suite, count in (("toy", 1), ("minigrid/mt3", 1)):
+        [figure] = [figure for figure in figures_of(runs) if figure.layout.title.text == f"Mean score of training episodes, {suite}"]
+        assert len([trace for trace in figure.data if trace.showlegend is not False]) == count
+    assert "2 different sets of tasks" in (tmp_path / "page.html").read_text()
+
+
+def test_evaluations_stand_at_the_frames_of_their_policies(tmp_path):
+    # The metrics' rows, in which the results arrived, are at 500 and 1000 frames.
+    run = read_run(write_run(tmp_path / "a", {"name": "toy"}, {120: {"a": [0.0, 1.0]}, 870: {"a": [1.0, 1.0]}}))
+    figure = next(figure for figure in figures_of([run]) if figure.layout.title.text == "Mean score of evaluations")
+    assert list(figure.data[0].x) == [120, 870] and list(figure.data[0].y) == [0.5, 1.0]
+    assert figure.data[0].error_y.arrayminus[1] > 0, "two successes of two are no certainty"
+    assert figure.data[0].mode == "lines+markers"
+
+
+@pytest.mark.parametrize("bands", ["range", "interval"])
+def test_bands_say_what_they_are(tmp_path, bands):
+    runs = [read_run(path) for path in sweep_of(tmp_path / "A", 0.001, (0.0, 1.0))]
+    for run, shift in zip(runs, (0.0, 0.2), strict=True):
+        run.columns["summary/score_mean"] = run.columns["summary/score_mean"] + shift
+    figure = next(figure for figure in figures_of(runs, bands) if figure.layout.title.text == "Mean score of training episodes")
+    said = figure.layout.title.subtitle.text
+    assert ("lowest to highest" in said) == (bands == "range") and ("95 % interval" in said) == (bands == "interval")
+    high, low, middle = (np.array(trace.y) for trace in figure.data)
+    assert middle == pytest.approx(0.6) and low == pytest.approx(0.5) and high == pytest.approx(0.7)  # of two runs both are the extremes
+
+
+def test_many_tasks_are_colours_that_can_be_read(tmp_path):
+    names = [f"task-{i:03}" for i in range(50)]
+    row = {"time": 1.0, "summary/frames": 5} | {f"tasks/{name}/frames": 1 for name in names}
+    row |= {f"tasks/{name}/score": i / 50 for i, name in enumerate(reversed(names))}
+    (tmp_path / "metrics.jsonl").write_text("\n".join(json.dumps(row | {"summary/frames": frames}) for frames in (5, 10)))
+    figure = next(figure for figure in figures_of([read_run(tmp_path)]) if figure.layout.title.text == "Score by task")
+    assert list(figure.data[0].y) == names[::-1], "the lowest first"
+    assert figure.layout.height - 120 >= 15 * len(names)
+
+
+def test_an_evaluation_that_goes_on_is_no_problem(runs, tmp_path):
+    copy = shutil.copytree(runs[0], tmp_path / "run")
+    (copy / "evaluation" / "99").mkdir()
+    (copy / "evaluation" / "99" / "evaluation.log").write_text("")
+    assert not read_run(copy).problems
+    (copy / "evaluation" / "99" / "evaluation.log").unlink()
+    assert read_run(copy).problems == ["evaluation/99/results.json is missing"]
+
+
+def test_a_resumed_run_keeps_the_experiment_that_it_changed(runs, tmp_path):
+    copy = shutil.copytree(runs[0], tmp_path / "run")
+    rate = "--learner.actor.learning-rate"
+    assert main(["train", "--resume", str(copy), "--total-frames", "4000", rate, "3e-4"]) == 0
+    run = read_run(copy)
+    [(frames, before)] = run.changes.items()
+    assert 3000 <= frames < 4000 and before["learner"]["actor"]["learning_rate"] != 3e-4 == run.config["learner"]["actor"]["learning_rate"]
+    [(_, fields)] = changes(run)
+    assert ("learner.actor.learning_rate", [str(before["learner"]["actor"]["learning_rate"]), "0.0003"]) in fields
+    page = render([run])
+    assert f"Until {frames:,} frames" in page
+    figure = next(figure for figure in figures_of([run]) if figure.layout.title.text == "Mean score of training episodes")
+    assert [shape.x0 for shape in figure.layout.shapes] == [frames]
+    # Nothing changed: nothing is kept.
+    assert main(["train", "--resume", str(copy), "--total-frames", "5000", rate, "3e-4"]) == 0
+    assert [fields for _, fields in changes(read_run(copy))][-1] == [("total_frames", ["4000", "5000"])]
 
 
 JSON = st.recursive(

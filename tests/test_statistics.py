@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from scipy.stats import norm, t, trim_mean
 
-from mtrl.evaluation.statistics import aggregate, interquartile_mean, mean, optimality_gap, performance_profile, probability_of_improvement
+from mtrl.evaluation.statistics import (
+    aggregate,
+    interquartile_mean,
+    mean,
+    optimality_gap,
+    performance_profile,
+    probability_of_improvement,
+    separation_interval,
+)
 
 rng = np.random.default_rng(7)
 SCORES = rng.random((5, 4))  # five runs of four tasks
@@ -77,3 +85,32 @@ def test_interval_narrows_with_more_runs() -> None:
     found = [aggregate(generator.normal(0.5, 0.2, (10, 5)), mean, generator, resamples=500) for _ in range(50)]
     many = aggregate(generator.normal(0.5, 0.2, (160, 5)), mean, generator)
     assert many.high - many.low < 0.5 * np.mean([interval.high - interval.low for interval in found])
+
+
+def test_separated_runs_are_no_certainty() -> None:
+    better, worse = np.array([[0.9], [0.8], [0.95]]), np.array([[0.5], [0.6], [0.4]])
+    found = probability_of_improvement(better, worse, np.random.default_rng(0))
+    assert found.value == found.high == 1.0 and 0.3 < found.low < 0.7
+    # Three of three are less certain than ten of ten.
+    many = probability_of_improvement(np.repeat(better, 4, 0), np.repeat(worse, 4, 0), np.random.default_rng(0))
+    assert found.low < many.low < 1.0
+
+
+def test_a_bound_of_separation_solves_newcombes_equation() -> None:
+    value, ours, theirs = 0.8, 5, 7
+    found = separation_interval(value, ours, theirs)
+    for bound in found[1:]:
+        spread = (ours + theirs) / 2 - 1
+        variance = bound * (1 - bound) / (ours * theirs) * (1 + spread * (1 - bound) / (2 - bound) + spread * bound / (1 + bound))
+        assert abs(value - bound) == pytest.approx(1.96 * np.sqrt(variance), rel=1e-6)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 4.0])
+def test_interval_of_improvement_covers_the_truth(shift: float) -> None:
+    generator = np.random.default_rng(5)
+    truth = norm.cdf(shift / np.sqrt(2))
+    found = [
+        probability_of_improvement(generator.normal(shift, 1, (5, 3)), generator.normal(0, 1, (5, 3)), generator, resamples=300)
+        for _ in range(400)
+    ]
+    assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.92

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import plotly.offline
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -22,10 +21,11 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mtrl.dashboard.aggregates import compare
-from mtrl.dashboard.figures import one_task
+from mtrl.dashboard.curves import Bands, one_task
 from mtrl.dashboard.folder import RunFolder, Summary
 from mtrl.dashboard.guard import LOOPBACK, SecurityHeaders, TokenGuard
-from mtrl.dashboard.overview import differences, figures_of
+from mtrl.dashboard.overview import changes, differences, figures_of
+from mtrl.dashboard.page import head_of, make_templates
 from mtrl.dashboard.runs import Run, episodes_of
 
 
@@ -40,14 +40,16 @@ def make_app(root: Path, *, token: str | None = None) -> Starlette:
     pages = _Pages(folder, str(root))
     handlers = {
         "/": pages.index,
-        "/run/{name}": pages.one,
-        "/run/{name}/task/{task}": pages.task,
-        "/run/{name}/video/{step}/{file}": pages.video,
+        "/run/{name:path}/task/{task}": pages.task,
+        "/run/{name:path}/video/{step}/{file}": pages.video,
+        "/run/{name:path}/log": pages.log,
+        "/run/{name:path}": pages.one,
         "/compare": pages.compare,
         "/api/runs": pages.api_runs,
-        "/api/runs/{name}/metrics": pages.api_metrics,
-        "/api/runs/{name}/evaluation": pages.api_evaluation,
+        "/api/runs/{name:path}/metrics": pages.api_metrics,
+        "/api/runs/{name:path}/evaluation": pages.api_evaluation,
         "/api/figures": pages.api_figures,
+        "/api/fields": pages.api_fields,
         "/static/plotly.js": _plotly_script,
     }
     # Two hundred evaluations take a second to read: begun before the first visitor comes.
@@ -58,7 +60,7 @@ def make_app(root: Path, *, token: str | None = None) -> Starlette:
     return Starlette(
         routes=[*(Route(path, _threaded(handler)) for path, handler in handlers.items()), static],
         middleware=[guard, Middleware(SecurityHeaders), *([Middleware(TokenGuard, token=token)] if token else [])],
-        exception_handlers={Exception: _failed},
+        exception_handlers={404: pages.not_found, Exception: _failed},
     )
 
 
@@ -68,15 +70,16 @@ class _Pages:
     def __init__(self, folder: RunFolder, title: str):
         self._folder = folder
         self._title = title
-        self._templates = jinja2.Environment(
-            loader=jinja2.PackageLoader("mtrl.dashboard"), autoescape=True, undefined=jinja2.StrictUndefined
-        )
+        self._templates = make_templates()
 
     def index(self, request: Request) -> Response:
-        return self._page("index.html", rows=self._summaries(), root=self._title)
+        columns = [column for column in request.query_params.get("columns", "").split(",") if column]
+        rows = self._summaries()
+        values = {row.id: [self._folder.field(row.id, column) for column in columns] for row in rows}
+        return self._page("index.html", rows=rows, root=self._title, columns=columns, values=values, fields=self._folder.fields())
 
     def one(self, request: Request) -> Response:
-        return self._of_runs([self._run(request)])
+        return self._of_runs([self._run(request)], _bands(request))
 
     def task(self, request: Request) -> Response:
         run, task = self._run(request), request.path_params["task"]
@@ -86,7 +89,7 @@ class _Pages:
             "task.html",
             run=run,
             task=task,
-            figures=f"/api/figures?run={quote(run.name, safe='')}&task={quote(task, safe='')}",
+            figures=one_task([run], task),
             results=run.evaluations[-1] if run.evaluations and task in run.evaluations[-1].tasks else None,
             video=_video_address(run, task),
         )
@@ -95,11 +98,22 @@ class _Pages:
         values = request.path_params
         return FileResponse(self._folder.video(values["name"], values["step"], values["file"]), media_type="video/mp4")
 
+    def log(self, request: Request) -> Response:
+        return PlainTextResponse(self._folder.messages(request.path_params["name"]))
+
+    def not_found(self, request: Request, error: Exception) -> Response:
+        """A page that looks again, since a run may begin after its page was opened."""
+        return HTMLResponse(self._templates.get_template("missing.html").render(), 404)
+
     def compare(self, request: Request) -> Response:
-        return self._of_runs(self._chosen(request))
+        return self._of_runs(self._chosen(request), _bands(request))
 
     def api_runs(self, request: Request) -> Response:
-        return JSONResponse([summary._asdict() for summary in self._summaries()])
+        return JSONResponse([row._asdict() | {"progress": row.progress, "live": row.state == "training"} for row in self._summaries()])
+
+    def api_fields(self, request: Request) -> Response:
+        name = request.query_params.get("name", "")
+        return JSONResponse({run: self._folder.field(run, name) for run in self._folder.names()})
 
     def api_metrics(self, request: Request) -> Response:
         return JSONResponse(self._run(request).rows)
@@ -111,7 +125,7 @@ class _Pages:
 
     def api_figures(self, request: Request) -> Response:
         runs, task = self._chosen(request), request.query_params.get("task")
-        figures = figures_of(runs) if task is None else one_task(runs, task)
+        figures = figures_of(runs, _bands(request)) if task is None else one_task(runs, task)
         content = ",".join(figure.to_json() for figure in figures)
         return Response(f"[{content}]", media_type="application/json")
 
@@ -127,10 +141,18 @@ class _Pages:
             raise HTTPException(400, "name the runs: ?run=A&run=B")
         return [self._folder.run(name) for name in names]
 
-    def _of_runs(self, runs: list[Run]) -> Response:
-        address = "/api/figures?" + "&".join(f"run={quote(run.name, safe='')}" for run in runs)
-        videos = {run.name: {task: _video_address(run, task) for task in run.videos} for run in runs}
-        return self._page("runs.html", runs=runs, figures=address, differences=differences(runs), comparison=compare(runs), videos=videos)
+    def _of_runs(self, runs: list[Run], bands: Bands) -> Response:
+        return self._page(
+            "runs.html",
+            runs=runs,
+            heads=[head_of(run, self._folder.summary(run.name)) for run in runs],
+            figures=figures_of(runs, bands),
+            bands=bands,
+            differences=differences(runs) if len(runs) > 1 else [],
+            changes={run.name: changes(run) for run in runs if run.changes},
+            comparisons=compare(runs),
+            videos={run.name: {task: _video_address(run, task) for task in run.videos} for run in runs},
+        )
 
     def _page(self, template: str, **values: Any) -> Response:
         return HTMLResponse(self._templates.get_template(template).render(**values))
@@ -139,6 +161,10 @@ class _Pages:
 def _video_address(run: Run, task: str) -> str | None:
     path = run.videos.get(task)
     return None if path is None else f"/run/{quote(run.name, safe='')}/video/{path.parent.parent.name}/{quote(path.name, safe='')}"
+
+
+def _bands(request: Request) -> Bands:
+    return "interval" if request.query_params.get("bands") == "interval" else "range"
 
 
 def _threaded(handler: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from starlette.exceptions import HTTPException
 
-from mtrl.dashboard.runs import Run, evaluation_of, inside, last_row, read_run
+from mtrl.config import flatten
+from mtrl.dashboard.runs import Run, evaluation_of, inside, last_row, read_note, read_run, read_state
 from mtrl.storage.layout import RunLayout
 
 LIVE_SECONDS = 60.0
-
-
 CACHED_RUNS = 32
+LOG_BYTES = 2**17  # of messages that a page shows
+DEEPEST = 4  # folders between the root and a run
+STATES = ("training", "finished", "interrupted", "failed")
+SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
 
 
 class Summary(NamedTuple):
@@ -25,29 +31,49 @@ class Summary(NamedTuple):
 
     id: str
     experiment: str
+    suite: str
+    seed: int | None
     frames: float | None
+    total_frames: float | None
     frames_per_second: float | None
     score: float | None
     evaluated: dict[str, float | None] | None  # value, low, high of the newest evaluation's mean score
-    live: bool
+    state: str
+    """`training`, `finished`, `interrupted`, `failed`, `stopped` where it wrote nothing for a while without an end, or `unknown`."""
+    reason: str
+    """Why it ended."""
+    tags: list[str]
+    changed: float
+    """When metrics were written last, in seconds since 1970; 0 if never."""
     problem: str | None
+
+    @property
+    def progress(self) -> float | None:
+        """The part of its frames that a run has trained on."""
+        return None if self.frames is None or not self.total_frames else min(self.frames / self.total_frames, 1.0)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """The time to go at the newest speed; None where the run does not train."""
+        if self.state != "training" or self.frames is None or not self.total_frames or not self.frames_per_second:
+            return None
+        return max(0.0, (self.total_frames - self.frames) / self.frames_per_second)
 
 
 class RunFolder:
-    """The runs directly below `root`. A name that is no entry there is nothing, whatever it would mean to the file system."""
+    """The runs below `root`, also in its subfolders. A name that is no run there is nothing, whatever it would mean to the file system."""
 
     def __init__(self, root: Path):
         self.root = root.resolve()
         self._read = functools.lru_cache(maxsize=CACHED_RUNS)(self._read_fresh)
         self._reading = threading.Lock()
         self._summaries: dict[str, tuple[tuple[Any, ...], Summary]] = {}  # by run, with the state of its files
+        self._configs: dict[str, tuple[int, dict[str, Any]]] = {}  # by run, with the time of the file
 
     def names(self) -> list[str]:
-        """Folders that look like runs, the newest first. Links that lead elsewhere are left out."""
-        runs = sorted(
-            (entry for entry in self.root.iterdir() if self._is_run(entry)), key=lambda entry: entry.stat().st_mtime, reverse=True
-        )
-        return [entry.name for entry in runs]
+        """Paths of the runs below the folder, the newest first. Links that lead elsewhere are left out."""
+        found = sorted(self._runs_below(self.root, DEEPEST), reverse=True)
+        return [name for _, name in found]
 
     def run(self, name: str) -> Run:
         """One run, read again when a file of it has changed.
@@ -58,7 +84,7 @@ class RunFolder:
         if name not in self.names():
             raise HTTPException(404, "no such run")
         path = self.root / name
-        return self._read(path, _fingerprint(path))
+        return self._read(path, name, _fingerprint(path))
 
     def summary(self, name: str) -> Summary:
         """The row of a run in the table; read again when a file of the run has changed."""
@@ -68,8 +94,54 @@ class RunFolder:
             if known is None or known[0] != fingerprint:
                 known = (fingerprint, self._summarize(name))
                 self._summaries[name] = known
-        written = max((time_ns for file, time_ns, _ in fingerprint if Path(file) == RunLayout(self.root / name).metrics), default=0) / 1e9
-        return known[1]._replace(live=time.time() - written < LIVE_SECONDS)
+        metrics = RunLayout(self.root / name).metrics
+        written = max((time_ns for file, time_ns, _ in fingerprint if Path(file) == metrics), default=0) / 1e9
+        summary = known[1]._replace(changed=written)
+        if summary.state in ("training", "unknown"):
+            quiet = time.time() - written > self._patience(name)
+            summary = summary._replace(state="training" if not quiet else "stopped" if summary.state == "training" else "unknown")
+        return summary
+
+    def field(self, name: str, field: str) -> Any:
+        """A field of a run's experiment, such as `learner.actor.learning_rate`; None where it has none."""
+        return self._config(name).get(field)
+
+    def fields(self) -> list[str]:
+        """The fields of all experiments, sorted."""
+        return sorted({field for name in self.names() for field in self._config(name)})
+
+    def _config(self, name: str) -> dict[str, Any]:
+        """A run's experiment by dotted names; empty where it cannot be read."""
+        with contextlib.suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
+            path = inside(self.root / name, RunLayout(self.root / name).config)
+            modified = path.stat().st_mtime_ns
+            known = self._configs.get(name)
+            if known is None or known[0] != modified:
+                values = yaml.load(path.read_text(), Loader=SAFE_LOADER)
+                known = (modified, flatten(values) if isinstance(values, dict) else {})
+                self._configs[name] = known
+            return known[1]
+        return {}
+
+    def _patience(self, name: str) -> float:
+        """Seconds without a line of metrics, after which a run that trains is taken for one that has stopped."""
+        seconds = self._config(name).get("report_seconds")
+        return max(LIVE_SECONDS, 3 * seconds) if isinstance(seconds, int | float) else LIVE_SECONDS
+
+    def messages(self, name: str) -> str:
+        """The newest messages of a run, with their times.
+
+        Raises:
+            HTTPException: 404.
+        """
+        if name not in self.names():
+            raise HTTPException(404, "no such run")
+        path = self.root / name
+        with contextlib.suppress(OSError), inside(path, RunLayout(path).messages).open("rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - LOG_BYTES))
+            return stream.read().decode(errors="replace")
+        return "no messages"
 
     def video(self, name: str, step: str, file: str) -> Path:
         """A video in a run's folder.
@@ -86,16 +158,23 @@ class RunFolder:
     def _summarize(self, name: str) -> Summary:
         """Reads only the end of the metrics, so that long runs cost no more than short ones."""
         path = self.root / name
-        row = last_row(path)
-        results = evaluation_of(path)
+        row, results, config, state = last_row(path), evaluation_of(path), self._config(name), read_state(path)
+        total, seed = config.get("total_frames"), config.get("seed")
+        known = str(state.get("state", "unknown"))
         return Summary(
             id=name,
-            experiment=_experiment_name(path),
+            experiment=str(config.get("name", "")),
+            suite=str(config.get("suite.name", "")),
+            seed=seed if isinstance(seed, int) else None,
             frames=row.get("summary/frames"),
+            total_frames=float(total) if isinstance(total, int | float) else None,
             frames_per_second=row.get("summary/frames_per_second"),
             score=row.get("summary/score_mean"),
             evaluated=results.score_mean.to_json() if results else None,
-            live=False,
+            state=known if known in STATES else "unknown",
+            reason=str(state.get("reason", "")),
+            tags=tags_of(read_note(path)),
+            changed=0.0,
             problem=None if row else "no metrics yet",
         )
 
@@ -105,14 +184,27 @@ class RunFolder:
             for name in self.names():
                 self.summary(name)
 
-    def _is_run(self, entry: Path) -> bool:
-        layout = RunLayout(entry)
-        known = layout.config.exists() or layout.metrics.exists()
-        return known and entry.is_dir() and entry.resolve().parent == self.root
+    def _runs_below(self, folder: Path, depth: int) -> Iterator[tuple[float, str]]:
+        """The time of change and the path of each run in a folder and its subfolders."""
+        with contextlib.suppress(OSError):  # gone meanwhile, or nobody may read it
+            for entry in os.scandir(folder):
+                if entry.name.startswith(".") or entry.is_symlink() or not entry.is_dir():
+                    continue
+                layout = RunLayout(Path(entry.path))
+                if layout.config.exists() or layout.metrics.exists():
+                    yield entry.stat().st_mtime, Path(entry.path).relative_to(self.root).as_posix()
+                elif depth > 1:
+                    yield from self._runs_below(Path(entry.path), depth - 1)
 
     @staticmethod
-    def _read_fresh(path: Path, fingerprint: tuple[Any, ...]) -> Run:
-        return read_run(path)
+    def _read_fresh(path: Path, name: str, fingerprint: tuple[Any, ...]) -> Run:
+        return read_run(path, name)
+
+
+def tags_of(note: str) -> list[str]:
+    """The tags of a run: the words behind `tags:` in its note, between commas."""
+    lines = [line[5:] for line in note.splitlines() if line.lower().startswith("tags:")]
+    return [tag.strip() for line in lines for tag in line.split(",") if tag.strip()]
 
 
 def _fingerprint(path: Path) -> tuple[Any, ...]:
@@ -122,6 +214,8 @@ def _fingerprint(path: Path) -> tuple[Any, ...]:
         layout.config,
         layout.versions,
         layout.metrics,
+        layout.state,
+        layout.note,
         *layout.all_results(),
         *layout.all_videos(),
     ]:
@@ -129,15 +223,3 @@ def _fingerprint(path: Path) -> tuple[Any, ...]:
             state = file.stat()
             found.append((str(file), state.st_mtime_ns, state.st_size))
     return tuple(found)
-
-
-def _experiment_name(path: Path) -> str:
-    """The experiment's name: the first field of a resolved configuration, read without parsing the rest."""
-    try:
-        with inside(path, RunLayout(path).config).open(errors="replace") as file:
-            first = file.readline(200)
-            if first.startswith("#"):  # the seal
-                first = file.readline(200)
-    except OSError:
-        return ""
-    return first.removeprefix("name:").strip() if first.startswith("name:") else ""

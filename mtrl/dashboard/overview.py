@@ -8,22 +8,28 @@ import numpy as np
 import plotly.graph_objects as go
 
 from mtrl.config import flatten
-from mtrl.dashboard.aggregates import Comparison, compare
-from mtrl.dashboard.figures import curves, expert_weights, heat_map, profiles, task_curves
+from mtrl.dashboard.aggregates import Comparison, by_tasks, compare
+from mtrl.dashboard.curves import Bands, curves, evaluation_curves
+from mtrl.dashboard.drawing import heat_map
+from mtrl.dashboard.method_figures import improvements, interval_estimates, iqm_curves, profiles
 from mtrl.dashboard.runs import Run
+from mtrl.dashboard.task_figures import FEW_TASKS, expert_weights, task_curves, task_estimates
 
 
-def figures_of(runs: Sequence[Run]) -> list[go.Figure]:
+def figures_of(runs: Sequence[Run], bands: Bands = "range") -> list[go.Figure]:
     """All figures about the runs; those of single tasks for one run alone."""
-    return overview_figures(runs, compare(runs)) + (run_figures(runs[0]) if len(runs) == 1 else [])
+    return overview_figures(runs, compare(runs), bands) + (run_figures(runs[0]) if len(runs) == 1 else [])
 
 
 def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """The fields in which the runs' experiments differ, each with the runs' values."""
-    flat = [flatten(run.config) for run in runs]
-    names = sorted({name for values in flat for name in values})
-    table = [(name, [str(values.get(name, "not set")) for values in flat]) for name in names]
-    return [(name, values) for name, values in table if len(set(values)) > 1]
+    return _differences([run.config for run in runs])
+
+
+def changes(run: Run) -> list[tuple[int, list[tuple[str, list[str]]]]]:
+    """For each time that a resumed run changed its experiment: until which frames, and the fields with the value before and after."""
+    configs = [*run.changes.values(), run.config]
+    return [(frames, _differences(configs[index : index + 2])) for index, frames in enumerate(run.changes)]
 
 
 def all_tasks(runs: Sequence[Run]) -> list[str]:
@@ -31,35 +37,41 @@ def all_tasks(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(task for run in runs for task in run.tasks))
 
 
-def overview_figures(runs: Sequence[Run], comparison: Comparison | None) -> list[go.Figure]:
-    """Figures that show all runs side by side."""
-    figures = [
-        curves(runs, "summary/score_mean", "Mean score of training episodes", "score", top=1.02),
-        curves(runs, "summary/score_mean", "The same over wall-clock time", "score", over="hours", top=1.02),
-    ]
+def overview_figures(runs: Sequence[Run], comparisons: Sequence[Comparison], bands: Bands = "range") -> list[go.Figure]:
+    """Figures that show all runs side by side. Scores of runs with unlike tasks are in figures of their own."""
+    figures: list[go.Figure] = []
+    groups = by_tasks(runs)
+    for suite, members in groups.items():
+        of = f", {suite}" if len(groups) > 1 else ""
+        if any(run.evaluations for run in members):
+            figures.append(evaluation_curves(members, f"Mean score of evaluations{of}", bands=bands))
+        training = f"Mean score of training episodes{of}"
+        figures.append(curves(members, "summary/score_mean", training, "score", top=1.02, bands=bands))
+        figures.append(curves(members, "summary/score_mean", f"{training}, over time", "score", over="hours", top=1.02, bands=bands))
+    for comparison in comparisons:
+        drawn = [interval_estimates(comparison), iqm_curves(comparison), profiles(comparison), improvements(comparison)]
+        figures += [figure for figure in drawn if figure is not None]
     tasks = all_tasks(runs)
-    if tasks:
+    if len(runs) > 1 and tasks:
         scores = np.array([[_newest_score(run, task) for run in runs] for task in tasks])
-        figures.append(heat_map(tasks, _distinct([run.name for run in runs]), scores, "Newest score by task and run", low=0, high=1))
-    if comparison is not None:
-        figures.append(profiles({method.name: method.scores for method in comparison.methods}))
-    if any("summary/evaluation_score" in run.columns for run in runs):
-        figures.append(curves(runs, "summary/evaluation_score", "Mean score of evaluations while training", "score", top=1.02))
+        figures.append(heat_map(tasks, [run.name for run in runs], scores, "Newest score by task and run", low=0, high=1))
     figures += [
-        curves(runs, "summary/frames_per_second", "Speed", "frames/s"),
-        curves(runs, "summary/policy_lag", "Policy lag", "updates"),
-        curves(runs, "learner/entropy", "Entropy of the policy", "nats"),
+        curves(runs, "summary/frames_per_second", "Speed", "frames/s", bands=bands),
+        curves(runs, "summary/policy_lag", "Policy lag", "updates", bands=bands),
+        curves(runs, "learner/entropy", "Entropy of the policy", "nats", bands=bands),
     ]
-    return figures
+    return [figure for figure in figures if figure.data]
 
 
 def run_figures(run: Run) -> list[go.Figure]:
     """Figures about the tasks and experts of one run."""
     if not run.num_rows:
         return []
-    figures = [
+    estimates = task_estimates(run)
+    figures = [estimates] if estimates is not None else []
+    figures += [
         task_curves(run, "score", "Score by task", "score"),
-        task_curves(run, "share_trained", "Share of trained frames by task", "share", stacked=True),
+        task_curves(run, "share_trained", "Share of trained frames by task", "share", stacked=len(run.tasks) <= FEW_TASKS),
     ]
     weights = expert_weights(run)
     if weights is not None:
@@ -68,7 +80,14 @@ def run_figures(run: Run) -> list[go.Figure]:
         figures.append(
             curves([run], "experts/gram_offdiagonal", "Similarity of the experts before they are made orthogonal", "mean |cosine|")
         )
-    return figures
+    return [figure for figure in figures if figure.data]
+
+
+def _differences(configs: Sequence[dict[str, object]]) -> list[tuple[str, list[str]]]:
+    flat = [flatten(config) for config in configs]
+    names = sorted({name for values in flat for name in values})
+    table = [(name, [str(values.get(name, "not set")) for values in flat]) for name in names]
+    return [(name, values) for name, values in table if len(set(values)) > 1]
 
 
 def _newest_score(run: Run, task: str) -> float:
@@ -77,8 +96,3 @@ def _newest_score(run: Run, task: str) -> float:
         return float(run.evaluations[-1].tasks[task].score.value)
     score = run.last(f"tasks/{task}/score")
     return np.nan if score is None else score
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """Names with a number where two are the same: a heat map would put them into one column."""
-    return [f"{name} #{i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]

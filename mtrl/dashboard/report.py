@@ -8,17 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jinja2
 import numpy as np
-import plotly.graph_objects as go
 import plotly.offline
 from markupsafe import Markup
 
-from mtrl.dashboard.aggregates import compare
-from mtrl.dashboard.overview import all_tasks, differences, overview_figures, run_figures
+from mtrl.dashboard.aggregates import by_tasks, compare
+from mtrl.dashboard.curves import Bands
+from mtrl.dashboard.methods import distinct_names
+from mtrl.dashboard.overview import changes, differences, overview_figures, run_figures
+from mtrl.dashboard.page import make_templates
 from mtrl.dashboard.runs import Run, read_run
 from mtrl.errors import UserError
 from mtrl.evaluation.results import EvaluationResults
+from mtrl.storage.layout import RunLayout
 from mtrl.storage.sealed import replace_text
 
 VIDEO_BYTES = 20 * 2**20  # of one run's videos in a page
@@ -33,55 +35,69 @@ class Row(NamedTuple):
     frames_per_second: float | None
     training_score: float | None
     evaluation: EvaluationResults | None  # the newest
+    changes: list[tuple[int, list[tuple[str, list[str]]]]]
+    """Changes of the experiment by resumed runs, see `overview.changes`."""
 
 
-def write_report(paths: Sequence[Path], output: Path) -> list[Run]:
-    """Reads the runs in `paths` and writes `output`.
+def write_report(paths: Sequence[Path], output: Path, bands: Bands = "range") -> list[Run]:
+    """Reads the runs in `paths`, and those in folders of `paths` that hold runs, and writes `output`.
 
     Returns:
         the runs, with what could not be read of each.
 
     Raises:
-        UserError: a folder does not exist, or the file cannot be written.
+        UserError: a folder does not exist or holds no run, or the file cannot be written.
     """
-    for path in paths:
-        if not path.is_dir():
-            raise UserError(f"there is no run directory {path}")
-    runs = [read_run(path) for path in paths]
+    found = [run for path in paths for run in _runs_in(path)]
+    runs = [read_run(path, name) for path, name in zip(found, distinct_names(found), strict=True)]
     try:
         if output.exists() and not output.is_file():  # a pipe, such as /dev/stdout
-            output.write_text(render(runs), encoding="utf-8")
+            output.write_text(render(runs, bands), encoding="utf-8")
         else:
-            replace_text(output, render(runs))
+            replace_text(output, render(runs, bands))
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror}") from None
     return runs
 
 
-def render(runs: Sequence[Run]) -> str:
+def render(runs: Sequence[Run], bands: Bands = "range") -> str:
     """The page. Every name out of a run is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mtrl.dashboard"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
+    comparisons = compare(runs)
+    static = Path(__file__).parent / "static"
+    return (
+        make_templates()
+        .get_template("report.html")
+        .render(
+            title=runs[0].name if len(runs) == 1 else f"Comparison of {len(runs)} runs",
+            made=time.strftime("%Y-%m-%d %H:%M"),
+            rows=[_row(run) for run in runs],
+            task_sets=len(by_tasks(runs)),
+            comparisons=comparisons,
+            videos={run.name: videos for run in runs if (videos := _inlined(run))},
+            overview=overview_figures(runs, comparisons, bands),
+            details=[(run, run_figures(run)) for run in runs] if len(runs) <= 5 else [],
+            differences=differences(runs),
+            versions=_versions(runs),
+            style=Markup((static / "style.css").read_text()),
+            script=Markup((static / "figures.js").read_text()),
+            plotly=Markup(plotly.offline.get_plotlyjs()),
+        )
     )
-    comparison = compare(runs)
-    return environment.get_template("report.html").render(
-        title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
-        made=time.strftime("%Y-%m-%d %H:%M"),
-        rows=[_row(run) for run in runs],
-        tasks=all_tasks(runs),
-        comparison=comparison,
-        videos={run.name: videos for run in runs if (videos := _inlined(run))},
-        overview=[_html(figure) for figure in overview_figures(runs, comparison)],
-        details=[(run, [_html(figure) for figure in run_figures(run)]) for run in runs] if len(runs) <= 5 else [],
-        differences=differences(runs),
-        versions=_versions(runs),
-        style=Markup((Path(__file__).parent / "static" / "style.css").read_text()),
-        plotly=Markup(plotly.offline.get_plotlyjs()),
-    )
+
+
+def _runs_in(path: Path) -> list[Path]:
+    """The run in a folder, or the runs in its subfolders, such as those of a sweep.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not path.is_dir():
+        raise UserError(f"there is no run directory {path}")
+    layout = RunLayout(path)
+    if layout.config.exists() or layout.metrics.exists():
+        return [path]
+    inner = sorted(entry for entry in path.iterdir() if entry.is_dir() and RunLayout(entry).config.exists())
+    return inner or [path]
 
 
 def _row(run: Run) -> Row:
@@ -94,6 +110,7 @@ def _row(run: Run) -> Row:
         frames_per_second=float(np.median(known)) if len(known) else None,
         training_score=run.last("summary/score_mean"),
         evaluation=run.evaluations[-1] if run.evaluations else None,
+        changes=changes(run),
     )
 
 
@@ -111,9 +128,3 @@ def _inlined(run: Run) -> dict[str, str]:
 def _versions(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     names = dict.fromkeys(name for run in runs for name in run.versions)
     return [(name, [str(run.versions.get(name, "unknown")) for run in runs]) for name in names]
-
-
-def _html(figure: go.Figure) -> Markup:
-    """The figure as data, which the page's script draws when it comes into view. With `<` escaped no name can end the script."""
-    content = figure.to_json().replace("<", "\\u003c")
-    return Markup(f'<div class="plot"></div><script type="application/json">{content}</script>')

@@ -21,7 +21,10 @@ from mtrl.evaluation.results import EvaluationResults, ResultsError
 from mtrl.storage.layout import RunLayout
 
 MAX_POINTS = 600  # of one curve in a page
-TAIL_BYTES = 2**17  # of metrics, in which the newest line is looked for
+PAUSE_SECONDS = 600.0  # between two rows, above which the run was not training
+MOST_NOTE = 20_000  # characters
+TAIL_BYTES = 2**20  # of metrics, in which the newest lines are looked for
+NEWEST_ROWS = 8  # of which the newest value of each metric is taken: a line about an evaluation has few
 
 
 @dataclass
@@ -39,11 +42,17 @@ class Run:
     """The newest video of each task."""
     problems: list[str] = field(default_factory=list)
     """A sentence for each file that could not be read."""
+    changes: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Experiments that were trained before a resumed run changed them, by the frames until which they were."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """The content of `state.json`; empty for runs of former versions."""
+    note: str = ""
+    """What a person wrote about it in `note.md`."""
+    name: str = ""
+    """What pages call it: the folder's name, or more of its path where several runs have the same."""
 
-    @property
-    def name(self) -> str:
-        """The folder's name."""
-        return self.path.name
+    def __post_init__(self) -> None:
+        self.name = self.name or self.path.name
 
     @property
     def tasks(self) -> list[str]:
@@ -84,15 +93,29 @@ class Run:
 
     @property
     def hours(self) -> np.ndarray:
-        """Wall-clock time at each row since the first, without the time between a stop and a resumption that exceeds ten minutes."""
+        """Hours of training at each row, from the start of the run."""
+        logged, estimated = self.column("summary/hours"), self._estimated_hours()
+        known = ~np.isnan(logged)
+        if not known.any():
+            return estimated
+        first = int(known.argmax())  # rows before it were written by a former version
+        filled = np.maximum.accumulate(np.where(known, logged, -np.inf)[first:])
+        return np.concatenate([estimated[:first], filled])
+
+    def _estimated_hours(self) -> np.ndarray:
+        """From the rows' times of day: pauses of more than ten minutes do not count, and the speed of the first row says when it began."""
         times = self.column("time")
+        if not len(times):
+            return times
         steps = np.diff(times, prepend=times[:1])
-        return np.cumsum(np.where(steps > 600, 0.0, steps)) / 3600
+        speed = self.column("summary/frames_per_second")[0]
+        before = self.frames[0] / speed if speed > 0 else 0.0
+        return (before + np.cumsum(np.where(steps > PAUSE_SECONDS, 0.0, steps))) / 3600
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path, name: str = "") -> Run:
     """Everything of a run that can be read. Never raises for what is in the folder."""
-    run = Run(path)
+    run = Run(path, name=name)
     layout = RunLayout(path)
     run.config = _mapping(run, layout.config, yaml.safe_load)
     with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -100,16 +123,19 @@ def read_run(path: Path) -> Run:
             check_seal(_text(path, layout.config), path)
         except DamagedFileError:
             run.problems.append("config.yaml is damaged or was changed since it was written")
+    run.changes = {frames: _mapping(run, file, yaml.safe_load) for frames, file in layout.archived_configs().items()}
     run.versions = _mapping(run, layout.versions, json.loads)
     run.columns = _metrics(run)
+    run.state, run.note = read_state(path), read_note(path)
     for task in run.tasks:
         if run.last(f"tasks/{task}/quarantined") == 1:
             faults = run.last(f"tasks/{task}/faults") or 0
             run.problems.append(f"{task} is left out for now: its environments keep failing ({faults:.0f} faults so far)")
     for step in layout.evaluated_steps():
-        results = _evaluation(run, layout.results(step))
-        if results is not None:
-            run.evaluations.append(results)
+        if layout.results(step).exists() or not _unfinished(layout.evaluation(step)):
+            results = _evaluation(run, layout.results(step))
+            if results is not None:
+                run.evaluations.append(results)
         run.videos |= videos_of(layout, step, run.tasks)
     return run
 
@@ -121,7 +147,7 @@ def videos_of(layout: RunLayout, step: int, tasks: Sequence[str]) -> dict[str, P
 
 
 def last_row(path: Path) -> dict[str, float]:
-    """The newest whole line of a run's metrics; empty where there is none."""
+    """The newest value of each metric in the last lines of a run; empty where there is no whole line."""
     try:
         with inside(path, RunLayout(path).metrics).open("rb") as stream:
             stream.seek(0, 2)
@@ -129,7 +155,26 @@ def last_row(path: Path) -> dict[str, float]:
             lines = stream.read().splitlines()
     except OSError:
         return {}
-    return next((row for line in reversed(lines) if (row := _row(line)) is not None), {})
+    newest: dict[str, float] = {}
+    for row in [row for line in lines[-NEWEST_ROWS:] if (row := _row(line)) is not None]:
+        newest |= row
+    return newest
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Whether the run in `path` trains, or how it ended; empty where it does not say so."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        values = json.loads(_text(path, RunLayout(path).state))
+        if isinstance(values, dict):
+            return values
+    return {}
+
+
+def read_note(path: Path) -> str:
+    """What a person wrote about the run in `path`."""
+    with contextlib.suppress(OSError, ValueError):
+        return _text(path, RunLayout(path).note)[:MOST_NOTE]
+    return ""
 
 
 def evaluation_of(path: Path) -> EvaluationResults | None:
@@ -137,6 +182,11 @@ def evaluation_of(path: Path) -> EvaluationResults | None:
     layout = RunLayout(path)
     found = (_evaluation(Run(path), layout.results(step)) for step in reversed(layout.evaluated_steps()))
     return next((results for results in found if results is not None), None)
+
+
+def _unfinished(path: Path) -> bool:
+    """Whether an evaluation without results is only not finished yet, or was interrupted."""
+    return any(path.glob("unfinished-*")) or any(path.glob("*.log"))
 
 
 def episodes_of(path: Path, results: EvaluationResults) -> list[Any]:

@@ -12,7 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mtrl.evaluation.intervals import CONFIDENCE, FEWEST, Estimate, without_interval
+from mtrl.evaluation.intervals import BISECTIONS, CONFIDENCE, FEWEST, Estimate, mean_over_tasks, without_interval
+
+NORMAL_QUANTILE = 1.96  # of 97.5 %
 
 Aggregate = Callable[[np.ndarray], np.ndarray]
 """From cells [..., n] to one figure for each leading index."""
@@ -45,13 +47,37 @@ def mean_interval(scores: np.ndarray, rng: np.random.Generator) -> Estimate:
 def probability_of_improvement(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator, resamples: int = 2000) -> Estimate:
     """The probability that a run of `ours` [runs, tasks] scores more than a run of `theirs` [other runs, tasks] on a random task.
 
-    The mean over tasks of Mann and Whitney's statistic: ties count half.
+    The mean over tasks of Mann and Whitney's statistic: ties count half. The interval holds those of the bootstrap and of Newcombe's method
+    (2006), since a bootstrap of runs of which all of one side are better has no width.
     """
-    value = float(_wins(ours[None], theirs[None])[0])
-    fewer = min(len(ours), len(theirs))
+    wins = _task_wins(ours[None], theirs[None])[0]
+    value, fewer, tasks = float(wins.mean()), min(len(ours), len(theirs)), ours.shape[1]
     if fewer < FEWEST:
         return without_interval(value)
-    return _interval(value, _wins(_resample(ours, rng, resamples), _resample(theirs, rng, resamples)), fewer, ours.shape[1])
+    resampled = _task_wins(_resample(ours, rng, resamples), _resample(theirs, rng, resamples)).mean(axis=1)
+    drawn = _interval(value, resampled, fewer, tasks)
+    solved = mean_over_tasks([separation_interval(float(each), len(ours), len(theirs)) for each in wins])
+    return Estimate(value, max(0.0, min(drawn.low, solved.low)), min(1.0, max(drawn.high, solved.high)))
+
+
+def separation_interval(value: float, ours: int, theirs: int) -> Estimate:
+    """Mann and Whitney's statistic of so many runs on either side with the score interval of Newcombe 2006 (method 5).
+
+    A bound is where the distance to `value` is 1.96 standard errors, of which the error is the one at the bound itself.
+    """
+
+    def too_far(bound: float) -> bool:
+        pairs = ((ours + theirs) / 2 - 1) * ((1 - bound) / (2 - bound) + bound / (1 + bound))
+        return abs(value - bound) > NORMAL_QUANTILE * math.sqrt(bound * (1 - bound) * (1 + pairs) / (ours * theirs))
+
+    def boundary(outside: float) -> float:
+        inside = value
+        for _ in range(BISECTIONS):
+            middle = (inside + outside) / 2
+            inside, outside = (inside, middle) if too_far(middle) else (middle, outside)
+        return inside
+
+    return Estimate(value, boundary(0.0), boundary(1.0))
 
 
 def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -66,10 +92,10 @@ def _resample(scores: np.ndarray, rng: np.random.Generator, resamples: int) -> n
     return np.take_along_axis(np.broadcast_to(scores, drawn.shape), drawn, axis=1)
 
 
-def _wins(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """[n] from [n, runs, tasks] and [n, other runs, tasks]."""
+def _task_wins(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """The share of pairs in which ours is better, [n, tasks] from [n, runs, tasks] and [n, other runs, tasks]."""
     a, b = ours[:, :, None], theirs[:, None]
-    return ((a > b) + 0.5 * (a == b)).mean(axis=(1, 2, 3))
+    return ((a > b) + 0.5 * (a == b)).mean(axis=(1, 2))
 
 
 def _interval(value: float, resampled: np.ndarray, runs: int, tasks: int) -> Estimate:
@@ -95,3 +121,32 @@ def interquartile_mean(values: np.ndarray) -> np.ndarray:
     count = values.shape[-1]
     left_out = count // 4
     return np.sort(values, axis=-1)[..., left_out : count - left_out].mean(axis=-1)
+
+
+def mean_band(values: np.ndarray, rng: np.random.Generator, resamples: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+    """For each point of runs' curves `values` [runs, points] the bounds of the mean's bootstrap interval; two runs at least."""
+    drawn = rng.integers(len(values), size=(resamples, len(values)))
+    return _bounds(values[drawn].mean(axis=1), len(values), 1)
+
+
+def profile_band(
+    scores: np.ndarray, thresholds: np.ndarray, rng: np.random.Generator, resamples: int = 500
+) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds of the bootstrap interval of `performance_profile` at each threshold; two runs at least."""
+    drawn = np.sort(_resample(scores, rng, resamples).reshape(resamples, -1), axis=1)
+    shares = np.array([1 - np.searchsorted(own, thresholds, side="right") / drawn.shape[1] for own in drawn])
+    return _bounds(shares, *scores.shape)
+
+
+def iqm_band(scores: np.ndarray, rng: np.random.Generator, resamples: int = 500) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The IQM of `scores` [points, runs, tasks] at each point with the bounds of its bootstrap interval, which are NaN for one run."""
+    points = [aggregate(cells, interquartile_mean, rng, resamples) for cells in scores]
+    value, low, high = (np.array(column) for column in zip(*points, strict=True))
+    return value, low, high
+
+
+def _bounds(resampled: np.ndarray, runs: int, tasks: int) -> tuple[np.ndarray, np.ndarray]:
+    """The outer quantiles of `resampled` [resamples, points] at each point."""
+    tail = _tail(runs, tasks)
+    low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
+    return low, high

@@ -38,6 +38,21 @@ class RunLayout:
         return self.path / "versions.json"
 
     @property
+    def state(self) -> Path:
+        """Whether the run trains, or how it ended, and the command that began it."""
+        return self.path / "state.json"
+
+    @property
+    def messages(self) -> Path:
+        """The messages and warnings of the run, with their times."""
+        return self.path / "messages.log"
+
+    @property
+    def note(self) -> Path:
+        """What a person wrote about the run."""
+        return self.path / "note.md"
+
+    @property
     def metrics(self) -> Path:
         """A line of JSON for each report."""
         return self.path / "metrics.jsonl"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import platform
+import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -69,6 +72,22 @@ class RunDirectory:
             OSError: the disk is full or read-only.
         """
         replace_text(self.layout.config, sealed(dump_yaml(self.config)))
+
+    def write_state(self, state: str, **details: Any) -> None:
+        """Says in `state.json` that the run is `training`, or how it ended: `finished`, `interrupted` or `failed`.
+
+        A process that is killed leaves `training` behind. A disk that refuses is ignored: nothing is trained by this file.
+        """
+        script = Path(sys.argv[0]).name
+        command = shlex.join(["python", script, *sys.argv[1:]]) if script == "launch.py" else ""
+        values = {"state": state, "time": time.time(), "command": command, "host": platform.node(), "process": os.getpid(), **details}
+        with contextlib.suppress(OSError):
+            replace_text(self.layout.state, json.dumps(values, indent=1))
+
+    def write_message(self, text: str) -> None:
+        """Appends a message to `messages.log`. A disk that refuses is ignored: the message was shown as well."""
+        with contextlib.suppress(OSError), self.layout.messages.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def archive_config(self, before: ExperimentConfig, frames: int) -> None:
         """Keeps the experiment that was trained until `frames`, since another one follows.

@@ -35,10 +35,11 @@ class GuardedConsole:
     Args:
         console: the console.
         reader_gone: called once when a pipe's reader has gone (`... | head`).
+        log: gets each message, too.
     """
 
-    def __init__(self, console: Console, reader_gone: Callable[[], None]):
-        self._console, self._reader_gone = console, reader_gone
+    def __init__(self, console: Console, reader_gone: Callable[[], None], log: Callable[[str], None] = lambda text: None):
+        self._console, self._reader_gone, self._log = console, reader_gone, log
         self._silent = False
 
     def start(self, config: ExperimentConfig, suite: TaskSuite, directory: Path) -> None:
@@ -51,6 +52,7 @@ class GuardedConsole:
 
     def message(self, text: str) -> None:
         """See `Console`."""
+        self._log(text)
         self._say(lambda: self._console.message(text))
 
     def close(self) -> None:

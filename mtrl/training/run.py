@@ -42,16 +42,26 @@ def run_training(trainer: Trainer, directory: RunDirectory, console: Console) ->
         and where every task fails or a runner cannot live.
     """
     with _signals() as received:
-        guarded = GuardedConsole(console, lambda: received.append(signal.SIGPIPE))
+        guarded = GuardedConsole(console, lambda: received.append(signal.SIGPIPE), directory.write_message)
         guarded.start(trainer.config, trainer.suite, directory.path)
         run = TrainingRun(trainer, directory, guarded)
+        directory.write_state("training", frames=trainer.frames)
         try:
-            return run.train(received)
+            code = run.train(received)
+            if received:
+                directory.write_state("interrupted", frames=trainer.frames, reason=signal.Signals(received[0]).name)
+            else:
+                directory.write_state("finished", frames=trainer.frames)
+            return code
         except (NonFiniteError, LearnerLostError, TasksFailedError, RunnerLostError) as error:
             for message in trainer.messages():
                 guarded.message(f"warning: {message}")
             guarded.message(f"error: {error}")
+            directory.write_state("failed", frames=trainer.frames, reason=str(error))
             return 1
+        except BaseException as error:
+            directory.write_state("failed", frames=trainer.frames, reason=f"{type(error).__name__}: {error}")
+            raise
         finally:
             run.close()
             directory.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -18,9 +18,11 @@ class ReportOptions:
     """Options of `report`."""
 
     runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN...", help_behavior_hint="")] = ()
-    """The directories of the runs to put side by side."""
+    """The directories of the runs to put side by side; a folder of runs, such as a sweep's, stands for all of them."""
     output: Annotated[Path, arg(aliases=("-o",), metavar="FILE")] = Path("report.html")
     """The HTML file to write."""
+    bands: Literal["range", "interval"] = "range"
+    """Bands of curves over several runs: from the lowest to the highest run, or the 95 %% interval of the mean."""
 
 
 def report(arguments: list[str], program: str) -> int:
@@ -30,7 +32,7 @@ def report(arguments: list[str], program: str) -> int:
         raise UserError(f"report needs the directory of a run: {program} RUN...")
     from mtrl.dashboard.report import write_report
 
-    for run in write_report(options.runs, options.output):
+    for run in write_report(options.runs, options.output, options.bands):
         for problem in run.problems:
             print(f"warning: {run.path}: {problem}", file=sys.stderr)
     print(f"wrote {options.output}")

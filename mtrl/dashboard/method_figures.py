@@ -1,0 +1,96 @@
+"""Figures about methods side by side, after Agarwal et al. 2021 (rliable)."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from mtrl.dashboard.aggregates import Comparison, pairwise_improvement
+from mtrl.dashboard.drawing import COLOURS, add_band, error_bars, heat_map, new_figure, style, subtitle, with_legend
+from mtrl.dashboard.runs import Run
+from mtrl.evaluation.statistics import iqm_band, performance_profile, profile_band
+
+IQM_POINTS = 25  # of a curve of interquartile means, each of which is a bootstrap
+
+
+def interval_estimates(comparison: Comparison) -> go.Figure:
+    """IQM, mean and optimality gap of each method as dots with their 95 % intervals."""
+    methods = comparison.evaluated
+    titles = ("IQM", "mean", "optimality gap (lower is better)")
+    figure = make_subplots(1, 3, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.04)
+    for column, figures in enumerate(zip(*((m.iqm, m.mean, m.gap) for m in methods), strict=True), 1):
+        for index, (method, found) in enumerate(zip(methods, figures, strict=True)):
+            if found is not None:
+                dot = {"color": COLOURS[index % len(COLOURS)], "size": 9}
+                figure.add_scatter(
+                    x=[found.value],
+                    y=[method.name],
+                    error_x=error_bars([found]),
+                    mode="markers",
+                    marker=dot,
+                    showlegend=False,
+                    hovertemplate=f"{found.text(3)}<extra></extra>",
+                    row=1,
+                    col=column,
+                )
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    figure.update_xaxes(nticks=5)
+    style(figure, "Interval estimates", 150 + 30 * len(methods))
+    figure.update_layout(margin_t=90, meta={"wide": True})
+    subtitle(figure, "dot: all runs and tasks; bar: 95 % interval over runs")
+    return figure
+
+
+def iqm_curves(comparison: Comparison) -> go.Figure | None:
+    """The IQM over runs and tasks while training, with its 95 % interval; None where no method has two evaluations of two runs."""
+    figure = new_figure("IQM of evaluations over training", "trained frames of the evaluated policy", "IQM")
+    for index, method in enumerate(comparison.methods):
+        runs = [run for run in method.runs if len(run.evaluations) > 1]
+        if len(runs) < 2:
+            continue
+        start, stop = max(run.evaluations[0].step for run in runs), min(run.evaluations[-1].step for run in runs)
+        if start >= stop:
+            continue
+        grid = np.linspace(start, stop, IQM_POINTS)
+        scores = np.array([[_task_line(run, task, grid) for task in comparison.tasks] for run in runs])  # [runs, tasks, points]
+        value, low, high = iqm_band(np.moveaxis(scores, 2, 0), np.random.default_rng(0))
+        add_band(figure, grid, value, low, high, method.name, COLOURS[index % len(COLOURS)])
+    if not figure.data:
+        return None
+    figure.update_yaxes(range=[0, 1.02])
+    subtitle(figure, "band: 95 % interval over runs")
+    return with_legend(figure)
+
+
+def profiles(comparison: Comparison) -> go.Figure:
+    """For each method the share of its runs and tasks above each score."""
+    figure = new_figure("Performance profile", "score", "share of runs and tasks above")
+    thresholds = np.linspace(0.0, 1.0, 101)
+    for index, method in enumerate(comparison.evaluated):
+        shares, colour = performance_profile(method.scores, thresholds), COLOURS[index % len(COLOURS)]
+        if len(method.scores) > 1:
+            low, high = profile_band(method.scores, thresholds, np.random.default_rng(0))
+            add_band(figure, thresholds, shares, low, high, method.name, colour)
+        else:
+            figure.add_scatter(x=thresholds, y=shares, name=method.name, line={"color": colour, "shape": "hv"})
+    figure.update_yaxes(range=[0, 1.02])
+    subtitle(figure, "band: 95 % interval over runs; one run has none")
+    return with_legend(figure)
+
+
+def improvements(comparison: Comparison) -> go.Figure | None:
+    """The probability that one method scores more than another, for each pair; None for fewer than three, where the table says it."""
+    names, values = pairwise_improvement(comparison)
+    if len(names) < 3:
+        return None
+    figure = heat_map(names, names, values, "Probability that the row scores more than the column", low=0, high=1, middle=0.5)
+    subtitle(figure, "a run of each on a random task; ties count half")
+    return figure
+
+
+def _task_line(run: Run, task: str, grid: np.ndarray) -> np.ndarray:
+    """A task's evaluated scores at the grid's frames, between evaluations that played it."""
+    known = [(results.step, results.tasks[task].score.value) for results in run.evaluations if task in results.tasks]
+    steps, scores = zip(*known, strict=True)
+    return np.interp(grid, steps, scores)

@@ -1,0 +1,87 @@
+"""Figures about the tasks and experts of one run."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import plotly.graph_objects as go
+
+from mtrl.dashboard.curves import mark_changes
+from mtrl.dashboard.drawing import COLOURS, ROW_HEIGHT, error_bars, heat_map, new_figure, subtitle, with_legend
+from mtrl.dashboard.runs import Run
+
+FEW_TASKS = 10  # up to this number of tasks, each has a line
+TIME_BINS = 60  # columns of a heat map over time
+
+
+def task_curves(run: Run, metric: str, title: str, unit: str, *, stacked: bool = False) -> go.Figure:
+    """One metric of every task of a run over trained frames: lines of a few tasks, colours of many, the lowest at the end on top."""
+    if len(run.tasks) > FEW_TASKS:
+        return _task_history(run, metric, title, unit)
+    figure = new_figure(title, "trained frames", unit)
+    for index, task in enumerate(run.tasks):
+        extra = {"stackgroup": "tasks"} if stacked else {}
+        figure.add_scatter(x=run.frames, y=run.column(f"tasks/{task}/{metric}"), name=task, line={"color": COLOURS[index]}, **extra)
+    if metric in ("score", "share_trained"):
+        figure.update_yaxes(range=[0, 1.02])
+    mark_changes(figure, [run])
+    return with_legend(figure)
+
+
+def task_estimates(run: Run) -> go.Figure | None:
+    """The score of each task in the newest evaluation with its interval, the lowest first; None without an evaluation."""
+    if not run.evaluations:
+        return None
+    found = sorted(run.evaluations[-1].tasks.items(), key=lambda item: item[1].score.value)
+    figure = new_figure("Newest evaluation by task", "score", "")
+    estimates = [task.score for _, task in found]
+    figure.add_scatter(
+        x=[estimate.value for estimate in estimates],
+        y=[name for name, _ in found],
+        error_x=error_bars(estimates),
+        mode="markers",
+        marker={"color": COLOURS[0], "size": 8},
+        text=[f"{task.n} episodes" for _, task in found],
+        hovertemplate="%{x:.3f}, %{text}<extra></extra>",
+    )
+    figure.update_xaxes(range=[-0.02, 1.02] if all(0 <= estimate.value <= 1 for estimate in estimates) else None)
+    figure.update_yaxes(range=[len(found) - 0.5, -0.5], tickmode="linear", dtick=1)
+    figure.update_layout(height=max(240, 110 + ROW_HEIGHT * len(found)), hovermode="closest", meta={"run": run.name})
+    subtitle(figure, f"policy of {run.evaluations[-1].step:,} frames; bars: 95 % intervals over episodes")
+    return figure
+
+
+def expert_weights(run: Run) -> go.Figure | None:
+    """The gate's weights of each task, from the newest row that has them; None if no row has."""
+    named = {match[1] for key in run.columns if (match := re.fullmatch(r"experts/.*/weight_(\d{1,4})", key))}
+    experts = sorted(named, key=int)
+    if not experts:
+        return None
+    found = [[run.last(f"experts/{task}/weight_{k}") for k in experts] for task in run.tasks]
+    values = np.array(found, float)  # None is NaN
+    if np.isnan(values).all():
+        return None
+    limit = float(np.nanmax(np.abs(values)))
+    return heat_map(run.tasks, [f"expert {k}" for k in experts], values, "Task weights of the experts", low=-limit, high=limit, middle=0.0)
+
+
+def _task_history(run: Run, metric: str, title: str, unit: str) -> go.Figure:
+    """Tasks by time as colours. Each column is the last value in its part of the training."""
+    values = np.array([run.column(f"tasks/{task}/{metric}") for task in run.tasks])  # [tasks, rows]
+    known = ~np.isnan(values).all(axis=0)
+    values, frames = values[:, known], run.frames[known]
+    if not len(frames):
+        return new_figure(title, "trained frames", unit)
+    kept = np.unique(np.linspace(0, len(frames) - 1, min(TIME_BINS, len(frames))).astype(int))
+    values, frames = values[:, kept], frames[kept]
+    order = np.argsort(np.nan_to_num(values[:, -1], nan=-1.0), kind="stable")
+    high = 1.0 if metric == "score" else float(np.nanmax(values)) or 1.0
+    names = [run.tasks[index] for index in order]
+    figure = heat_map(names, [f"{frame:,.0f}" for frame in frames], values[order], title, low=0.0, high=high)
+    figure.data[0].hovertemplate = f"%{{y}} at %{{x}} frames: %{{z:.3f}} {unit}<extra></extra>"
+    figure.data[0].text = figure.data[0].texttemplate = None
+    figure.update_xaxes(title="trained frames", nticks=8)
+    figure.update_layout(meta={"run": run.name})
+    subtitle(figure, "the lowest at the end on top")
+    return figure
