@@ -20,6 +20,7 @@ from mtrl.cli.dispatch import main
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+Axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed").Axe
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; install it or name it with CHROMIUM")
 ROOT = Path(__file__).parents[1]
 EVIL = "<img src=x onerror=window.harmed=1>"
@@ -107,6 +108,119 @@ def test_runs_are_sorted_and_filtered(page: sync_api.Page, server: str) -> None:
     assert names(page) == sorted(names(page), key=str.lower, reverse=True)
     page.get_by_role("searchbox").fill("sec")
     assert names(page) == ["second"]
+
+
+def test_the_filter_reads_fields_and_the_view_is_in_the_address(page: sync_api.Page, server: str) -> None:
+    page.goto(server)
+
+    def shown(query: str) -> set[str]:
+        page.get_by_role("searchbox").fill(query)
+        page.wait_for_timeout(100)
+        return set(names(page))
+
+    assert shown("suite:minigrid") == {"first", "second"}
+    assert shown("suite:minigrid seed>0") == {"second"}
+    assert shown("seed=0") == {"first"}
+    assert shown("state:finished -second") == {"first"}
+    assert shown("frames>1000000") == set()
+    assert shown("lr>1e-9 seed<1") == {"first"}, "a field that is no column"
+    assert shown("experts=2") == {"first", "second"}
+    page.get_by_role("button", name="choose all shown").click()
+    page.get_by_role("button", name="run", exact=True).click()
+    address = page.url
+    page.goto("about:blank")
+    page.goto(address)
+    page.wait_for_timeout(200)
+    assert names(page) == ["first", "second"] and page.get_by_role("searchbox").input_value() == "experts=2"
+    assert page.get_by_role("columnheader", name="run", exact=True).get_attribute("aria-sort") == "ascending"
+    assert page.get_by_role("button", name="compare 2 chosen").is_enabled()
+
+
+def test_a_column_of_any_field_is_added_kept_and_removed(page: sync_api.Page, server: str) -> None:
+    page.goto(server)
+    page.get_by_label("add a column").fill("env_runners.unroll_length")
+    page.get_by_label("add a column").press("Enter")
+    head = page.get_by_role("columnheader", name="env_runners.unroll_length")
+    head.wait_for()
+    column = head.evaluate("head => head.cellIndex")
+    assert page.locator(f"tr[data-run=first] td:nth-child({column + 1})").inner_text() == "128"
+    page.goto(server)
+    head.wait_for()  # remembered
+    page.get_by_label("remove the column env_runners.unroll_length").click()
+    until(page, "() => !document.querySelector('[data-remove]')")
+    page.goto(server)
+    assert head.count() == 0
+
+
+def test_the_table_follows_the_runs(page: sync_api.Page, server: str, root: Path) -> None:
+    page.clock.install()
+    page.goto(server)
+    page.get_by_role("searchbox").fill("new")
+    page.get_by_role("searchbox").blur()
+    assert names(page) == []
+    run = root / "new"
+    run.mkdir()
+    try:
+        (run / "metrics.jsonl").write_text(json.dumps({"time": 1.0, "summary/frames": 12}) + "\n")
+        page.clock.run_for(11_000)
+        until(page, "() => [...document.querySelectorAll('#rows tr')].some(row => row.dataset.run === 'new' && !row.hidden)")
+        assert names(page) == ["new"]
+        assert page.get_by_role("searchbox").input_value() == "new"
+    finally:
+        shutil.rmtree(run)
+    page.clock.run_for(11_000)
+    until(page, "() => ![...document.querySelectorAll('#rows tr')].some(row => row.dataset.run === 'new')")
+
+
+def test_tables_and_figures_change_together(page: sync_api.Page, server: str, root: Path) -> None:
+    page.clock.install()
+    page.goto(f"{server}/compare?run=first&run=second")
+    page.wait_for_selector("[data-drawn] .main-svg")
+    [file] = sorted((root / "second").glob("evaluation/*/results.json"))
+    before = file.read_text()
+    results = json.loads(before)
+    for task in results["tasks"].values():
+        task["score"] = {"value": 0.123, "low": 0.1, "high": 0.2}
+    try:
+        file.write_text(json.dumps(results, indent=1))
+        page.clock.run_for(11_000)
+        until(page, "() => document.getElementById('evaluations').textContent.includes('0.123 (0.100 – 0.200)')")
+        heat = "() => [...document.querySelectorAll('[data-figures] script')].some(s => s.textContent.includes('Newest score by task') "
+        until(page, heat + "&& s.textContent.includes('0.12'))")
+    finally:
+        file.write_text(before)
+
+
+@pytest.mark.parametrize("form", ["svg", "csv"])
+def test_a_figure_is_saved(page: sync_api.Page, server: str, form: str) -> None:
+    page.goto(f"{server}/run/first")
+    page.wait_for_selector(".save button")
+    with page.expect_download() as download:
+        page.get_by_label(f"save Mean score of training episodes as {form.upper()}").click()
+    text = Path(download.value.path()).read_text()
+    assert download.value.suggested_filename == f"mean-score-of-training-episodes.{form}"
+    if form == "svg":
+        assert text.startswith("<svg") and "Mean score of training episodes" in text
+    else:
+        rows = [line.split(",") for line in text.strip().splitlines()]
+        assert rows[0] == ["trace", "x", "y", "z"] and len(rows) > 1 and all(0 <= float(row[2].strip('"')) <= 1 for row in rows[1:])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_has_a_serious_violation_of_accessibility(
+    browser: sync_api.Browser, server: str, root: Path, tmp_path: Path, scheme: str
+) -> None:
+    report = tmp_path / "report.html"
+    assert main(["report", str(root / "first"), str(root / "second"), "-o", str(report)]) == 0
+    addresses = ["/", "/run/first", "/compare?run=first&run=second", "/run/first/task/DistShift1", "/run/nowhere"]
+    page = browser.new_context(bypass_csp=True, viewport={"width": 1400, "height": 900}).new_page()
+    page.emulate_media(color_scheme=scheme)
+    for address in [*(server + path for path in addresses), report.as_uri()]:
+        page.goto(address)
+        page.wait_for_timeout(500)
+        found = [v for v in Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
+        assert found == [], (address, [(v["id"], [node["html"][:200] for node in v["nodes"][:3]]) for v in found])
+    page.context.close()
 
 
 def test_two_runs_are_compared(page: sync_api.Page, server: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import time
 from pathlib import Path
@@ -49,6 +50,104 @@ def test_the_table_lists_every_run_and_nothing_else(client):
     assert rows["first"]["evaluated"]["low"] <= rows["first"]["evaluated"]["value"]
     assert rows["second"]["evaluated"] is None
     assert rows["broken"]["problem"] == "no metrics yet"
+
+
+def run_below(root: Path, name: str, *rows: dict[str, float], config: str = "", state: dict[str, object] | None = None) -> Path:
+    """A run's folder with these lines of metrics."""
+    run = root / name
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "config.yaml").write_text(config or f"name: {name.rpartition('/')[2]}\n")
+    if state is not None:
+        (run / "state.json").write_text(json.dumps(state))
+    return run
+
+
+def test_runs_in_subfolders_are_found(tmp_path):
+    row = {"time": 1.0, "summary/frames": 5, "tasks/a/b/frames": 5, "tasks/a/frames": 5}
+    for name in ("X-sweep/seed-0", "X-sweep/seed-1", "deep/er/still/run", "too/deep/for/this/run"):
+        run_below(tmp_path, name, row)
+    run_below(tmp_path, "X-sweep/seed-0/checkpoints/no-run", row)
+    client = TestClient(make_app(tmp_path))
+    assert {entry["id"] for entry in client.get("/api/runs").json()} == {"X-sweep/seed-0", "X-sweep/seed-1", "deep/er/still/run"}
+    assert 'href="/run/X-sweep/seed-0"' in client.get("/").text
+    assert "<h1>X-sweep/seed-0</h1>" in client.get("/run/X-sweep/seed-0").text
+    assert client.get("/run/X-sweep/seed-0/task/a").status_code == 200
+    assert client.get("/run/X-sweep/seed-1/log").text == "no messages"
+    assert client.get("/api/runs/X-sweep/seed-0/metrics").json() == [row]
+    assert client.get("/compare?run=X-sweep/seed-0&run=X-sweep/seed-1").status_code == 200
+    assert client.get("/run/X-sweep/seed-0/checkpoints/no-run").status_code == 404
+
+
+def test_states_are_told_apart(tmp_path):
+    now, config = time.time(), "name: x\ntotal_frames: 1000\nreport_seconds: 100\n"
+
+    def row(age: float) -> dict[str, float]:
+        return {"time": now - age, "summary/frames": 250, "summary/frames_per_second": 25.0}
+
+    ends = {"done": "finished", "stopped-by-hand": "interrupted", "broken": "failed"}
+    for name, state in ends.items():
+        run_below(tmp_path, name, row(0), config=config, state={"state": state, "reason": f"because {name}"})
+    run_below(tmp_path, "going-on", row(0), config=config, state={"state": "training"})
+    killed = run_below(tmp_path, "killed", row(0), config=config, state={"state": "training"})
+    os.utime(killed / "metrics.jsonl", (now - 301, now - 301))
+    slow = run_below(tmp_path, "slow", row(0), config=config, state={"state": "training"})
+    os.utime(slow / "metrics.jsonl", (now - 200, now - 200))  # it reports every 100 s
+    old = run_below(tmp_path, "former-version", row(0))
+    os.utime(old / "metrics.jsonl", (now - 301, now - 301))
+    client = TestClient(make_app(tmp_path))
+    states = {entry["id"]: entry["state"] for entry in client.get("/api/runs").json()}
+    others = {"going-on": "training", "killed": "stopped", "slow": "training", "former-version": "unknown"}
+    assert states == ends | others
+    page = client.get("/run/going-on").text
+    assert "25%" in page and "30 s" in page, "progress and time left"
+    assert "because broken" in client.get("/run/broken").text
+
+
+def test_a_real_run_says_how_it_ended_and_what_was_said(client, root):
+    state = json.loads((root / "first" / "state.json").read_text())
+    assert state["state"] == "finished" and state["frames"] >= 2500
+    page = client.get("/run/first").text
+    assert "finished" in page and "2,5" in page and "fields differ from their defaults" in page
+
+
+def test_columns_and_fields_of_the_experiments(tmp_path):
+    for name, rate in (("a", 0.001), ("b", 0.0003)):
+        config = f"name: x\nlearner:\n  actor:\n    learning_rate: {rate}\n"
+        run_below(tmp_path, name, {"time": 1.0, "summary/frames": 5}, config=config)
+    (run_below(tmp_path, "c", {"time": 1.0, "summary/frames": 5}) / "config.yaml").write_text("name: [")
+    client = TestClient(make_app(tmp_path))
+    page = client.get("/?columns=learner.actor.learning_rate,<b>").text
+    assert "<td>0.001</td>" in page and "<td>0.0003</td>" in page and "<b>" not in page
+    assert '<option value="learner.actor.learning_rate">' in page
+    found = client.get("/api/fields?name=learner.actor.learning_rate").json()
+    assert found == {"a": 0.001, "b": 0.0003, "c": None}
+
+
+def test_notes_and_messages_are_shown(tmp_path):
+    run = run_below(tmp_path, "run", {"time": 1.0, "summary/frames": 5})
+    (run / "note.md").write_text("Tags: baseline, seed study\nThe one with <i>noise</i>.\n")
+    (run / "messages.log").write_text("2026-01-01 10:00:00 warning: all is <b>well</b>\n")
+    client = TestClient(make_app(tmp_path))
+    assert client.get("/api/runs").json()[0]["tags"] == ["baseline", "seed study"]
+    assert "&lt;i&gt;noise" in client.get("/run/run").text
+    log = client.get("/run/run/log")
+    assert "all is <b>well</b>" in log.text and log.headers["content-type"].startswith("text/plain")
+
+
+def test_a_page_of_a_run_that_has_not_begun_looks_again(tmp_path):
+    client = TestClient(make_app(tmp_path))
+    missing = client.get("/run/soon")
+    assert missing.status_code == 404 and "data-missing" in missing.text
+    run_below(tmp_path, "soon", {"time": 1.0, "summary/frames": 5})
+    assert client.get("/run/soon").status_code == 200
+
+
+def test_a_page_is_of_one_reading(client):
+    # Figures are in the page itself, so that a table cannot be newer than they are.
+    page = client.get("/run/first").text
+    figures = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page)]
+    assert figures == client.get("/api/figures?run=first").json()
 
 
 def test_a_runs_page_and_its_numbers(client, root):
