@@ -85,9 +85,30 @@ def measure(runs: int, tasks: int, megabytes: int) -> None:
         status = Path(f"/proc/{process.pid}/status").read_text()
         peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
         print(f"memory after every run's page was opened, at its highest: {int(peak.split()[1]) / 2**20:.2f} GiB")
+        listed, filtered = browsing(address)
+        print(f"in Chromium: the list {listed:.2f} s, a filter {filtered:.2f} s")
         process.terminate()
         process.wait()
         print(f"report of twenty runs, from its address to its first figures: {opening(Path(folder), 20):.2f} s")
+
+
+def browsing(address: str) -> tuple[float, float]:
+    """How long Chromium takes to show the table of all runs, and to filter it by a field that is no column."""
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    with sync_playwright() as playwright:
+        page = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"]).new_page()
+        start = time.perf_counter()
+        page.goto(address, wait_until="domcontentloaded")
+        page.wait_for_selector("#rows tr")
+        listed = time.perf_counter() - start
+        filtering = """async () => {
+            const filter = document.getElementById("filter"), start = performance.now();
+            filter.value = "name:experiment seed<100";
+            await runs.show();
+            document.body.offsetHeight;
+            return performance.now() - start;
+        }"""
+        return listed, page.evaluate(filtering) / 1000
 
 
 def opening(root: Path, runs: int) -> float:
