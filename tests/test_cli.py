@@ -47,7 +47,7 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """What the command says about the user's fault: one line, exit code 2, nothing on standard output."""
     assert main(arguments) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+    assert re.fullmatch(r"(\S+: starting in this process\n)?", out) and err.startswith("error: ") and err.count("\n") == 1
     return err
 
 
@@ -246,8 +246,8 @@ def test_training_in_this_process_never_imports_ray(tmp_path: Path) -> None:
     done = python("-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == "toy: 3 tasks of toy/three, 600 frames, into run"
-    assert re.match(r"\d+ of 600 frames \(100.0%\), [\d,]+ frames/s, 0:00 left, score ", lines[1])
+    assert lines[:2] == ["toy/three: starting in this process", "toy: 3 tasks of toy/three, 600 frames, into run"]
+    assert re.match(r"\d+ of 600 frames \(100.0%\), [\d,]+ frames/s, 0:00 left, score ", lines[2])
     assert lines[-1].endswith("evaluate run")
 
 
@@ -470,7 +470,7 @@ def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(tmp_path: Path
 def test_evaluate_plays_and_shows_scores(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(copy), "--episodes", "2"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"constant +1\.00 \(1\.00 – 1\.00\)", out) and "toy-v1, but episodes 2" in out
+    assert re.search(r"constant +1\.00 \(0\.\d\d – 1\.00\) +1\.00 \(0\.22 – 1\.00\) +10 ", out) and "toy-v1, but episodes 2" in out
     assert json.loads(next((copy / "evaluation").rglob("results.json")).read_text())["tasks"]["cue"]["n"] == 2
 
 
@@ -584,6 +584,58 @@ def test_an_unfinished_run_is_told_how_to_go_on(tmp_path: Path, capsys: pytest.C
     console.update({"summary/frames": 3e6})
     console.close()
     assert f"python launch.py train --resume {tmp_path}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("call", ["breakpoint()", "import pdb; pdb.set_trace()"])
+def test_a_debugger_gets_the_terminal_for_itself(tmp_path: Path, call: str) -> None:
+    """In a real terminal: the prompt stands, in the frame of the breakpoint, and nothing is drawn over it or over what is typed."""
+    (tmp_path / "stopping.py").write_text(
+        "import gymnasium\nfrom gymnasium.envs.classic_control import CartPoleEnv\n\nstopped = []\n\n"
+        "class Stopping(CartPoleEnv):\n    def step(self, action):\n        if not stopped:\n            stopped.append(1)\n"
+        f"            secret = 6 * 7\n            {call}\n        return super().step(action)\n\n"
+        "gymnasium.register('Stopping-v0', Stopping, max_episode_steps=50)\n"
+    )
+    command = [sys.executable, str(ROOT / "launch.py"), "train", "--suite.name", "gym/stopping:Stopping-v0", "--num-env-runners", "0"]
+    command += ["--total-frames", "2000", "--report-seconds", "0.2", "--run-dir", str(tmp_path / "run")]
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(tmp_path)
+        os.environ.update(TERM="xterm-256color", COLUMNS="100", LINES="40", PYTHONPATH=str(tmp_path))
+        os.execv(sys.executable, command)
+    seen = read_until(terminal, b"(Pdb) ")
+    assert b"mean score" in seen, "the block was there before"
+    time.sleep(2.5)  # the block was drawn anew every second
+    os.write(terminal, b"p secret\n")
+    answer = read_until(terminal, b"(Pdb) ")
+    assert b"42" in answer and b"mean score" not in answer and b"\x1b[2K" not in answer
+    os.write(terminal, b"c\n")
+    rest = read_until(terminal, b"to evaluate:")
+    assert b"of 2,000 frames" in rest, "reports go on as lines"
+    os.waitpid(child, 0)
+
+
+def read_until(terminal: int, wanted: bytes, seconds: float = 60.0) -> bytes:
+    """What a terminal shows until `wanted` has come."""
+    seen, end = b"", time.monotonic() + seconds
+    while wanted not in seen:
+        assert time.monotonic() < end, seen
+        if select.select([terminal], [], [], 0.1)[0]:
+            try:
+                seen += os.read(terminal, 65536)
+            except OSError:  # the child has gone
+                assert wanted in seen, seen
+    return seen
+
+
+def test_returns_are_shown_where_the_score_says_little(capsys: pytest.CaptureFixture[str]) -> None:
+    view = RunView(ExperimentConfig(), make_suite("gym/Acrobot-v1"), Path("run"))
+    assert "return" not in view.line()
+    view.update({"summary/frames": 5.0, "tasks/Acrobot-v1/score": 0.0, "tasks/Acrobot-v1/return": -431.25})
+    assert "Acrobot-v1 0.00 return -431.2" in view.line()
+    assert any("return" in line for line in rendered(view, 100, 20)) and any("-431.2" in line for line in rendered(view, 100, 20))
+    known = RunView(ExperimentConfig(), make_suite("minigrid/mt3"), Path("run"))
+    known.update({f"tasks/{name}/return": 3.0 for name in known.suite.names})
+    assert "return" not in known.line()
 
 
 def test_plain_lines_name_the_weakest_of_many_tasks() -> None:

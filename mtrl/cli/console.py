@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import rich.box
 import rich.console
@@ -21,29 +23,36 @@ from rich.text import Text
 
 from envs import TaskSuite
 from mtrl.config import ExperimentConfig
+from mtrl.storage.checkpoint import named_step
 from mtrl.storage.layout import RunLayout
 
 Metrics = dict[str, float]
 
 
-def make_console(program: str) -> TerminalConsole | PlainConsole:
+def make_console(program: str, *, plain: bool = False) -> TerminalConsole | PlainConsole:
     """The status block where standard output is a terminal, plain lines where it is a file or a pipe.
 
     Args:
         program: what the user types to call this program, for the commands that are suggested at the end.
+        plain: plain lines in a terminal, too.
     """
     terminal = rich.console.Console()
-    return TerminalConsole(terminal, program) if terminal.is_terminal and not terminal.is_dumb_terminal else PlainConsole(program)
+    plain = plain or not terminal.is_terminal or terminal.is_dumb_terminal
+    return PlainConsole(program) if plain else TerminalConsole(terminal, program)
 
 
 class TerminalConsole:
-    """Keeps one status block at the bottom of the terminal; messages scroll by above it."""
+    """Keeps one status block at the bottom of the terminal; messages scroll by above it.
+
+    A debugger gets the terminal for itself: from the first breakpoint on there is no block, and reports are plain lines.
+    """
 
     def __init__(self, terminal: rich.console.Console, program: str):
         self._terminal = terminal
         self._program = program
         self._run: RunView | None = None
         self._live: Live | None = None
+        self._hooks: Callable[[], None] = lambda: None  # takes back what makes debuggers stop the block
 
     def start(self, config: ExperimentConfig, suite: TaskSuite, directory: Path) -> None:
         """Shows the block."""
@@ -51,12 +60,16 @@ class TerminalConsole:
         # Redrawn between reports as well: the clock that runs on says that the program has not stopped.
         self._live = Live(console=self._terminal, refresh_per_second=1, get_renderable=self._status, vertical_overflow="crop")
         self._live.start()
+        self._hooks = yield_to_debuggers(self._stop_block)
 
     def update(self, metrics: Metrics) -> None:
         """Shows new figures."""
-        if self._run is not None and self._live is not None:
+        if self._run is not None:
             self._run.update(metrics)
-            self._live.refresh()
+            if self._live is not None:
+                self._live.refresh()
+            else:
+                self.message(self._run.line())
 
     def message(self, text: str) -> None:
         """Prints a line above the block."""
@@ -64,15 +77,50 @@ class TerminalConsole:
 
     def close(self) -> None:
         """Leaves the last figures on the screen and says what to type next. A second call does nothing."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        self._stop_block()
         if self._run is not None:
             self._terminal.print(Text(self._run.farewell(self._program)), soft_wrap=True)
             self._run = None
 
+    def _stop_block(self) -> None:
+        """Leaves the last figures on the screen, and the terminal to others."""
+        self._hooks()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
     def _status(self) -> RenderableType:
         return Status(self._run) if self._run is not None else ""
+
+
+def yield_to_debuggers(stop: Callable[[], None]) -> Callable[[], None]:
+    """Calls `stop` before `breakpoint()` or `pdb.set_trace()` opens a debugger, which then stands where it was called.
+
+    Returns:
+        a function that restores both.
+    """
+    import pdb  # a tenth of a second, which commands without a status block need not wait for
+
+    hook, set_trace = sys.breakpointhook, pdb.set_trace
+
+    def restore() -> None:
+        sys.breakpointhook, pdb.set_trace = hook, set_trace
+
+    def open_pdb(*arguments: Any, header: str | None = None, **more: Any) -> None:
+        stop()
+        debugger = pdb.Pdb()
+        if header is not None:
+            debugger.message(header)
+        debugger.set_trace(sys._getframe().f_back)
+
+    def open_any(*arguments: Any, **more: Any) -> Any:
+        stop()
+        if os.environ.get("PYTHONBREAKPOINT", "pdb.set_trace") in ("", "pdb.set_trace"):
+            return pdb.Pdb().set_trace(sys._getframe().f_back)
+        return hook(*arguments, **more)
+
+    sys.breakpointhook, pdb.set_trace = open_any, open_pdb
+    return restore
 
 
 class PlainConsole:
@@ -111,6 +159,14 @@ class TaskFigures(NamedTuple):
     score: float
     episodes: float
     share: float
+    returns: float = math.nan
+    """Mean return, where it says more than the score: in suites without a published score."""
+
+    @property
+    def text(self) -> str:
+        """The task with its score, and its return where that says more."""
+        returns = "" if math.isnan(self.returns) else f" return {self.returns:.4g}"
+        return f"{self.name} {number(self.score, '.2f')}{returns}"
 
 
 class RunView:
@@ -133,8 +189,14 @@ class RunView:
     def tasks(self) -> list[TaskFigures]:
         """The tasks' rows in the suite's order."""
         return [
-            TaskFigures(short, *(self._get(f"tasks/{name}/{figure}") for figure in ("score", "episodes", "share_trained")))
-            for short, name in zip(self._names, self.suite.names, strict=True)
+            TaskFigures(
+                short,
+                self._get(f"tasks/{task.name}/score"),
+                self._get(f"tasks/{task.name}/episodes"),
+                self._get(f"tasks/{task.name}/share_trained"),
+                self._get(f"tasks/{task.name}/return") if self.suite.protocol is None else math.nan,
+            )
+            for short, task in zip(self._names, self.suite.tasks, strict=True)
         ]
 
     @property
@@ -187,7 +249,7 @@ class RunView:
         tasks = self.tasks
         if len(tasks) > 10:
             tasks = sorted(tasks, key=lambda task: math.inf if math.isnan(task.score) else task.score)[:5]
-        scores = ", ".join(f"{task.name} {number(task.score, '.2f')}" for task in tasks)
+        scores = ", ".join(task.text for task in tasks)
         return (
             f"{self.frames:,.0f} of {self.config.total_frames:,} frames ({self.fraction:.1%}), {number(self.speed, ',.0f')} frames/s, "
             f"{duration(self.left)} left, score {number(self.score, '.3f')} "
@@ -199,6 +261,9 @@ class RunView:
         """The run's directory, and the next command that a user needs."""
         directory = shlex.quote(str(self.directory))
         lines = [f"run directory: {directory}"]
+        saved = named_step(RunLayout(self.directory).checkpoints, "latest")
+        if saved is not None:
+            lines.append(f"saved at:      {saved:,} frames")
         if self.left_out:
             lines.append(f"left out:      {', '.join(self.left_out)} (their environments kept failing)")
         if (RunLayout(self.directory).checkpoints / "latest").exists():
@@ -278,15 +343,18 @@ class Layout(NamedTuple):
     bar: int
     episodes: int
     share: int
+    returns: int = 0
 
     @staticmethod
     def of(tasks: list[TaskFigures], cell: int) -> Layout:
         """Divides `cell`: score and share first, then the name, and the bar takes what is left."""
         score, share, episodes = 5, 5 if cell >= 38 else 0, 8 if cell >= 52 else 0
         free = cell - (score + 1) - (share + 1 if share else 0) - (episodes + 1 if episodes else 0) - 1
+        returns = 8 if cell >= 46 and any(not math.isnan(task.returns) for task in tasks) else 0
+        free -= returns + 1 if returns else 0
         longest = max((len(task.name) for task in tasks), default=4)
         name = min(max(longest, 4), max(free - 12, free * 2 // 3))
-        return Layout(name, min(free - name, 40), episodes, share)
+        return Layout(name, min(free - name, 40), episodes, share, returns)
 
     def table(self, tasks: list[TaskFigures]) -> Table:
         """The tasks below each other, with headings."""
@@ -295,7 +363,7 @@ class Layout(NamedTuple):
         table.add_column(width=self.bar)
         table.add_column(width=5, justify="right", no_wrap=True)
         titles = ["task", "", "score"]
-        for title, width in (("episodes", self.episodes), ("share", self.share)):
+        for title, width in (("return", self.returns), ("episodes", self.episodes), ("share", self.share)):
             if width:
                 table.add_column(width=width, justify="right", no_wrap=True, style="dim")
                 titles.append(title)
@@ -307,6 +375,8 @@ class Layout(NamedTuple):
     def _row(self, task: TaskFigures) -> list[RenderableType]:
         score = 0.0 if math.isnan(task.score) else task.score
         cells: list[RenderableType] = [shorten(task.name, self.name), bar(score, self.bar, "green"), number(task.score, ".2f")]
+        if self.returns:
+            cells.append(number(task.returns, ".4g"))
         if self.episodes:
             cells.append(amount(task.episodes))
         if self.share:

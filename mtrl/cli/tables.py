@@ -24,10 +24,10 @@ def print_results(results: EvaluationResults, directory: Path) -> None:
     terminal = rich.console.Console()
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("task", no_wrap=True)
-    for title in ("score", "success", "episodes", "length"):
+    for title in ("score", "success", "return", "episodes", "length"):
         table.add_column(title, justify="right", no_wrap=True)
     for name, row in results.tasks.items():
-        table.add_row(name, row.score.text(), row.success_rate.text(), str(row.n), f"{row.length_mean:.0f}")
+        table.add_row(name, row.score.text(), row.success_rate.text(), f"{row.return_mean:.4g}", str(row.n), f"{row.length_mean:.0f}")
     terminal.print(table)
     for name, row in results.tasks.items():
         if row.endless:

@@ -39,6 +39,8 @@ class TrainOptions:
     """Let --resume go on with another --suite.name: what is known of a task goes to the task of that name, new tasks begin anew."""
     init_experts: Annotated[Path | None, arg(metavar="RUN", help_behavior_hint="")] = None
     """Begin with the experts of that run's newest policy; --model.freeze-experts keeps them as they are."""
+    plain: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False
+    """Print a line for each report in a terminal, too, instead of a status block."""
     profile: Annotated[FlagCreatePairsOff[bool], arg(help_behavior_hint="")] = False
     """Begin with a few updates under torch's profiler: a table of where a frame's time goes, and a trace in the run's folder."""
 
@@ -59,13 +61,21 @@ def train(arguments: list[str], program: str) -> int:
     check_packages()
     from mtrl.cli.console import make_console
 
-    console = make_console(program.removesuffix(" train"))
+    print(_beginning(config), flush=True)
+    console = make_console(program.removesuffix(" train"), plain=options.plain)
     directory = _existing_run(options) or _fetched_run(options, config, console)
     if directory is None:
         return _start(config, options.run_dir, console, options.init_experts, profiled=options.profile)
     if options.profile:
         raise UserError("--profile is for the beginning of a run; leave it out to go on with one")
     return _go_on(directory, config, console, repeated=options.auto_resume, allow_task_change=options.allow_task_change)
+
+
+def _beginning(config: ExperimentConfig) -> str:
+    """What is about to happen, for the seconds in which packages are loaded and processes started."""
+    runners = config.env_runners.num_env_runners
+    where = "in this process" if runners == 0 else f"on Ray with {runners} runner{'s' if runners > 1 else ''}"
+    return f"{config.suite.name}: starting {where}"
 
 
 def _starting_experiment(options: TrainOptions) -> ExperimentConfig:
