@@ -92,8 +92,10 @@ def child_environment(**changes: str) -> dict[str, str]:
 
 
 def python_path() -> str:
-    """The value of PYTHONPATH with the project's folder before the present entries."""
-    return os.pathsep.join([str(PROJECT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    """The value of PYTHONPATH with the project's folder before the present entries, and the current folder after them."""
+    present = os.environ.get("PYTHONPATH", "")
+    here = [] if os.getcwd() in present.split(os.pathsep) else [os.getcwd()]
+    return os.pathsep.join([str(PROJECT_ROOT), *filter(None, [present]), *here])
 
 
 def run_python(code: str, *arguments: str, seconds: float | None = None) -> Child:

@@ -209,7 +209,7 @@ def test_a_learner_goes_on_from_its_state_with_each_rule(field, name):
 def test_names_that_do_not_exist_are_sentences(monkeypatch):
     with pytest.raises(ConfigError, match="no balancer 'gradnrom'; known are equal, uncertainty, gradnorm, igb"):
         learner_and_rollout(learner__balancing="gradnrom")
-    with pytest.raises(ConfigError, match="no rule 'nash'; known are pcgrad"):
+    with pytest.raises(ConfigError, match="no rule 'nash'; known are sum, pcgrad"):
         learner_and_rollout(learner__combiner="nash")
 
     def missing():

@@ -586,6 +586,42 @@ def test_an_unfinished_run_is_told_how_to_go_on(tmp_path: Path, capsys: pytest.C
     assert f"python launch.py train --resume {tmp_path}" in capsys.readouterr().out
 
 
+def test_a_word_behind_help_finds_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--help", "entropy"])
+    out = capsys.readouterr().out
+    assert end.value.code in (0, None) and "--learner.entropy-decay true|false (default: false)" in out
+    heads = [line for line in out.splitlines() if line.startswith("--")]
+    assert 2 <= len(heads) <= 12 and not any("slots" in head for head in heads)
+    with pytest.raises(SystemExit):
+        main(["train", "toy", "--help", "teacher_student"])
+    assert "--curriculum.scheduler" in capsys.readouterr().out, "names of choices are found, too"
+    with pytest.raises(SystemExit):
+        main(["train", "--help", "nosuchword"])
+    assert "no option has the word 'nosuchword'" in capsys.readouterr().out
+
+
+def test_help_lists_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    out = " ".join(re.sub("[│\\s]+", " ", capsys.readouterr().out).split())
+    for choice in ("teacher_student", "dselect_k", "gradnorm", "aligned_mtl"):
+        assert choice in out
+    assert "SCHEDULERS" not in out and "GATES" not in out
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("sucess_gap", "did you mean success_gap?"),
+        ("no_module_at_all:Rule", "no_module_at_all cannot be imported (ModuleNotFoundError"),
+        ("mtrl.curriculum.schedulers.smt:SMTT", "has no class 'SMTT'; did you mean SMT?"),
+    ],
+)
+def test_code_that_is_not_there_is_one_sentence(value: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert words in complaint(["train", "toy", "--curriculum.scheduler", value, "--run-dir", str(tmp_path / "run"), *SHORT], capsys)
+
+
 @pytest.mark.parametrize("call", ["breakpoint()", "import pdb; pdb.set_trace()"])
 def test_a_debugger_gets_the_terminal_for_itself(tmp_path: Path, call: str) -> None:
     """In a real terminal: the prompt stands, in the frame of the breakpoint, and nothing is drawn over it or over what is typed."""

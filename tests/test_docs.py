@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,34 +47,36 @@ def test_relative_links_resolve(page):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize("name", ["gate", "encoder", "scheduler", "balancer"])
-def test_examples_train(name, tmp_path):
-    """Each in a process of its own, as a reader would run it; the run's files show that what it registers was used."""
-    (example,) = [path for path in EXAMPLES if path.stem == f"my_{name}"]
-    command = [sys.executable, str(example), "--total-frames", "600", "--run-dir", str(tmp_path / "run")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    written = (tmp_path / "run" / "config.yaml").read_text()
-    used = {"gate": "gate: unit", "scheduler": "scheduler: hardest", "balancer": "balancing: inverse", "encoder": "name: toy/three"}
-    assert used[name] in written
+@pytest.mark.parametrize(
+    ("name", "option", "runners"),
+    [
+        ("gate", "--model.gate my_gate:make", 1),
+        ("encoder", "--model.encoder my_encoder:SineEncoder", 0),
+        ("scheduler", "--curriculum.scheduler my_scheduler:Hardest", 0),
+        ("balancer", "--learner.balancing my_balancer:InverseLoss", 0),
+    ],
+)
+def test_code_of_ones_own_is_named_in_the_experiment(name, option, runners, tmp_path):
+    """As the guide says: the file is in the current folder, the option names it; what goes on from the run finds it as well."""
+    assert f"train toy {option}\n" in (ROOT / "docs" / "guides" / f"own-{name}.md").read_text()
+    shutil.copy(ROOT / "docs" / "examples" / f"my_{name}.py", tmp_path)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def run(*arguments):
+        command = [sys.executable, str(ROOT / "launch.py"), *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run("train", "toy", *option.split(), "--total-frames", "600", "--num-env-runners", str(runners), "--run-dir", "run")
+    run("train", "--resume", "run", "--total-frames", "1200")
+    assert "mean score" in run("evaluate", "run", "--episodes", "2")
+    run("export", "run")
+    if name == "scheduler":
+        assert "all as they were logged" in run("explain", "run")
     if name == "encoder":  # the program's own has hidden layers of another size
         weights = load_file(sorted((tmp_path / "run" / "policy").rglob("weights.safetensors"))[-1])
         assert weights["actor.trunk.encoder.experts.0.weight"].shape == (32, 8)
-
-
-def test_the_encoder_of_the_example_goes_before_the_programs_own(monkeypatch):
-    from mtrl.models import encoders
-
-    monkeypatch.setattr(encoders, "ENCODERS", dict(encoders.ENCODERS))
-    spec = importlib.util.spec_from_file_location("my_encoder", ROOT / "docs" / "examples" / "my_encoder.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    from envs import make_suite
-    from mtrl.config import ModelConfig
-
-    built = encoders.make_encoder(make_suite("toy/three").observation_space, ModelConfig(), 3)
-    assert type(built) is module.SineEncoder
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

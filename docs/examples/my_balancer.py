@@ -1,13 +1,9 @@
 """A balancing rule of one's own: each task's value loss is divided by its running mean."""
 
-import sys
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from mtrl.cli import main
-from mtrl.learning.balancers import BALANCERS
 
 
 class InverseLoss:
@@ -28,9 +24,3 @@ class InverseLoss:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.means.copy_(state["means"])
-
-
-BALANCERS["inverse"] = InverseLoss
-
-if __name__ == "__main__":
-    sys.exit(main(["train", "toy", "--learner.balancing", "inverse", *sys.argv[1:]]))

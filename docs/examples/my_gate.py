@@ -1,13 +1,10 @@
 """A gate of one's own: every task takes all experts, with positive weights of unit length."""
 
-import sys
-
 import torch
 from torch import Tensor, nn
 
-from mtrl.cli import main
 from mtrl.config import ModelConfig
-from mtrl.models.gates import GATES, Gate
+from mtrl.models.gates import Gate
 
 
 class UnitGate(Gate):
@@ -23,11 +20,5 @@ class UnitGate(Gate):
 
 
 def make(num_tasks: int, model: ModelConfig) -> Gate:
-    """Builds the gate; GATES wants this signature."""
+    """Builds the gate of an experiment: `--model.gate my_gate:make`."""
     return UnitGate(num_tasks, model.experts)
-
-
-GATES["unit"] = make
-
-if __name__ == "__main__":
-    sys.exit(main(["train", "toy", "--model.gate", "unit", *sys.argv[1:]]))

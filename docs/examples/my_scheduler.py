@@ -1,13 +1,10 @@
 """A scheduler of one's own: every frame goes to the task that succeeds least."""
 
-import sys
-
 import numpy as np
 from pydantic import Field
 
-from mtrl.cli import main
 from mtrl.config import Section
-from mtrl.curriculum import SCHEDULERS, RatedScheduler
+from mtrl.curriculum import RatedScheduler
 from mtrl.curriculum.evidence import Evidence
 
 
@@ -27,9 +24,3 @@ class Hardest(RatedScheduler):
         """Non-negative weights [num_tasks]; they are scaled to shares, and mixed with the floor."""
         rates = np.nan_to_num(evidence.success_rates)
         return (rates <= rates.min() + self.options.margin).astype(float)
-
-
-SCHEDULERS["hardest"] = Hardest
-
-if __name__ == "__main__":
-    sys.exit(main(["train", "toy", "--curriculum.scheduler", "hardest", *sys.argv[1:]]))

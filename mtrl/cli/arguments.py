@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import io
 import itertools
 import re
+import textwrap
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
+from pydantic.fields import FieldInfo
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from mtrl.config import ExperimentConfig, Section, parse_config, read_scalar, warn_of_former_name
 from mtrl.errors import UserError, did_you_mean
+from mtrl.machine import PROJECT_ROOT
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -24,6 +29,9 @@ if TYPE_CHECKING:
     Options = TypeVar("Options", bound=DataclassInstance)
 else:
     Options = TypeVar("Options")
+
+REGISTRY = re.compile(r"one of `(mtrl(?:\.\w+)+)\.([A-Z]+)`")  # in the description of a field
+_explaining: ContextVar[bool] = ContextVar("explaining", default=False)  # whether help is wanted: registries are not imported otherwise
 
 SHORT_NAMES = {"num_env_runners": "--num-env-runners"}  # fields that may also be given without their section
 
@@ -60,6 +68,10 @@ def parse_with_experiment(
         return _read(both(), given, program, description, known)
 
     arguments = [_present_name(argument) for argument in arguments]
+    if (word := _searched(arguments)) is not None:
+        print(_matching_options(word))
+        raise SystemExit(0)
+    _explaining.set("--help" in arguments or "-h" in arguments)
     others = [argument for argument in arguments if argument not in ("-h", "--help")]
     first = read(ExperimentConfig(), others)
     # By itself, since tyro's help leaves out what the line has already given.
@@ -120,7 +132,7 @@ def _fields(section: type[Section], default: Any) -> tuple[StructFieldSpec, ...]
             name=name,
             type=field.annotation if _is_section(field.annotation) else _option_type(name, field.annotation),  # type: ignore[arg-type]
             default=getattr(values, name),
-            helptext=field.description,
+            helptext=with_choices(field.description) if _explaining.get() else field.description,
         )
         for name, field in section.model_fields.items()
     )
@@ -159,6 +171,57 @@ def _metavar(annotation: Any) -> str:
 
 def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def with_choices(description: str | None) -> str | None:
+    """A field's description with the names in a registry in the place of the registry."""
+    if description is None or (found := REGISTRY.search(description)) is None:
+        return description
+    names = ", ".join(_registered(found[1], found[2]))
+    return description[: found.start()] + f"one of {names}" + description[found.end() :]
+
+
+def _registered(module: str, registry: str) -> list[str]:
+    """The names in a registry, read from its source: importing it may take a second, which a help need not wait for."""
+    path = PROJECT_ROOT.joinpath(*module.split("."))
+    source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == registry:
+            assert isinstance(node.value, ast.Dict)
+            return [str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)]
+    raise AssertionError(f"{module} has no {registry}")
+
+
+def _searched(arguments: Sequence[str]) -> str | None:
+    """The word behind `--help`, if there is one."""
+    for flag in ("--help", "-h"):
+        if flag in arguments:
+            rest = list(arguments)[arguments.index(flag) + 1 :]
+            if rest and not rest[0].startswith("-"):
+                return rest[0]
+    return None
+
+
+def _matching_options(word: str) -> str:
+    """The experiment's options that have a word in their name or description."""
+    found = []
+    for option, field in _all_fields(ExperimentConfig, "--"):
+        text = " ".join((with_choices(field.description) or "").split())
+        if word.lower() in f"{option} {text}".lower():
+            head = f"{option} {_metavar(field.annotation)} (default: {_text(field.get_default(call_default_factory=True))})"
+            found.append("\n".join([head, *textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent="    ")]))
+    return "\n".join(found) if found else f"no option has the word {word!r} in its name or description; --help lists them all"
+
+
+def _all_fields(section: type[Section], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+    """Every option of the experiment with its field."""
+    for name, field in section.model_fields.items():
+        option = prefix + re.sub("_(?!$)", "-", name)
+        annotation: Any = field.annotation
+        if _is_section(annotation):
+            yield from _all_fields(annotation, option + ".")
+        else:
+            yield option, field
 
 
 def _field_options(options: Any) -> list[str]:

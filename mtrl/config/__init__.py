@@ -2,6 +2,7 @@
 
 from mtrl.config.effects import without_effect
 from mtrl.config.loading import dump_yaml, explain, flatten, load_config, override, parse_config, read_scalar
+from mtrl.config.lookup import look_up
 from mtrl.config.schema import (
     CheckpointsConfig,
     ConfigError,
@@ -40,6 +41,7 @@ __all__ = [
     "explain",
     "flatten",
     "load_config",
+    "look_up",
     "override",
     "parse_config",
     "read_scalar",

@@ -87,13 +87,15 @@ class ModelConfig(Section):
     orthogonal: bool = True
     """Make the experts' features orthonormal before they are mixed (MOORE); false mixes them as they are."""
     gate: str = "linear"
-    """The weights of the experts for each task; one of `mtrl.models.gates.GATES`. `linear` is MOORE's; `one_per_task` shares nothing;
-    `uniform` with one expert is a shared trunk."""
+    """The weights of the experts for each task; one of `mtrl.models.gates.GATES`, or your own as `module:function`. `linear` is MOORE's;
+    `one_per_task` shares nothing; `uniform` with one expert is a shared trunk."""
     gate_experts: int = Field(2, ge=1)
     """Experts that one task uses under the gates `topk` and `dselect_k` (k)."""
     width: float = Field(1.0, gt=0, le=64)
     """Units of the experts' layers, as a multiple of the usual number. With a width of √K one expert has as many parameters as K
     experts."""
+    encoder: str | None = None
+    """The encoder of observations, as `module:Class` for your own; null chooses one by the observations of the tasks."""
     frames_encoder: Literal["shallow", "deep"] = "shallow"
     """The encoder of stacked screen frames: IMPALA's two convolutions (`shallow`), or its three sections of residual blocks (`deep`), which
     learn more from the same frames at several times the cost."""
@@ -186,7 +188,7 @@ class LearnerConfig(Section):
     only the critic's errors; scaled to deviation 1 they would end the task's exploration. One reward of 1 in two thousand steps gives a
     deviation of 0.06."""
     balancing: str = "equal"
-    """Weights of the tasks' value losses; `equal` or one of `mtrl.learning.balancers.BALANCERS`."""
+    """Weights of the tasks' value losses; `equal`, one of `mtrl.learning.balancers.BALANCERS`, or your own as `module:Class`."""
     combiner: str = "sum"
     """The rule that combines the tasks' gradients for the trunk; `sum` or one of `mtrl.learning.combiners.COMBINERS`. An LSTM comes after
     the trunk, and sums its tasks' gradients."""
@@ -262,7 +264,7 @@ class CurriculumConfig(Section):
     """The curriculum, which divides the frames among the tasks."""
 
     scheduler: str = "uniform"
-    """The rule that decides each task's share of the next unroll; one of `mtrl.curriculum.SCHEDULERS`."""
+    """The rule that decides each task's share of the next unroll; one of `mtrl.curriculum.SCHEDULERS`, or your own as `module:Class`."""
     options: dict[str, Any] = {}
     """Options of the scheduler; docs/curriculum.md lists them."""
     evidence: Literal["training", "evaluation"] = "training"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pydantic
 
-from mtrl.config import ConfigError, CurriculumConfig, explain
+from mtrl.config import ConfigError, CurriculumConfig, explain, look_up
 from mtrl.curriculum.scheduler import RatedScheduler, Scheduler, with_floor
 from mtrl.curriculum.schedulers.camrl import CAMRL
 from mtrl.curriculum.schedulers.ducb import DUCB
@@ -54,9 +54,7 @@ def make_scheduler(config: CurriculumConfig, names: Sequence[str]) -> Scheduler:
     Raises:
         ConfigError: nobody registered that name, or its options are at fault.
     """
-    if config.scheduler not in SCHEDULERS:
-        raise ConfigError(f"curriculum.scheduler: no scheduler {config.scheduler!r}; known are {', '.join(SCHEDULERS)}")
-    kind = SCHEDULERS[config.scheduler]
+    kind = _kind(config)
     try:
         options: Any = kind.Options.model_validate(config.options)
     except pydantic.ValidationError as error:
@@ -67,4 +65,8 @@ def make_scheduler(config: CurriculumConfig, names: Sequence[str]) -> Scheduler:
 
 def needs_similarity(config: CurriculumConfig) -> bool:
     """Whether the experiment's scheduler reads the similarity of the tasks' gradients, which the learner then computes."""
-    return bool(getattr(SCHEDULERS.get(config.scheduler), "needs_similarity", False))
+    return bool(getattr(_kind(config), "needs_similarity", False))
+
+
+def _kind(config: CurriculumConfig) -> type[RatedScheduler]:
+    return look_up(config.scheduler, SCHEDULERS, "curriculum.scheduler", "scheduler")

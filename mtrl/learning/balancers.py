@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mtrl.config import ConfigError
+from mtrl.config import look_up
 from mtrl.learning.batch import Batch
 from mtrl.learning.combiners import task_gradients
 from mtrl.learning.losses import value_loss
@@ -161,9 +161,7 @@ def make_balancer(name: str, num_tasks: int, device: torch.device) -> Balancer |
     """
     if name == "equal":
         return None
-    if name not in BALANCERS:
-        raise ConfigError(f"learner.balancing: no balancer {name!r}; known are equal, {', '.join(BALANCERS)}")
-    return BALANCERS[name](num_tasks, device)
+    return look_up(name, BALANCERS, "learner.balancing", "balancer", ["equal"])(num_tasks, device)
 
 
 def task_losses(

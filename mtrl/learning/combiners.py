@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mtrl.config import ConfigError
+from mtrl.config import ConfigError, look_up
 from mtrl.parallel import Total, alone
 
 
@@ -69,10 +69,8 @@ class Combiner:
     """
 
     def __init__(self, name: str):
-        if name not in COMBINERS:
-            raise ConfigError(f"learner.combiner: no rule {name!r}; known are {', '.join(COMBINERS)}")
         try:
-            self._rule = COMBINERS[name]()
+            self._rule = look_up(name, COMBINERS, "learner.combiner", "rule", ["sum"])()
         except ImportError as error:
             raise ConfigError(f"learner.combiner {name!r} needs more than torchjd itself ({error})") from None
         self._adds_up_to_tasks = name == "pcgrad"

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor, nn
 
 from envs.mixed import KIND
-from mtrl.config import ConfigError, ModelConfig
+from mtrl.config import ConfigError, ModelConfig, look_up
 from mtrl.models.activations import Tanh, tanh
 from mtrl.models.frames import FramesEncoder
 from mtrl.models.normalization import ObservationScale
@@ -195,16 +195,19 @@ def make_encoder(space: gymnasium.spaces.Dict, model: ModelConfig, num_tasks: in
         ValueError: no encoder reads this space.
         ConfigError: its features have fewer dimensions than there are experts.
     """
-    for kind in reversed(ENCODERS.values()):  # the newest entry that fits: one's own goes before those that come with the program
-        if kind.fits(space):
-            encoder = kind.build(space, model, num_tasks)
-            if model.experts > int(encoder.feature_size):  # type: ignore[arg-type]
-                raise ConfigError(
-                    f"model.experts is {model.experts}, but the experts' features have {encoder.feature_size} dimensions and no more "
-                    f"than {encoder.feature_size} vectors can be orthogonal there"
-                )
-            return encoder
-    raise ValueError(f"no encoder reads {space}; known kinds are {', '.join(ENCODERS)}")
+    # The newest entry that fits: one's own goes before those that come with the program.
+    fitting = [kind.build for kind in reversed(ENCODERS.values()) if kind.fits(space)]
+    if model.encoder is not None:
+        fitting = [look_up(model.encoder, {name: kind.build for name, kind in ENCODERS.items()}, "model.encoder", "encoder")]
+    if not fitting:
+        raise ValueError(f"no encoder reads {space}; known kinds are {', '.join(ENCODERS)}")
+    encoder = fitting[0](space, model, num_tasks)
+    if model.experts > int(encoder.feature_size):  # type: ignore[arg-type]
+        raise ConfigError(
+            f"model.experts is {model.experts}, but the experts' features have {encoder.feature_size} dimensions and no more "
+            f"than {encoder.feature_size} vectors can be orthogonal there"
+        )
+    return encoder
 
 
 def one_hot(image: UInt8[Tensor, "N 7 7 3"]) -> Float[Tensor, "N C 7 7"]:

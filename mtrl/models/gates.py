@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtrl.config import ConfigError, ModelConfig
+from mtrl.config import ConfigError, ModelConfig, look_up
 
 
 class Gate(nn.Module, ABC):
@@ -190,6 +190,4 @@ def make_gate(model: ModelConfig, num_tasks: int) -> Gate:
     Raises:
         ConfigError: there is none of that name, or it does not go with the number of experts.
     """
-    if model.gate not in GATES:
-        raise ConfigError(f"model.gate: no gate {model.gate!r}; known are {', '.join(GATES)}")
-    return GATES[model.gate](num_tasks, model)
+    return look_up(model.gate, GATES, "model.gate", "gate")(num_tasks, model)

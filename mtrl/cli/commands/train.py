@@ -55,6 +55,7 @@ def train(arguments: list[str], program: str) -> int:
             f"  {program} toy",
             f"  {program} minigrid_mt7 --total-frames 2e6 --num-env-runners 4 --learner.actor.learning-rate 3e-4",
             f"  {program} --resume runs/toy-20260101-120000 --total-frames 40_000",
+            f"  {program} --help curriculum (the options with this word in their name or description)",
         ]
     )
     options, config = parse_with_experiment(TrainOptions(), arguments, program, description, _starting_experiment)
