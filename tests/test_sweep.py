@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mtrl.cli.dispatch import main
+from mtrl.storage.checkpoint import named_step
 from mtrl.storage.run_directory import RunDirectory
 
 
@@ -36,5 +42,33 @@ def test_seeds_become_runs_and_one_table(
     assert main(command) == 0
     assert "seed-1" in capsys.readouterr().out and [len(run.read_metrics()) for run in runs] == lines
     assert main([*command, "--learner.discount", "0.9"]) == 2
-    assert "holds another experiment" in capsys.readouterr().err
+    assert "holds another experiment (learner.discount 0.99 there and 0.9 here)" in capsys.readouterr().err
+    # Longer: the same runs go on, and keep the experiment until then.
+    assert main([*command, "--total-frames", "1200"]) == 0
+    out = capsys.readouterr().out
+    assert "seed-1: " in out and "of 1,200 frames" in out and "Configuration for experiment" not in out
+    assert all(list(run.layout.archived_configs()) and run.read_metrics()[-1]["summary/frames"] >= 1200 for run in runs)
     assert main(["sweep", "toy", "--seeds", "none"]) == 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_every_seed(tmp_path: Path, number: int, code: int) -> None:
+    folder = tmp_path / "sweep"
+    command = [sys.executable, str(Path(__file__).parents[1] / "launch.py"), "sweep", "toy", "--seeds", "2", "--run-dir", str(folder)]
+    command += ["--total-frames", "100_000_000", "--num-env-runners", "0", "--report-seconds", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    assert process.stdout is not None
+    seen: set[str] = set()
+    for line in process.stdout:
+        seen |= {name for name in ("seed-0", "seed-1") if line.startswith(f"{name}: ")}
+        if len(seen) == 2:
+            break
+    os.killpg(process.pid, number)  # as a terminal does
+    rest = process.communicate(timeout=60)[0]
+    assert process.returncode == code, rest
+    assert "the same command goes on from there" in rest and "Traceback" not in rest
+    for seed in (0, 1):
+        run = RunDirectory.open(folder / f"seed-{seed}")
+        newest = run.read_metrics()[-1]["summary/frames"]
+        assert named_step(run.checkpoints, "latest") == newest > 0, "the checkpoint is of the last update"
+        assert json.loads(run.layout.state.read_text())["state"] == "interrupted"

@@ -33,15 +33,21 @@ COPY_SECONDS = 600.0  # for a copy to another file system to end with the run
 SIGNAL_COPY_SECONDS = 1.0  # the same after a signal, when the system may kill this process at any moment
 
 
-def run_training(trainer: Trainer, directory: RunDirectory, console: Console) -> int:
+def run_training(trainer: Trainer, directory: RunDirectory, console: Console, received: list[int] | None = None) -> int:
     """Trains to the experiment's `total_frames`, or until one of `SIGNALS`, and saves a checkpoint at the end.
+
+    Args:
+        trainer: what is trained.
+        directory: where its files go.
+        console: shows how it goes.
+        received: a list to which another thread may append the number of a signal, where this one gets none.
 
     Returns:
         the exit code: 0, 128 and the number of the signal that ended the run (129 after SIGHUP, 130 after SIGINT, 138 after SIGUSR1, 143
         after SIGTERM, 141 where the reader of our output has gone), 1 after too many updates that were not finite or losses of learners,
         and where every task fails or a runner cannot live.
     """
-    with _signals() as received:
+    with _signals([] if received is None else received) as received:
         guarded = GuardedConsole(console, lambda: received.append(signal.SIGPIPE), directory.write_message)
         guarded.start(trainer.config, trainer.suite, directory.path)
         run = TrainingRun(trainer, directory, guarded)
@@ -244,9 +250,9 @@ def return_free_memory() -> None:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that collects the first of `SIGNALS`, also one that came before and was lost; a later one gets the previous handler."""
-    received = list(signals.received)
+def _signals(received: list[int]) -> Iterator[list[int]]:
+    """The list, which collects the first of `SIGNALS`, also one that came before and was lost; a later one gets the previous handler."""
+    received += signals.received
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
