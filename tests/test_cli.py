@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 import rich.console
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from envs import Task, TaskSuite, make_suite
 from mtrl import signals as signals_module
@@ -386,7 +388,7 @@ def test_an_error_that_nobody_can_read_keeps_its_exit_code() -> None:
 
 def test_one_request_is_not_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second signal ends the process at once, unless it comes so soon that it belongs to the first."""
-    with run_module._signals() as received:
+    with run_module._signals([]) as received:
         for _ in range(3):
             signal.raise_signal(signal.SIGINT)
         assert received == [signal.SIGINT]
@@ -584,6 +586,30 @@ def test_an_unfinished_run_is_told_how_to_go_on(tmp_path: Path, capsys: pytest.C
     console.update({"summary/frames": 3e6})
     console.close()
     assert f"python launch.py train --resume {tmp_path}" in capsys.readouterr().out
+
+
+def test_other_tasks_do_not_keep_the_name_of_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--num-env-runners", "0", "--total-frames", "300", "--env-runners.slots", "6"]
+    arguments = ["--suite.name", "gym/CartPole-v1", "--model.freeze-experts", "true", *common]
+    assert main(["train", *arguments, "--run-dir", str(tmp_path / "a")]) == 0
+    out = capsys.readouterr().out
+    assert "gym_CartPole-v1: 1 task of gym/CartPole-v1" in out and load_config(tmp_path / "a" / "config.yaml").name == "gym_CartPole-v1"
+    assert "freeze_experts without --init-experts" in out
+    assert main(["train", "--suite.name", "toy/three", "--name", "mine", *common, "--run-dir", str(tmp_path / "b")]) == 0
+    assert load_config(tmp_path / "b" / "config.yaml").name == "mine"
+
+
+def test_hyperparameters_are_shown_once(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main(["train", "toy", "--run-dir", str(run), *SHORT]) == 0
+    assert main(["train", "--resume", str(run), "--total-frames", "1200"]) == 0
+    starts = []
+    for file in run.glob("events.out.tfevents.*"):
+        for event in EventFileLoader(str(file)).Load():
+            starts += [value.metadata.plugin_data.content for value in event.summary.value if value.tag == "_hparams_/session_start_info"]
+    assert len(starts) == 1
+    fields = HParamsPluginData.FromString(starts[0]).session_start_info.hparams
+    assert fields["learner.discount"].number_value == 0.99 and fields["suite.name"].string_value == "toy/three"
 
 
 def test_a_word_behind_help_finds_options(capsys: pytest.CaptureFixture[str]) -> None:

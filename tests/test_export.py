@@ -122,7 +122,7 @@ def test_the_script_plays_without_this_project(which: str, request: pytest.Fixtu
     folder = request.getfixturevalue(which).folder
     script = (folder / "play.py").read_text()
     assert script.count("\n") <= 20 and "mtrl" not in script
-    done = subprocess.run([sys.executable, "-I", "play.py"], cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-I", str(folder / "play.py"), "3"], cwd="/", capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout.startswith("return "), done.stderr
 
 

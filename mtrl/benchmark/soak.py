@@ -17,6 +17,7 @@ from mtrl.machine import PROJECT_ROOT
 from mtrl.storage.run_directory import RunDirectory
 
 LOOK_SECONDS = 10.0
+FEWEST_LOOKS = 3  # after it has settled: two points are always on a line
 SETTLED = 0.2  # of the time, after which caches are full and the slope begins to count
 MEBIBYTE = 2.0**20
 
@@ -55,10 +56,14 @@ def _judged(times: np.ndarray, usages: list[ProcessUsage]) -> dict[str, float]:
         ("open files", "", [usage.files for usage in usages]),
         ("threads", "", [usage.threads for usage in usages]),
     ):
+        if settled.sum() < FEWEST_LOOKS:
+            found[name] = 0.0
+            print(f"{name}: {values[-1]:,.0f} {unit} at the end; too short to say whether it grows".replace("  ", " "))
+            continue
         line = linregress(times[settled], np.array(values)[settled])
         found[name] = float(line.slope)
         low, high = line.slope - 1.96 * line.stderr, line.slope + 1.96 * line.stderr
-        print(f"{name}: {line.slope:+.3f} {unit} a minute ({low:+.3f} to {high:+.3f}), at the end {values[-1]:,.0f}")
+        print(f"{name}: {line.slope:+.3f} {unit} a minute ({low:+.3f} to {high:+.3f}), {values[-1]:,.0f} {unit} at the end")
     found["shared"] = max(usage.shared for usage in usages) / MEBIBYTE
     print(f"object store and other shared memory: at most {found['shared']:.0f} MiB")
     return found

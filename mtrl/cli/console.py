@@ -133,7 +133,8 @@ class PlainConsole:
     def start(self, config: ExperimentConfig, suite: TaskSuite, directory: Path) -> None:
         """Says what is trained, and where its files go."""
         self._run = RunView(config, suite, directory)
-        self.message(f"{config.name}: {suite.num_tasks} tasks of {suite.name}, {config.total_frames:,} frames, into {directory}")
+        tasks = f"{suite.num_tasks} task{'s' if suite.num_tasks != 1 else ''} of {suite.name}"
+        self.message(f"{config.name}: {tasks}, {config.total_frames:,} frames, into {directory}")
 
     def update(self, metrics: Metrics) -> None:
         """Prints the figures in one line."""

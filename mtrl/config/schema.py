@@ -357,6 +357,11 @@ class ExperimentConfig(Section):
             raise ValueError(
                 f"learner.recompute_targets needs whole traces, but learner.minibatch_of is {learner.minibatch_of!r}: set it to 'traces'"
             )
+        runners, batch = self.env_runners, learner.rollouts_per_update
+        parts = runners.slots * batch * (1 if learner.minibatch_of == "traces" else runners.unroll_length)
+        if learner.minibatches > parts:
+            what = "traces" if learner.minibatch_of == "traces" else "steps"
+            raise ValueError(f"learner.minibatches is {learner.minibatches}, but a batch has {parts} {what}")
         if self.curriculum.evidence == "evaluation" and self.evaluation.every_frames is None:
             raise ValueError("curriculum.evidence is 'evaluation', but evaluation.every_frames is null: there would be none")
         if self.learners.num_learners and not self.env_runners.num_env_runners:

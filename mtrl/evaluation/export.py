@@ -35,6 +35,14 @@ SPEED_ROWS = 64
 SPEED_SECONDS = 0.5
 MEMORY_INPUTS = ("hidden", "cell", "last_action", "last_reward", "start")
 
+LOADING = (  # lines of a play script
+    "from pathlib import Path",
+    "",
+    "import torch",
+    "",
+    'policy = torch.export.load(Path(__file__).with_name("policy.pt2")).module()',
+)
+
 
 class Exported(NamedTuple):
     """The result of an export."""
@@ -246,7 +254,12 @@ def model_card(
     lines += ["", "## Inputs", "", *(f"- {text}" for text in inputs), "", "## Output", "", f"`[N, …]`: {kind}."]
     if "actions" in suite.rules:
         lines += ["", f"Before the environment gets them, actions are clipped to -1 … 1 and mapped {suite.rules['actions']}."]
-    lines += ["", "## Use", "", "`python play.py` plays one episode; it needs torch, gymnasium and the simulator alone."]
+    lines += [
+        "",
+        "## Use",
+        "",
+        "`python play.py [SEED]` plays one episode, from any folder; it needs torch, gymnasium and the simulator alone.",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -256,11 +269,15 @@ def play_script(suite: TaskSuite, actor: Actor, task: int | None) -> str:
     lines = [f'"""Plays one episode of {name} with the exported policy."""', ""]
     if recipe is None or actor.memory is not None:
         shapes = ", ".join(f"torch.zeros({list(t[:1].shape)}, dtype={t.dtype})" for t in example_inputs(suite, actor, task, 2))
-        return "\n".join([*lines, "import torch", "", 'policy = torch.export.load("policy.pt2").module()', f"print(policy({shapes}))", ""])
+        return "\n".join([*lines, *LOADING, f"print(policy({shapes}))", ""])
     arguments = [f"torch.from_numpy({recipe.read})[None]"] + ([] if task is not None else ["torch.tensor([0])"])
-    lines += [f"import {recipe.package}", "import gymnasium", "import torch", ""]
-    lines += ['policy = torch.export.load("policy.pt2").module()', f"env = {recipe.make_env.format(task=name)}"]
-    lines += ["observation, _ = env.reset(seed=0)", "total, ended = 0.0, False", "while not ended:", "    with torch.inference_mode():"]
+    lines += ["import sys", f"import {recipe.package}", "import gymnasium", *LOADING, f"env = {recipe.make_env.format(task=name)}"]
+    lines += [
+        "observation, _ = env.reset(seed=int(sys.argv[1]) if len(sys.argv) > 1 else 0)",
+        "total, ended = 0.0, False",
+        "while not ended:",
+        "    with torch.inference_mode():",
+    ]
     lines += [f"        parameters = policy({', '.join(arguments)})[0]"]
     if isinstance(actor.distribution, Normal):
         mean = "parameters[: len(parameters) // 2]"

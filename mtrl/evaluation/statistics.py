@@ -57,7 +57,8 @@ def probability_of_improvement(ours: np.ndarray, theirs: np.ndarray, rng: np.ran
     resampled = _task_wins(_resample(ours, rng, resamples), _resample(theirs, rng, resamples)).mean(axis=1)
     drawn = _interval(value, resampled, fewer, tasks)
     solved = mean_over_tasks([separation_interval(float(each), len(ours), len(theirs)) for each in wins])
-    return Estimate(value, max(0.0, min(drawn.low, solved.low)), min(1.0, max(drawn.high, solved.high)))
+    bounds = [bound for found in (drawn, solved) if found.bounded for bound in found[1:]]
+    return Estimate(value, max(0.0, min(bounds)), min(1.0, max(bounds)))
 
 
 def separation_interval(value: float, ours: int, theirs: int) -> Estimate:
@@ -101,7 +102,8 @@ def _task_wins(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 def _interval(value: float, resampled: np.ndarray, runs: int, tasks: int) -> Estimate:
     tail = _tail(runs, tasks)
     low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Estimate(value, float(low), float(high))
+    # Runs that all agree say nothing about how far others would be.
+    return Estimate(value, float(low), float(high)) if low < high else without_interval(value)
 
 
 def _tail(runs: int, tasks: int) -> float:

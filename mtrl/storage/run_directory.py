@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from envs import TaskSuite
-from mtrl.config import ExperimentConfig, dump_yaml, load_config, sealed
+from mtrl.config import ExperimentConfig, dump_yaml, flatten, load_config, sealed
 from mtrl.curriculum.decisions import Decision, from_line, to_line
 from mtrl.errors import UserError
 from mtrl.machine import PACKAGES, package_version
@@ -179,12 +179,24 @@ class RunDirectory:
         layout = {title: ["Multiline", [f"tasks/{name}/{title}" for name in suite.names]] for title in ("score", "return", "share_trained")}
         writer.add_custom_scalars({suite.name: layout})
         writer.add_text("config", f"```yaml\n{dump_yaml(self.config)}```")
+        if not frames:
+            _add_hyperparameters(writer, self.config)
         return writer
 
 
 def is_of_evaluation(metric: str) -> bool:
     """Whether a metric is about an evaluated policy, and not about the training."""
     return metric == "summary/evaluation_score" or metric.startswith("evaluation/")
+
+
+def _add_hyperparameters(writer: Any, config: ExperimentConfig) -> None:
+    """Shows the experiment's fields in TensorBoard's HPARAMS, beside the mean scores."""
+    from tensorboardX.summary import hparams
+
+    flat = flatten(config.model_dump())
+    fields = {name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in flat.items()}
+    for summary in hparams(fields, {"summary/score_mean": 0.0, "summary/evaluation_score": 0.0}):
+        writer.file_writer.add_summary(summary, 0)
 
 
 def new_folder(path: Path | None, name: str) -> Path:

@@ -279,4 +279,6 @@ def _signals(received: list[int]) -> Iterator[list[int]]:
         yield received
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            # A repeat of the signal that has just been obeyed must not kill the process while it ends.
+            keep = number == signal.SIGUSR1 and number in received
+            signal.signal(number, signal.SIG_IGN if keep else handler)

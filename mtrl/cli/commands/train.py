@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mtrl.cli.arguments import parse_with_experiment
 from mtrl.cli.shared import DEFAULT_CONFIG, check_packages, find_config
-from mtrl.config import ExperimentConfig, flatten, load_config, without_effect
+from mtrl.config import ExperimentConfig, flatten, load_config, override, without_effect
 from mtrl.errors import UserError
 from mtrl.storage.layout import RunLayout
 
@@ -62,6 +63,7 @@ def train(arguments: list[str], program: str) -> int:
     check_packages()
     from mtrl.cli.console import make_console
 
+    config = _named(config, options)
     print(_beginning(config), flush=True)
     console = make_console(program.removesuffix(" train"), plain=options.plain)
     directory = _existing_run(options) or _fetched_run(options, config, console)
@@ -70,6 +72,16 @@ def train(arguments: list[str], program: str) -> int:
     if options.profile:
         raise UserError("--profile is for the beginning of a run; leave it out to go on with one")
     return _go_on(directory, config, console, repeated=options.auto_resume, allow_task_change=options.allow_task_change)
+
+
+def _named(config: ExperimentConfig, options: TrainOptions) -> ExperimentConfig:
+    """The experiment; of other tasks than those of the default configuration it does not keep that one's name."""
+    if options.config is not None or _existing_run(options) is not None:
+        return config
+    default = load_config(find_config(DEFAULT_CONFIG))
+    if config.name != default.name or config.suite.name == default.suite.name:
+        return config
+    return override(config, {"name": re.sub(r"[^\w.-]+", "_", config.suite.name)[:60]})
 
 
 def _beginning(config: ExperimentConfig) -> str:
@@ -120,6 +132,8 @@ def _start(config: ExperimentConfig, path: Path | None, console: Console, expert
     from mtrl.storage.run_directory import RunDirectory, new_folder
     from mtrl.training.run import run_training
 
+    if config.model.freeze_experts and experts is None:
+        console.message("warning: model.freeze_experts without --init-experts: experts stay as they were drawn at random")
     for sentence in without_effect(config):
         console.message(f"warning: {sentence}")
     weights = None
