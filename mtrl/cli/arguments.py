@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 else:
     Options = TypeVar("Options")
 
-REGISTRY = re.compile(r"one of `(mtrl(?:\.\w+)+)\.([A-Z]+)`")  # in the description of a field
+REGISTRY = re.compile(r"(?:one|any) of `(mtrl(?:\.\w+)+)\.([A-Z]+)`")  # in the description of a field
 _explaining: ContextVar[bool] = ContextVar("explaining", default=False)  # whether help is wanted: registries are not imported otherwise
 
 SHORT_NAMES = {"num_env_runners": "--num-env-runners"}  # fields that may also be given without their section
@@ -178,7 +178,7 @@ def with_choices(description: str | None) -> str | None:
     if description is None or (found := REGISTRY.search(description)) is None:
         return description
     names = ", ".join(_registered(found[1], found[2]))
-    return description[: found.start()] + f"one of {names}" + description[found.end() :]
+    return description[: found.start()] + found[0].split("`")[0] + names + description[found.end() :]
 
 
 def _registered(module: str, registry: str) -> list[str]:

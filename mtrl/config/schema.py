@@ -319,6 +319,8 @@ class ExperimentConfig(Section):
     """Seed of weights, environments and actions."""
     total_frames: int = Field(6_000_000, ge=1)
     """Valid environment steps to train on, over all tasks."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Where metrics go besides `metrics.jsonl`; any of `mtrl.storage.trackers.TRACKERS`, or your own as `module:Class`."""
     report_seconds: float = Field(10.0, gt=0)
     """Seconds between two lines of metrics."""
     suite: SuiteConfig = SuiteConfig()
@@ -345,6 +347,12 @@ class ExperimentConfig(Section):
         if not name.isprintable() or ".." in name.split("/") or name.startswith("/"):
             raise ValueError("must name a folder in runs")
         return name
+
+    @pydantic.field_validator("trackers", mode="before")
+    @classmethod
+    def _split_trackers(cls, value: Any) -> Any:
+        """Several are also written with commas, as on a command line."""
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> ExperimentConfig:

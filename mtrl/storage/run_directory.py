@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -16,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from envs import TaskSuite
-from mtrl.config import ExperimentConfig, dump_yaml, flatten, load_config, sealed
+from mtrl.config import ExperimentConfig, dump_yaml, load_config, sealed
 from mtrl.curriculum.decisions import Decision, from_line, to_line
 from mtrl.errors import UserError
 from mtrl.machine import PACKAGES, package_version
 from mtrl.storage.layout import RunLayout
 from mtrl.storage.sealed import TEMPORARY, replace_text, replacing
+from mtrl.storage.trackers import Tracker, make_tracker
 
 
 class RunDirectoryError(UserError):
@@ -37,7 +39,7 @@ class RunDirectory:
         self.layout = RunLayout(path)
         self.checkpoints = self.layout.checkpoints
         self.policies = self.layout.policies
-        self._writer: Any = None
+        self._trackers: dict[str, Tracker] | None = None  # opened by the first line of metrics
 
     @classmethod
     def create(cls, path: Path | None, config: ExperimentConfig) -> RunDirectory:
@@ -98,21 +100,21 @@ class RunDirectory:
         replace_text(self.layout.archived_config(frames), sealed(dump_yaml(before)))
 
     def write_metrics(self, metrics: dict[str, float], suite: TaskSuite) -> None:
-        """Appends a line to `metrics.jsonl` and a point to every TensorBoard curve.
+        """Appends a line to `metrics.jsonl` and passes it on to the trackers.
 
         Raises:
-            OSError: the disk is full or read-only.
+            OSError: the disk is full or read-only, or a tracker fails; its `strerror` says which.
         """
-        if self._writer is None:
-            self._writer = self._open_writer(suite)
-        frames = int(metrics["summary/frames"])
+        problems = self._open_trackers(suite) if self._trackers is None else []  # before the line: it looks at those until now
         with (self.layout.metrics).open("a") as file:
             file.write(json.dumps({"time": time.time(), **metrics}) + "\n")
-        # An evaluation is a point at the frames of its policy, which is older than the one in training.
-        evaluated = int(metrics.get("evaluation/frames", frames))
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, evaluated if is_of_evaluation(name) else frames)
-        self._writer.flush()
+        for name, tracker in (self._trackers or {}).items():
+            try:
+                tracker.log(metrics, int(metrics["summary/frames"]))
+            except Exception as error:  # each service has errors of its own
+                problems.append(f"{name}: {_in_short(error)}")
+        if problems:
+            raise OSError(errno.EIO, "; ".join(problems))
 
     def write_decisions(self, decisions: Iterable[Decision]) -> None:
         """Appends the curriculum's decisions to `curriculum.jsonl`.
@@ -165,38 +167,27 @@ class RunDirectory:
         _rewrite(self.layout.decisions, (to_line(decision) + "\n" for decision in decisions))
 
     def close(self) -> None:
-        """Writes what is still in memory."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Writes what trackers still have in memory."""
+        for tracker in (self._trackers or {}).values():
+            with contextlib.suppress(Exception):  # each service has errors of its own, and the run is saved
+                tracker.close()
+        self._trackers = None
 
-    def _open_writer(self, suite: TaskSuite) -> Any:
-        from tensorboardX import SummaryWriter  # slow to import, and only training writes
-
+    def _open_trackers(self, suite: TaskSuite) -> list[str]:
+        """Opens the trackers; those that cannot be opened are left out, with a sentence about each."""
         frames = max((int(row["summary/frames"]) for row in self.read_metrics()), default=0)
-        # Events of steps after `purge_step` that a killed run has left are hidden.
-        writer = SummaryWriter(str(self.path), purge_step=frames + 1 if frames else None)
-        layout = {title: ["Multiline", [f"tasks/{name}/{title}" for name in suite.names]] for title in ("score", "return", "share_trained")}
-        writer.add_custom_scalars({suite.name: layout})
-        writer.add_text("config", f"```yaml\n{dump_yaml(self.config)}```")
-        if not frames:
-            _add_hyperparameters(writer, self.config)
-        return writer
+        self._trackers, problems = {}, []
+        for name in self.config.trackers:
+            try:
+                self._trackers[name] = make_tracker(name, self.path, self.config, suite, frames)
+            except Exception as error:  # each service has errors of its own
+                problems.append(f"{name} is left out ({_in_short(error)})")
+        return problems
 
 
-def is_of_evaluation(metric: str) -> bool:
-    """Whether a metric is about an evaluated policy, and not about the training."""
-    return metric == "summary/evaluation_score" or metric.startswith("evaluation/")
-
-
-def _add_hyperparameters(writer: Any, config: ExperimentConfig) -> None:
-    """Shows the experiment's fields in TensorBoard's HPARAMS, beside the mean scores."""
-    from tensorboardX.summary import hparams
-
-    flat = flatten(config.model_dump())
-    fields = {name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in flat.items()}
-    for summary in hparams(fields, {"summary/score_mean": 0.0, "summary/evaluation_score": 0.0}):
-        writer.file_writer.add_summary(summary, 0)
+def _in_short(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def new_folder(path: Path | None, name: str) -> Path:

@@ -155,7 +155,7 @@ class TrainingRun:
         try:
             self._directory.write_metrics(metrics, self._trainer.suite)
         except OSError as error:
-            self._console.message(f"warning: cannot write metrics to {self._directory.path}: {error.strerror}; training goes on")
+            self._console.message(f"warning: cannot write metrics of {self._directory.path}: {error.strerror}; training goes on")
 
     def _save(self) -> bool:
         """Saves a checkpoint and offers it to the mirror; returns whether it is complete."""

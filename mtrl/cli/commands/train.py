@@ -64,6 +64,9 @@ def train(arguments: list[str], program: str) -> int:
     from mtrl.cli.console import make_console
 
     config = _named(config, options)
+    from mtrl.storage.trackers import check_trackers
+
+    check_trackers(config)
     print(_beginning(config), flush=True)
     console = make_console(program.removesuffix(" train"), plain=options.plain)
     directory = _existing_run(options) or _fetched_run(options, config, console)
