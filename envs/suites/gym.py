@@ -15,6 +15,7 @@ from envs.adapter import Adapted, staying_here, vector_view
 from envs.errors import SuiteError
 from envs.suites.minigrid import OBSERVATION_SPACE as GRID
 from envs.suites.minigrid import image_only
+from envs.suites.minigrid_view import with_fast_view
 from envs.task import Task, TaskSuite
 
 
@@ -101,7 +102,7 @@ def _adapted(env_id: str, render_mode: str | None = None) -> tuple[Adapted, list
     with staying_here():
         env: Any = gymnasium.make(env_id, disable_env_checker=True, **drawn)
     if _sees_grid(env.observation_space):
-        left_out = [name for name in env.observation_space if name != "image"]
+        env, left_out = with_fast_view(env), [name for name in env.observation_space if name != "image"]
     else:
         env, left_out = vector_view(env)
     return Adapted(env), left_out

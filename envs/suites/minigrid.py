@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 
 from envs.errors import SuiteError, UnknownTaskError, did_you_mean
+from envs.suites.minigrid_view import with_fast_view
 from envs.task import EvaluationProtocol, PlayRecipe, Task, TaskSuite
 
 MT3 = ("LavaGapS7", "RedBlueDoors-6x6", "MemoryS11")
@@ -85,7 +86,7 @@ def _task(name: str) -> Task:
 def make_registered(env_id: str, render_mode: str | None = None) -> gymnasium.Env:
     """An environment of MiniGrid's package."""
     registered_ids()
-    return gymnasium.make(env_id, disable_env_checker=True, render_mode=render_mode)
+    return with_fast_view(gymnasium.make(env_id, disable_env_checker=True, render_mode=render_mode))
 
 
 @functools.cache
