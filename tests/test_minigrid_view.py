@@ -13,7 +13,7 @@ from minigrid.minigrid_env import MiniGridEnv
 
 from envs import make_suite
 from envs.suites.minigrid import registered_ids
-from envs.suites.minigrid_view import observe, view, with_fast_view
+from envs.suites.minigrid_view import observe, view, with_fast_view, with_own_view
 
 SOME = [
     "MultiRoom-N2-S4",
@@ -104,6 +104,7 @@ def test_suites_use_it() -> None:
     for suite in ("minigrid/MultiRoom-N2-S4", "babyai/GoToLocal", "gym/MiniGrid-DoorKey-8x8-v0"):
         env = make_suite(suite).tasks[0].make_env()
         assert env.unwrapped.gen_obs.func is observe, suite
+        assert with_own_view(env).unwrapped.gen_obs.__func__ is MiniGridEnv.gen_obs
 
 
 def test_it_is_several_times_as_fast() -> None:

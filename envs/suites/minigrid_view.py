@@ -28,6 +28,12 @@ def with_fast_view(env: gymnasium.Env) -> gymnasium.Env:
     return env
 
 
+def with_own_view(env: gymnasium.Env) -> gymnasium.Env:
+    """The same environment with the package's own view again."""
+    vars(env.unwrapped).pop("gen_obs", None)
+    return env
+
+
 def observe(env: Any) -> dict[str, Any]:
     """What `MiniGridEnv.gen_obs` returns for an environment."""
     if type(env.grid) is not _grid_class():

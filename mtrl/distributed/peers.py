@@ -12,6 +12,7 @@ from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.tune.registry import register_env
 
 from envs import make_suite
+from envs.suites.minigrid_view import with_own_view
 from mtrl.distributed.cluster import start_ray
 
 RUNNERS, ENVS_PER_RUNNER = 2, 16
@@ -44,7 +45,8 @@ def measure_rllib(suite_name: str, seconds: float, warm_up: float = 20.0) -> flo
 
     def make_env(context: Any) -> gymnasium.Env:
         number = (context.worker_index - 1) * ENVS_PER_RUNNER + context.vector_index
-        return FlatView(suite.tasks[number % suite.num_tasks].make_env())
+        # As RLlib's users get it from `gymnasium.make`: MiniGrid's fast view is this project's.
+        return FlatView(with_own_view(suite.tasks[number % suite.num_tasks].make_env()))
 
     register_env("mtrl-peer", make_env)
     config = (
