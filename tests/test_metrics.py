@@ -70,8 +70,8 @@ def test_names_are_made_in_one_room():
 
 
 READERS = (
-    *("mtrl/dashboard/figures.py", "mtrl/dashboard/overview.py", "mtrl/dashboard/runs.py"),
-    *("mtrl/cli/console.py", "mtrl/storage/run_directory.py", "mtrl/benchmark/chaos.py"),
+    *(f"mtrl/dashboard/{name}.py" for name in ("curves", "overview", "runs", "task_figures")),
+    *("mtrl/cli/console.py", "mtrl/storage/trackers.py", "mtrl/storage/run_directory.py", "mtrl/benchmark/chaos.py"),
 )
 """Rooms that look a task's figure up by its name."""
 

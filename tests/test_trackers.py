@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,12 +64,24 @@ def test_mlflow_has_every_line_and_the_experiment(tmp_path: Path, monkeypatch: p
 
 def test_wandb_has_every_line_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
-    from wandb.proto.wandb_internal_pb2 import Record
-
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = tmp_path / "run"
     assert main(["train", "toy", "--trackers", "wandb", *SHORT, "--run-dir", str(run)]) == 0
     [file] = run.glob("wandb/offline-run-*/*.wandb")
+    expected, end = [row["summary/frames"] for row in lines_of(run)], time.monotonic() + 30
+    while True:  # W&B's own process writes the file, and on a busy machine it is late
+        logged, config = read_wandb(file)
+        if logged == expected or time.monotonic() > end:
+            break
+        time.sleep(0.5)
+    assert logged == expected
+    assert config["learner.discount"] == 0.99
+
+
+def read_wandb(file: Path) -> tuple[list[float], dict[str, object]]:
+    """The frames of all lines, and the configuration."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
     logged, config = [], {}
     for data in records_of(file.read_bytes()):
         record = Record.FromString(data)
@@ -77,8 +90,7 @@ def test_wandb_has_every_line_offline(tmp_path: Path, monkeypatch: pytest.Monkey
             logged.append(items["summary/frames"])
         for item in record.run.config.update if record.HasField("run") else ():
             config[item.key] = json.loads(item.value_json)
-    assert logged == [row["summary/frames"] for row in lines_of(run)]
-    assert config["learner.discount"] == 0.99
+    return logged, config
 
 
 def test_a_tracker_of_ones_own_and_one_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

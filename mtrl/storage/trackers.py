@@ -38,7 +38,9 @@ class TensorBoard:
         from tensorboardX import SummaryWriter  # slow to import, and only training writes
 
         # Events of steps after `purge_step` that a killed run has left are hidden.
-        self._writer = SummaryWriter(str(path), purge_step=frames + 1 if frames else None)
+        # The suffix keeps a run that is resumed within a second from writing over the file.
+        suffix = f".{frames}" if frames else ""
+        self._writer = SummaryWriter(str(path), purge_step=frames + 1 if frames else None, filename_suffix=suffix)
         layout = {title: ["Multiline", [f"tasks/{name}/{title}" for name in suite.names]] for title in ("score", "return", "share_trained")}
         self._writer.add_custom_scalars({suite.name: layout})
         self._writer.add_text("config", f"```yaml\n{dump_yaml(config)}```")
