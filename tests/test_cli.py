@@ -472,7 +472,7 @@ def test_a_terminal_that_is_closed_ends_the_run_with_a_checkpoint(tmp_path: Path
 def test_evaluate_plays_and_shows_scores(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(copy), "--episodes", "2"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"constant +1\.00 \(0\.\d\d – 1\.00\) +1\.00 \(0\.22 – 1\.00\) +10 ", out) and "toy-v1, but episodes 2" in out
+    assert re.search(r"constant +1\.00 \(0\.\d\d – 1\.00\) +1\.00 \(0\.22 – 1\.00\) +2 +10 *\n", out) and "toy-v1, but episodes 2" in out
     assert json.loads(next((copy / "evaluation").rglob("results.json")).read_text())["tasks"]["cue"]["n"] == 2
 
 
@@ -586,6 +586,15 @@ def test_an_unfinished_run_is_told_how_to_go_on(tmp_path: Path, capsys: pytest.C
     console.update({"summary/frames": 3e6})
     console.close()
     assert f"python launch.py train --resume {tmp_path}" in capsys.readouterr().out
+
+
+def test_evaluations_without_a_published_score_show_returns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(tmp_path / "run")
+    common = ["--num-env-runners", "0", "--total-frames", "300", "--env-runners.slots", "6"]
+    assert main(["train", "--suite.name", "gym/CartPole-v1", *common, "--run-dir", run]) == 0
+    assert main(["evaluate", run, "--episodes", "2"]) == 0
+    head = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("task"))
+    assert head.split() == ["task", "score", "success", "return", "episodes", "length"]
 
 
 def test_other_tasks_do_not_keep_the_name_of_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from envs import list_suites, make_suite
 from mtrl.evaluation.jobs import EPISODE_STEPS
+from mtrl.evaluation.protocols import GENERIC
 from mtrl.evaluation.results import EvaluationResults
 from mtrl.evaluation.statistics import aggregate, interquartile_mean, mean, mean_interval
 from mtrl.training.explain import Explanation
@@ -24,10 +25,12 @@ def print_results(results: EvaluationResults, directory: Path) -> None:
     terminal = rich.console.Console()
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("task", no_wrap=True)
-    for title in ("score", "success", "return", "episodes", "length"):
+    with_return = results.protocol == GENERIC.name  # nobody has published what a good return is
+    for title in ("score", "success", *(["return"] if with_return else []), "episodes", "length"):
         table.add_column(title, justify="right", no_wrap=True)
     for name, row in results.tasks.items():
-        table.add_row(name, row.score.text(), row.success_rate.text(), f"{row.return_mean:.4g}", str(row.n), f"{row.length_mean:.0f}")
+        returns = [f"{row.return_mean:.4g}"] if with_return else []
+        table.add_row(name, row.score.text(), row.success_rate.text(), *returns, str(row.n), f"{row.length_mean:.0f}")
     terminal.print(table)
     for name, row in results.tasks.items():
         if row.endless:
