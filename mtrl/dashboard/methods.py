@@ -49,6 +49,11 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     return numbered(names)
 
 
+def as_written(value: object) -> str:
+    """A value of an experiment as YAML has it."""
+    return {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else str(value)
+
+
 def numbered(names: Sequence[str]) -> list[str]:
     """Names with a number where two are the same."""
     return [f"{name} #{list(names[: i + 1]).count(name)}" if list(names).count(name) > 1 else name for i, name in enumerate(names)]
@@ -62,7 +67,10 @@ def _titles(members: list[list[Run]]) -> list[str]:
         fields = [name for name in fields if name not in IGNORED and not name.startswith(PASSING)]
         if 0 < len(fields) <= MOST_FIELDS:
             short = _short(fields)
-            return [", ".join(f"{short[name]} {values.get(name, 'not set')}" for name in fields) for values in flat]
+            return [
+                ", ".join(f"{short[name]} {as_written(values[name]) if name in values else 'not set'}" for name in fields)
+                for values in flat
+            ]
     return [_shared_folder(own) for own in members]
 
 

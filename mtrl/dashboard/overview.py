@@ -12,6 +12,7 @@ from mtrl.dashboard.aggregates import Comparison, by_tasks, compare
 from mtrl.dashboard.curves import Bands, curves, evaluation_curves
 from mtrl.dashboard.drawing import heat_map
 from mtrl.dashboard.method_figures import improvements, interval_estimates, iqm_curves, profiles
+from mtrl.dashboard.methods import as_written
 from mtrl.dashboard.runs import Run
 from mtrl.dashboard.task_figures import FEW_TASKS, expert_weights, task_curves, task_estimates
 
@@ -86,7 +87,7 @@ def run_figures(run: Run) -> list[go.Figure]:
 def _differences(configs: Sequence[dict[str, object]]) -> list[tuple[str, list[str]]]:
     flat = [flatten(config) for config in configs]
     names = sorted({name for values in flat for name in values})
-    table = [(name, [str(values.get(name, "not set")) for values in flat]) for name in names]
+    table = [(name, [as_written(values[name]) if name in values else "not set" for values in flat]) for name in names]
     return [(name, values) for name, values in table if len(set(values)) > 1]
 
 

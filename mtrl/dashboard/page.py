@@ -12,6 +12,7 @@ from markupsafe import Markup
 from mtrl.config import ExperimentConfig, flatten
 from mtrl.dashboard.aggregates import changed_text
 from mtrl.dashboard.folder import Summary
+from mtrl.dashboard.methods import as_written
 from mtrl.dashboard.runs import Run
 
 UNKNOWN = "–"
@@ -81,9 +82,9 @@ def options_of(run: Run) -> list[tuple[str, str, str]]:
     defaults = flatten(ExperimentConfig().model_dump())
     found = []
     for name, value in flatten(run.config).items():
-        default = defaults.get(name, "not set")
-        if name not in PASSING_FIELDS and str(value) != str(default):
-            found.append((name, str(value), str(default)))
+        default = as_written(defaults[name]) if name in defaults else "not set"
+        if name not in PASSING_FIELDS and as_written(value) != default:
+            found.append((name, as_written(value), default))
     return found
 
 
