@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -114,6 +115,17 @@ def test_hours_of_former_versions_begin_at_the_start_and_go_on(tmp_path):
     later = [{"time": 5000.0, "summary/frames": 1500, "summary/hours": 30 / 3600}, {"time": 5001.0, "summary/frames": 1500}]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows + later)))
     assert (3600 * read_run(tmp_path).hours).tolist() == pytest.approx([10, 20, 30, 30])
+    later = [row | {"summary/hours": hours / 3600} for row, hours in zip(later, (5, 6), strict=True)]  # resumed, it counts from 0
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows + later)))
+    assert (3600 * read_run(tmp_path).hours).tolist() == pytest.approx([10, 20, 25, 26])
+
+
+def test_evaluations_without_tasks_in_common_are_shown_and_not_compared(tmp_path):
+    paths = [write_run(tmp_path / name, {"name": "toy", "x": name}, {10: {name: [0.0, 1.0]}}) for name in "ab"]
+    runs = [read_run(path) for path in paths]
+    assert compare(runs) == [] and "Newest evaluations" in render(runs)
+    runs[0].evaluations = [dataclasses.replace(runs[0].evaluations[0], tasks={})]
+    assert compare(runs) == [] and render(runs) and render(runs[:1])
 
 
 def write_run(path: Path, config: dict[str, object], evaluations: dict[int, dict[str, list[float]]], tasks: str = "ab") -> Path:

@@ -68,22 +68,24 @@ def compare(runs: Sequence[Run]) -> list[Comparison]:
 
     Runs are compared where at least two of them have the same tasks and one was evaluated.
     """
-    evaluated = [run for run in runs if run.evaluations]
-    if len(runs) < 2 or not evaluated:
+    if len(runs) < 2:
         return []
-    if _common(evaluated):
+    if _common(runs):
         return [_compare("", runs)]
     groups = by_tasks(runs)
-    return [_compare(name, members) for name, members in groups.items() if len(members) > 1 and any(run.evaluations for run in members)]
+    return [_compare(name, members) for name, members in groups.items() if len(members) > 1 and _common(members)]
 
 
-def _common(evaluated: Sequence[Run]) -> list[str]:
-    """The tasks that were played in the newest evaluation of every run."""
+def _common(runs: Sequence[Run]) -> list[str]:
+    """The tasks that were played in the newest evaluation of every evaluated run; empty where there is none."""
+    evaluated = [run for run in runs if run.evaluations]
+    if not evaluated:
+        return []
     return [task for task in evaluated[0].evaluations[-1].tasks if all(task in run.evaluations[-1].tasks for run in evaluated)]
 
 
 def _compare(title: str, runs: Sequence[Run]) -> Comparison:
-    common = _common([run for run in runs if run.evaluations])
+    common = _common(runs)
     methods: list[MethodScores] = []
     first: np.ndarray | None = None
     for name, members in methods_of(runs):

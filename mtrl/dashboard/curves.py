@@ -55,7 +55,7 @@ def evaluation_curves(runs: Sequence[Run], title: str, *, bands: Bands = "range"
         results = runs[0].evaluations
         estimates = [each.score_mean for each in results]
         notes = [
-            f"{min(t.n for t in each.tasks.values())} episodes or more of each task, {each.protocol} {changed_text(each)}"
+            f"{min((t.n for t in each.tasks.values()), default=0)} episodes or more of each task, {each.protocol} {changed_text(each)}"
             for each in results
         ]
         figure.add_scatter(

@@ -81,9 +81,7 @@ class RunFolder:
         Raises:
             HTTPException: 404.
         """
-        if name not in self.names():
-            raise HTTPException(404, "no such run")
-        path = self.root / name
+        path = self._path(name)
         return self._read(path, name, _fingerprint(path))
 
     def summary(self, name: str) -> Summary:
@@ -110,6 +108,11 @@ class RunFolder:
         """The fields of all experiments, sorted."""
         return sorted({field for name in self.names() for field in self._config(name)})
 
+    def _path(self, name: str) -> Path:
+        if name not in self.names():
+            raise HTTPException(404, "no such run")
+        return self.root / name
+
     def _config(self, name: str) -> dict[str, Any]:
         """A run's experiment by dotted names; empty where it cannot be read."""
         with contextlib.suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
@@ -134,9 +137,7 @@ class RunFolder:
         Raises:
             HTTPException: 404.
         """
-        if name not in self.names():
-            raise HTTPException(404, "no such run")
-        path = self.root / name
+        path = self._path(name)
         with contextlib.suppress(OSError), inside(path, RunLayout(path).messages).open("rb") as stream:
             stream.seek(0, os.SEEK_END)
             stream.seek(max(0, stream.tell() - LOG_BYTES))

@@ -100,6 +100,8 @@ class Run:
             return estimated
         first = int(known.argmax())  # rows before it were written by a former version
         filled = np.maximum.accumulate(np.where(known, logged, -np.inf)[first:])
+        if first and filled[0] < estimated[first - 1]:  # a run of a former version that was resumed counts from there
+            filled = filled + estimated[first - 1]
         return np.concatenate([estimated[:first], filled])
 
     def _estimated_hours(self) -> np.ndarray:

@@ -205,9 +205,11 @@ def _train(settings: dict[str, Any]) -> None:
                     directory.write_config()
             received: list[int] = []
             threading.Thread(target=_follow, args=(path.parent / STOP_FILE, received), daemon=True).start()
-            if trainer.frames < config.total_frames:
-                run_training(trainer, directory, console, received)
-            received.append(0)  # ends the thread
+            try:
+                if trainer.frames < config.total_frames:
+                    run_training(trainer, directory, console, received)
+            finally:
+                received.append(0)  # ends the thread
         tune.report({"frames": trainer.frames, "score_mean": trainer.mean_score})
     finally:
         if algorithm is not None:

@@ -33,7 +33,6 @@ function takeOver(fresh) {
     own.slice(found.length).forEach(box => box.remove());
     watchFigures();
   }
-  document.body.dataset.refreshed = Date.now();
 }
 
 class RunTable {
