@@ -28,9 +28,8 @@ def curves(
     runs: Sequence[Run], metric: str, title: str, unit: str, *, over: str = "frames", top: float | None = None, bands: Bands = "range"
 ) -> go.Figure:
     """One metric over trained frames or hours; a line for each method, and a band where it has several runs."""
-    hours = max((float(run.hours[-1]) for run in runs if run.num_rows), default=0.0)
-    factor, name = (1.0, "hours") if not hours < 1 else (60.0, "minutes") if not hours < 1 / 30 else (3600.0, "seconds")
-    figure = new_figure(title, "trained frames" if over == "frames" else f"{name} of training", unit)
+    factor, axis = (1.0, "trained frames") if over == "frames" else _unit_of_time(runs)
+    figure = new_figure(title, axis, unit)
 
     def line(run: Run) -> Line:
         x, y = run.frames if over == "frames" else factor * run.hours, run.column(metric)
@@ -137,6 +136,13 @@ def _draw_methods(figure: go.Figure, methods: Sequence[Method], line: Callable[[
         meaning = "lowest to highest" if bands == "range" else "95 % interval of the mean"
         subtitle(figure, f"line: mean over runs; band: {meaning}")
     with_legend(figure, len(methods) > 1 or len(methods[0].runs) > 1)
+
+
+def _unit_of_time(runs: Sequence[Run]) -> tuple[float, str]:
+    """What hours are multiplied by, and the name of the axis, so that short runs have readable numbers."""
+    hours = max((float(run.hours[-1]) for run in runs if run.num_rows), default=0.0)
+    factor, name = (3600.0, "seconds") if hours < 1 / 30 else (60.0, "minutes") if hours < 1 else (1.0, "hours")
+    return factor, f"{name} of training"
 
 
 def _thinned(values: np.ndarray, runs: int) -> np.ndarray:

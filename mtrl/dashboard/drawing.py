@@ -84,10 +84,10 @@ def error_bars(estimates: Sequence[Estimate]) -> dict[str, object]:
 
 
 def heat_map(
-    rows: Sequence[str], columns: Sequence[str], values: np.ndarray, title: str, *, low: float, high: float, middle: float | None = None
+    rows: Sequence[str], columns: Sequence[str], values: np.ndarray, title: str, *, low: float, high: float, diverging: bool = False
 ) -> go.Figure:
-    """A table of numbers as colours, with the numbers in it. Without a middle the scale runs from dark to light for all kinds of sight;
-    with one it runs from blue to red around it.
+    """A table of numbers as colours, with the numbers in it. The scale runs from dark to light for all kinds of sight; one that
+    diverges runs from blue to red around the middle of `low` and `high`.
     """
     figure = new_figure(title, "", "")
     # Numbers in a thousand cells take a browser a second to draw, and nobody can read them; each cell still says its own when pointed at.
@@ -101,8 +101,7 @@ def heat_map(
         texttemplate="%{text}" if shown else None,
         zmin=low,
         zmax=high,
-        zmid=middle,
-        colorscale="Cividis" if middle is None else "RdBu_r",
+        colorscale="RdBu_r" if diverging else "Cividis",
         colorbar={"thickness": 12},
     )
     figure.update_yaxes(autorange="reversed", showgrid=False, tickmode="linear", dtick=1)

@@ -84,7 +84,7 @@ def improvements(comparison: Comparison) -> go.Figure | None:
     names, values = pairwise_improvement(comparison)
     if len(names) < 3:
         return None
-    figure = heat_map(names, names, values, "Probability that the row scores more than the column", low=0, high=1, middle=0.5)
+    figure = heat_map(names, names, values, "Probability that the row scores more than the column", low=0, high=1, diverging=True)
     subtitle(figure, "a run of each on a random task; ties count half")
     return figure
 

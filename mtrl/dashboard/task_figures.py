@@ -63,7 +63,9 @@ def expert_weights(run: Run) -> go.Figure | None:
     if np.isnan(values).all():
         return None
     limit = float(np.nanmax(np.abs(values)))
-    return heat_map(run.tasks, [f"expert {k}" for k in experts], values, "Task weights of the experts", low=-limit, high=limit, middle=0.0)
+    return heat_map(
+        run.tasks, [f"expert {k}" for k in experts], values, "Task weights of the experts", low=-limit, high=limit, diverging=True
+    )
 
 
 def _task_history(run: Run, metric: str, title: str, unit: str) -> go.Figure:

@@ -69,19 +69,19 @@ function addButtons(place) {
 
 function draw(place) {
   const text = place.nextElementSibling.textContent;
-  if (place.dataset.drawn === text.length + ":" + colour("--paper") && place.drawnText === text) return;
+  if (place.dataset.drawn === colour("--paper") && place.drawnText === text) return;
   const figure = themed(JSON.parse(text));
   place.dataset.title = (figure.layout.title || {}).text || "figure";
   Plotly.react(place, figure.data, figure.layout, CONFIG).then(() => {
     addButtons(place);
     const run = (figure.layout.meta || {}).run;
-    if (run && document.body.dataset.links !== "none" && !place.linked && location.protocol !== "file:") {
+    if (run && document.body.dataset.links !== "none" && !place.linked) {
       place.linked = true;
       place.on("plotly_click", event => { location.href = `/run/${run.split("/").map(encodeURIComponent).join("/")}/task/${encodeURIComponent(event.points[0].y)}`; });
     }
   });
   place.drawnText = text;
-  place.dataset.drawn = text.length + ":" + colour("--paper");
+  place.dataset.drawn = colour("--paper");
 }
 
 const watcher = new IntersectionObserver(entries => entries.forEach(entry => {
