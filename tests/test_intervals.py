@@ -84,3 +84,15 @@ def test_one_episode_has_no_interval() -> None:
     for found in (success_interval(1, 1), score_interval(np.array([0.7])), mean_over_tasks([success_interval(1, 1)])):
         assert not found.bounded and found.text().endswith("(–)")
         assert found.to_json()["low"] is None
+
+
+def test_scores_between_the_ends_have_two_more_episodes_at_either_end() -> None:
+    padded = np.array([0.9, 1.0, 0.95, 0.0, 0.0, 1.0, 1.0])
+    half = t.ppf(0.975, 6) * padded.std() / math.sqrt(7)
+    expected = (0.95, max(0.0, padded.mean() - half), min(1.0, padded.mean() + half))
+    assert score_interval(np.array([0.9, 1.0, 0.95])) == pytest.approx(expected)
+    narrow = np.linspace(0.4, 0.6, 50)
+    inside = score_interval(narrow)
+    padded = np.concatenate([narrow, [0.0, 0.0, 1.0, 1.0]])
+    half = t.ppf(0.975, 53) * padded.std() / math.sqrt(54)
+    assert inside == pytest.approx((0.5, 0.5 - half, 0.5 + half))
