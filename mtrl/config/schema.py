@@ -244,6 +244,9 @@ class LearnerConfig(Section):
     """Type of the networks' products; `auto` takes bfloat16 autocast where the hardware has it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the learner; `auto` takes a GPU if there is one."""
+    cuda_graphs: bool = True
+    """On a GPU, record the operations of an optimiser step once and replay them, several times as fast for small networks. Policies with
+    data-dependent operations (memory, missions, several kinds of observations) and rules that compare tasks start them one by one."""
     threads: int | None = Field(None, ge=1)
     """Threads of the learner's tensor operations. null: one in a run in one process, so that it repeats itself whatever else the machine
     does; with runners, as many as cores are free, which is looked at again every two seconds."""

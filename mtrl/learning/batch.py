@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtrl.learning.losses import step_weights
 from mtrl.models.memory import recurrence_of
-from mtrl.models.rows import IndexedObservations, arrange, make_rows, padded
+from mtrl.models.rows import IndexedObservations, arrange, make_rows, padded, rows_of_all
 from mtrl.parallel import Total, alone
 from mtrl.rollouts.rollout import Rollout
 
@@ -54,14 +54,19 @@ def make_batch(
         tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
         return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
-    obs, row_tasks, inverse = arrange(rollout.obs, rollout.task_ids, share_repeats=share_repeats)
     valid, task_ids, terminated = move(rollout.valid), move(rollout.task_ids), move(rollout.terminated)
     actions, rewards = move(rollout.actions), move(rollout.rewards)
     memory = rollout.initial_memory
+    if share_repeats or device.type == "cpu":
+        obs, row_tasks, places = arrange(rollout.obs, rollout.task_ids, share_repeats=share_repeats)
+        rows, inverse = make_rows(obs, row_tasks, num_tasks, device), move(np.ascontiguousarray(places))
+    else:
+        counts = np.bincount(rollout.task_ids, minlength=num_tasks).tolist()
+        rows, inverse = rows_of_all({name: move(array) for name, array in rollout.obs.items()}, task_ids, counts)
     return Batch(
         observations=IndexedObservations(
-            rows=padded(make_rows(obs, row_tasks, num_tasks, device)),
-            inverse=move(np.ascontiguousarray(inverse)),
+            rows=padded(rows),
+            inverse=inverse,
             task_ids=task_ids,
             recurrence=recurrence_of({k: move(v) for k, v in memory.items()}, actions, rewards, valid) if memory is not None else None,
         ),

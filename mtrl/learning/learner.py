@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -17,12 +16,14 @@ from mtrl.curriculum import needs_similarity
 from mtrl.learning.balancers import balanced_value_loss, make_balancer
 from mtrl.learning.batch import Batch, make_batch
 from mtrl.learning.combiners import SharedLayer, make_combiner, task_similarity
+from mtrl.learning.cuda_graphs import GraphedUpdates, can_record
 from mtrl.learning.devices import pick_device, pick_precision
 from mtrl.learning.diagnosis import ExpertStatistics, expert_statistics, task_at_fault
 from mtrl.learning.minibatches import Minibatch, make_plan, minibatches
 from mtrl.learning.objectives import Coefficients, Evaluation, Losses, coefficients_at, compute_losses, evaluate
 from mtrl.learning.optimizers import Optimizers, in_order_of, learning_rate_at, load_state, parameters_of, set_learning_rate
 from mtrl.learning.proximal import AverageActor
+from mtrl.learning.report import Report
 from mtrl.learning.surrogates import make_surrogate
 from mtrl.learning.targets import Targets, TaskValues, compute_targets, correct_off_policy, task_values
 from mtrl.models.policy import Policy, build_policy, is_expert, load_weights, seed_gates
@@ -89,6 +90,9 @@ class Learner:
         self._average = AverageActor(self.policy.actor, config.learner.proximal_decay) if average else None
         self.skipped_steps = 0
         self._skipped_in_a_row = 0  # updates
+        self._graphs: GraphedUpdates | None = None
+        if self.device.type == "cuda" and config.learner.cuda_graphs and total is alone and can_record(config, self.policy):
+            self.use_graphs(record=True)
 
     def update(self, rollout: Rollout, progress: float) -> UpdateResult:
         """Trains on one batch.
@@ -102,6 +106,46 @@ class Learner:
         """
         coefficients = self._coefficients(progress)
         batch = self.make_batch(rollout)
+        if self._graphs is None:
+            batch, targets, report = self._make_steps(batch, coefficients, progress)
+        else:
+            targets, report = self._graphs.run(batch, coefficients, progress, self._seed_of(self.rank, self.version))
+        self.skipped_steps += report.skipped_steps
+        self._raise_after_too_many_skipped(report, coefficients)
+        self.policy.observe(batch.observations, batch.weights, self._total)
+        self.version += 1
+        return UpdateResult(
+            means=report.means() | {"learning_rate": learning_rate_at(self._config.actor, progress)},
+            task_values=task_values(batch, targets, self._suite.num_tasks, self._total),
+            similarity=report.similarity,
+            experts=expert_statistics(self.policy, batch) if self.version % EXPERT_UPDATES == 1 else None,
+            distinct_rows=int(self._total(batch.observations.inverse.max() + 1)),
+            skipped_steps=self.skipped_steps,
+        )
+
+    def use_graphs(self, *, record: bool) -> None:
+        """Makes updates by operations that do not depend on the data, see `mtrl.learning.cuda_graphs`.
+
+        Args:
+            record: whether they are recorded as CUDA graphs, which the learner does by itself on a GPU.
+        """
+        self._share_repeats = False
+        self._graphs = GraphedUpdates(
+            self.policy,
+            self.optimizers,
+            self._config,
+            self._plan,
+            num_tasks=self._suite.num_tasks,
+            precision=self._precision,
+            record=record,
+        )
+
+    def _make_steps(self, batch: Batch, coefficients: Coefficients, progress: float) -> tuple[Batch, Targets, Report]:
+        """The optimiser steps of one update.
+
+        Returns:
+            the batch with the proximal policy, the targets of the weights before the update, and the report.
+        """
         seed = self._seed_of(self.version)  # the same for all learners
         seed_gates(self.policy, seed)
         targets = None
@@ -112,7 +156,7 @@ class Learner:
             if self._plan.minibatches > 1:
                 targets = self.compute_targets(batch, before, coefficients)
 
-        report, stopped = _Report(), False
+        report, stopped = Report(), False
         for minibatch in self.minibatches(batch, targets):
             if stopped:
                 minibatch = self._without_actor(minibatch)
@@ -128,19 +172,8 @@ class Learner:
                 row_tasks = minibatch.batch.observations.rows.task_ids
                 report.similarity = task_similarity(losses.actor, losses.actor_features, row_tasks, self._suite.num_tasks, self._total)
             report.add(minibatch, losses, self._step(minibatch, losses, progress), self._total)
-
-        self._raise_after_too_many_skipped(report, coefficients)
-        self.policy.observe(batch.observations, batch.weights, self._total)
-        self.version += 1
         assert targets is not None
-        return UpdateResult(
-            means=report.means() | {"learning_rate": learning_rate_at(self._config.actor, progress)},
-            task_values=task_values(batch, targets, self._suite.num_tasks, self._total),
-            similarity=report.similarity,
-            experts=expert_statistics(self.policy, batch) if self.version % EXPERT_UPDATES == 1 else None,
-            distinct_rows=int(self._total(batch.observations.inverse.max() + 1)),
-            skipped_steps=self.skipped_steps,
-        )
+        return batch, targets, report
 
     def make_batch(self, rollout: Rollout) -> Batch:
         """The rollout as tensors on this learner's device, with the weight of each step."""
@@ -255,6 +288,8 @@ class Learner:
         load_weights(self.policy, state["policy"])
         for name, optimizer in self.optimizers.named():
             load_state(optimizer, state["optimizers"][name])
+        if self._graphs is not None:
+            self._graphs.forget()
         self.version, self.skipped_steps = state["version"], state["skipped"]
         self._skipped_in_a_row = state["skipped_in_a_row"]
         # Another rule than the state's begins anew.
@@ -311,7 +346,6 @@ class Learner:
         norms = [nn.utils.get_total_norm([p.grad for p in parameters_of(o) if p.grad is not None]) for _, o in optimizers]
         total_norm = torch.stack(norms).square().sum().sqrt()
         if not torch.isfinite(loss + total_norm):
-            self.skipped_steps += 1
             return None
         for (name, optimizer), norm in zip(optimizers, norms, strict=True):
             settings = getattr(self._config, name)
@@ -331,7 +365,7 @@ class Learner:
             parameter.grad = in_order_of(gradient, parameter)
         return loss
 
-    def _raise_after_too_many_skipped(self, report: _Report, coefficients: Coefficients) -> None:
+    def _raise_after_too_many_skipped(self, report: Report, coefficients: Coefficients) -> None:
         """Gives up after `MAX_SKIPPED` updates in a row in which an optimiser made no step."""
         lost = report.without_a_step()
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if lost else 0
@@ -342,37 +376,6 @@ class Learner:
         raise NonFiniteError(
             f"the loss or its gradient was not finite in {MAX_SKIPPED} updates in a row; the task at fault is {task or 'unknown'}"
         )
-
-
-class _Report:
-    """The sums over the optimiser steps of one update."""
-
-    def __init__(self) -> None:
-        self.similarity: np.ndarray | None = None
-        self._sums: dict[str, float] = defaultdict(float)
-        self._counts: dict[str, int] = defaultdict(int)
-        self._made: set[str] = set()  # parts of the policy that were updated
-        self._skipped: dict[str, Minibatch] = {}  # the newest minibatch in which a part was not
-
-    def add(self, minibatch: Minibatch, losses: Losses, gradient_norm: float | None, total: Total) -> None:
-        """Takes in a step; one that was not made counts for nothing but `without_a_step`."""
-        parts = [name for name, due in (("actor", minibatch.updates_actor), ("critic", minibatch.updates_critic)) if due]
-        numbers = total(torch.stack(list(losses.metrics.values()))).tolist()
-        if gradient_norm is None:
-            self._skipped |= dict.fromkeys(parts, minibatch)
-            return
-        self._made.update(parts)
-        for name, value in (dict(zip(losses.metrics, numbers, strict=True)) | {"grad_norm": gradient_norm}).items():
-            self._sums[name] += value
-            self._counts[name] += 1
-
-    def means(self) -> dict[str, float]:
-        """Means over the steps in which a figure occurred, and the number of the actor's steps."""
-        return {name: value / self._counts[name] for name, value in self._sums.items()} | {"actor_steps": float(self._counts["entropy"])}
-
-    def without_a_step(self) -> list[Minibatch]:
-        """A minibatch of each part of the policy that should have been updated and never was."""
-        return [minibatch for name, minibatch in self._skipped.items() if name not in self._made]
 
 
 @runtime_checkable
@@ -409,4 +412,14 @@ class RestartableLearner(LearnerProtocol, Protocol):
 
 
 def _to_arrays(module: nn.Module) -> Arrays:
-    return {name: tensor.detach().to("cpu", copy=True).numpy() for name, tensor in module.state_dict().items()}
+    """Copies in the CPU's memory. From a GPU all numbers of a type come at once, since the CPU waits for each copy."""
+    state = {name: tensor.detach() for name, tensor in module.state_dict().items()}
+    if all(tensor.device.type == "cpu" for tensor in state.values()):
+        return {name: tensor.to("cpu", copy=True).numpy() for name, tensor in state.items()}
+    arrays: Arrays = {}
+    for dtype in {tensor.dtype for tensor in state.values()}:
+        names = [name for name, tensor in state.items() if tensor.dtype == dtype]
+        flat = torch.cat([state[name].reshape(-1) for name in names]).cpu()
+        for name, part in zip(names, flat.split([state[name].numel() for name in names]), strict=True):
+            arrays[name] = part.view(state[name].shape).numpy()
+    return {name: arrays[name] for name in state}

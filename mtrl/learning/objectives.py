@@ -23,7 +23,7 @@ class Coefficients(NamedTuple):
 
     targets: TargetSettings
     surrogate: Surrogate
-    entropy_cost: float
+    entropy_cost: float | Float[Tensor, ""]  # a tensor where operations are recorded once for many updates
     gate_cost: float  # weight of the gates' own loss
     shared_trunk: bool  # whether actor and critic read one trunk, so that the critic's loss reaches it
 

@@ -30,6 +30,8 @@ class GridEncoder(nn.Module):
     `model.grid_cells` says whether they read a cell's three numbers as they are, which is MOORE's way, or which of its kinds it is.
     """
 
+    same_operations = True  # whatever the observations are, so that they can be recorded as a CUDA graph
+
     def __init__(self, space: gymnasium.spaces.Dict, model: ModelConfig, num_tasks: int):
         super().__init__()
         num_experts, width = model.experts, model.width
@@ -104,6 +106,8 @@ class _MissionExpert(nn.Module):
 
 class VectorEncoder(nn.Module):
     """Two hidden layers of tanh units over a vector of floats; the features are the outputs of a third linear layer (D = 64 at width 1)."""
+
+    same_operations = True  # whatever the observations are, so that they can be recorded as a CUDA graph
 
     def __init__(self, space: gymnasium.spaces.Dict, model: ModelConfig, num_tasks: int):
         super().__init__()

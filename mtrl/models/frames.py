@@ -17,6 +17,8 @@ class FramesEncoder(nn.Module):
     three sections of two residual blocks each (`deep`). Features are the linear layer's outputs (D = 256 at width 1).
     """
 
+    same_operations = True  # whatever the observations are, so that they can be recorded as a CUDA graph
+
     def __init__(self, space: gymnasium.spaces.Dict, model: ModelConfig, num_tasks: int):
         super().__init__()
         frames: Any = space["frames"].shape

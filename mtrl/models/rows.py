@@ -8,6 +8,7 @@ same numbers for a fraction of the work.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -82,6 +83,23 @@ def arrange(obs: Arrays, task_ids: np.ndarray, *, share_repeats: bool) -> tuple[
         return by_slot, row_tasks, np.arange(steps * slots).reshape(slots, steps).T
     first, inverse = first_occurrences(row_keys(by_slot), row_tasks)
     return {name: rows[first] for name, rows in by_slot.items()}, row_tasks[first], inverse.reshape(slots, steps).T
+
+
+def rows_of_all(obs: dict[str, Tensor], task_ids: Int[Tensor, " B"], counts: Sequence[int]) -> tuple[Rows, Int[Tensor, "T B"]]:
+    """What `arrange` does without shared repeats, on the tensors' device.
+
+    Args:
+        obs: `[T, B, ...]`.
+        task_ids: of the slots, ascending.
+        counts: slots of each task.
+
+    Returns:
+        the rows, and the row of each observation.
+    """
+    steps, slots = next(iter(obs.values())).shape[:2]
+    by_slot = {name: array.transpose(0, 1).flatten(0, 1) for name, array in obs.items()}
+    rows = Rows(by_slot, task_ids.repeat_interleave(steps), tuple(steps * count for count in counts))
+    return rows, torch.arange(steps * slots, device=task_ids.device).view(slots, steps).T
 
 
 def can_share(obs: Arrays) -> bool:
