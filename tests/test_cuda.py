@@ -52,6 +52,7 @@ def experiment(name: str, **changes: Any) -> tuple[ExperimentConfig, TaskSuite]:
         "learner.epochs": min(2, config.learner.epochs),
         "learner.device": "cuda",
         "learner.precision": "float32",
+        "learner.cuda_graphs": False,
     }
     return override(config, small | {name.replace("__", "."): value for name, value in changes.items()}), suite
 
@@ -78,7 +79,7 @@ def exact_convolutions(monkeypatch):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_ten_updates_stay_finite(name):
     """In the precision that a user gets, bfloat16 where the GPU has it."""
-    config, _ = experiment(name, learner__precision="auto")
+    config, _ = experiment(name, learner__precision="auto", learner__cuda_graphs=True)
     trainer = build_trainer(config)
     before = trainer.policy_weights()
     for _ in range(10):
@@ -89,6 +90,60 @@ def test_ten_updates_stay_finite(name):
     assert {"learner/policy_loss", "learner/value_loss", "learner/grad_norm"} <= {name for name in metrics if np.isfinite(metrics[name])}
     assert all(np.isfinite(weights).all() for weights in after.values()) and distance(before, after) > 0
     assert {parameter.device.type for parameter in trainer.learner.policy.parameters()} == {"cuda"}
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_recorded_updates_are_those_started_one_by_one(name, precision):
+    """Graphs replay the same kernels on other numbers: five updates end at the same weights."""
+    config, suite = experiment(name, learner__cuda_graphs=True, learner__precision=precision)
+    recorded, started = (Learner(config, suite, device=GPU) for _ in range(2))
+    if recorded._graphs is None:
+        pytest.skip("has operations that depend on the data")
+    started.use_graphs(record=False)
+    before = recorded.policy_weights()
+    for number, rollout in enumerate(collect(config, suite, 5)):
+        found, expected = (learner.update(rollout, 0.1 * number).means for learner in (recorded, started))
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    (shape,) = recorded._graphs._shapes.values()
+    assert all(step.operations._graph is not None for step in shape.steps.values())
+    after = recorded.policy_weights()
+    moved, apart = distance(before, after), distance(after, started.policy_weights())
+    print(f"{name}: {apart / moved:.1e} of the way apart")
+    assert apart < 0.02 * moved
+
+
+def test_a_recorded_learner_goes_on_from_a_file(tmp_path):
+    """With other memory for its moments than the one that was recorded."""
+    config, suite = experiment("minigrid_mt3", learner__cuda_graphs=True)
+    rollouts = collect(config, suite, 6)
+    first = Learner(config, suite, device=GPU)
+    for rollout in rollouts[:3]:
+        first.update(rollout, 0.0)
+    path = save_checkpoint(tmp_path, 1, {"learner": first.state_dict()}, tasks=suite.names, keep=9)
+    ends = []
+    for _ in range(2):
+        first.load_state_dict(load_checkpoint(path).components["learner"])
+        for rollout in rollouts[3:]:
+            first.update(rollout, 0.0)
+        ends.append(first.policy_weights())
+    start = {name: tensor.cpu().numpy() for name, tensor in load_checkpoint(path).components["learner"]["policy"].items()}
+    assert distance(*ends) < 1e-3 * distance(start, ends[0])
+
+
+def test_a_batch_that_is_not_finite_changes_nothing_in_a_recorded_step():
+    config, suite = experiment("minigrid_mt3", learner__cuda_graphs=True)
+    good = collect(config, suite, 1)[0]
+    bad = good._replace(rewards=np.full_like(good.rewards, np.nan))
+    learner = Learner(config, suite, device=GPU)
+    for _ in range(3):
+        learner.update(good, 0.0)
+    before = fingerprint(learner.policy_weights()), fingerprint(learner.state_dict()["optimizers"])
+    learner.update(bad, 0.0)
+    assert learner.skipped_steps > 0
+    assert before == (fingerprint(learner.policy_weights()), fingerprint(learner.state_dict()["optimizers"]))
+    learner.update(good, 0.0)
+    assert before[0] != fingerprint(learner.policy_weights())
 
 
 @pytest.mark.parametrize("name", CONFIGS)

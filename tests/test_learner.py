@@ -289,10 +289,10 @@ def test_a_restored_learner_goes_on_to_the_same_weights():
     assert fingerprint(first.state_dict()) == fingerprint(second.state_dict())
 
 
-@pytest.mark.parametrize("suite", ["toy/three", "minigrid/mt3"])
-def test_a_learner_goes_on_from_a_file_to_the_same_weights(suite, tmp_path):
+@pytest.mark.parametrize(("suite", "memory"), [("toy/three", False), ("minigrid/mt3", False), ("toy/three", True)])
+def test_a_learner_goes_on_from_a_file_to_the_same_weights(suite, memory, tmp_path):
     """Files hold tensors in the order of their axes; in memory a convolution's weights and their moments have another order."""
-    config = toy_config(suite)
+    config = toy_config(suite, model__memory=memory, learner__memory_learning_rate_factor=0.5)
     tasks = make_suite(suite)
     rollouts = collect(config, 4)
     first, second = Learner(config, tasks), Learner(config, tasks)

@@ -20,6 +20,7 @@ from mtrl.learning.learner import Learner
 from mtrl.rollouts.allocation import Allocator
 from mtrl.rollouts.collector import Collected, build_collector
 from mtrl.rollouts.source import InProcessSource
+from mtrl.training.batch_size import BatchSize
 from mtrl.training.trainer import Trainer, build_trainer
 
 ROOT = Path(__file__).parent.parent
@@ -235,6 +236,58 @@ def test_no_more_batches_wait_for_the_learner_than_the_queue_holds(queue, per_up
         assert source.handed_out == learner.expected
         assert learner.slots == 3 * per_update
     trainer.close()
+
+
+def test_a_batch_grows_with_the_runners_that_keep_up():
+    """So that a policy is about three updates old when it is learned from."""
+    size, rollouts = BatchSize("auto"), []
+    for runners in (1, 2, 3, 4, 12, 48):
+        for _ in range(4):
+            for runner in range(runners):
+                size.hear_of(runner)
+        rollouts.append(size.rollouts)
+    assert rollouts == [1, 1, 1, 2, 4, 16]
+    for _ in range(40):
+        for runner in range(4):  # the others are dead, or take ten times as long
+            size.hear_of(runner)
+    assert size.rollouts == 2
+    assert BatchSize(5).rollouts == 5
+
+
+class EqualRunners(EagerSource):
+    """Runners that are all as fast as each other. Each acts with the newest weights of the time when it begins."""
+
+    def __init__(self, config, suite, runners):
+        super().__init__(config, suite)
+        self.version = 0
+        self.acting = [0] * runners
+
+    def publish(self, version, weights, shares):
+        self.version = version
+
+    def collect(self, timeout):
+        runner = self.handed_out % len(self.acting)
+        (collected,) = super().collect(timeout)
+        versions = np.full(collected.rollout.num_slots, self.acting[runner], np.int64)
+        self.acting[runner] = self.version
+        return [collected._replace(runner=runner, rollout=collected.rollout._replace(version=versions))]
+
+
+@pytest.mark.parametrize("runners", [4, 16, 64])
+def test_the_lag_does_not_grow_with_the_runners(runners):
+    """With one rollout to an update it would be as many updates as there are runners."""
+    lags = {}
+    for wanted in ("auto", 1):
+        config = toy_config(learner__max_queued_batches=0, learner__rollouts_per_update=wanted, env_runners__slots=3)
+        suite = make_suite(config.suite.name)
+        source = EqualRunners(config, suite, runners)
+        trainer = Trainer(config, suite, source)
+        while source.handed_out < 5 * runners:
+            trainer.step()
+            metrics = trainer.metrics()
+        lags[wanted] = metrics["summary/policy_lag"]
+        trainer.close()
+    assert lags["auto"] <= 4 and lags[1] > 0.8 * runners
 
 
 @pytest.mark.parametrize("per_update", [1, 3])

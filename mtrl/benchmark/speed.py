@@ -31,6 +31,7 @@ ROUNDS = 3
 ROUND_SECONDS = 20.0
 WARM_UP_SECONDS = 10.0
 STEPPING_SECONDS = 4.0
+GPU_SECONDS = 12.0
 
 
 def throughput(config: ExperimentConfig) -> None:
@@ -201,6 +202,8 @@ def _main(path: str, kind: str) -> None:
         from mtrl.distributed.peers import measure_rllib
 
         rate = measure_rllib(config.suite.name, ROUND_SECONDS, WARM_UP_SECONDS)
+    elif kind == "gpu":
+        rate = measure_system(config, GPU_SECONDS, WARM_UP_SECONDS)
     else:
         rate = measure_system(config, ROUND_SECONDS, WARM_UP_SECONDS)
     print(json.dumps(rate), flush=True)

@@ -197,8 +197,9 @@ class LearnerConfig(Section):
     the trunk's parameters, as in the papers, at the cost of a pass back through the trunk for each task."""
     task_weighting: Literal["tasks", "frames"] = "tasks"
     """`tasks`: the mean losses of all tasks have equal weight. `frames`: all frames have equal weight."""
-    rollouts_per_update: int = Field(1, ge=1)
-    """Rollouts that make one batch."""
+    rollouts_per_update: int | Literal["auto"] = "auto"
+    """Rollouts that make one batch. `auto`: a third of the number of runners that send some, so that a policy is about three updates old
+    when it is learned from, however many runners there are."""
     max_queued_batches: int = Field(2, ge=0)
     """Batches that may wait for the learner before the runners have to wait. With one rollout in flight, 1 keeps the policy one update
     behind; with 0 the runners pause while the learner works and never act with an old policy."""
@@ -250,6 +251,16 @@ class LearnerConfig(Section):
     threads: int | None = Field(None, ge=1)
     """Threads of the learner's tensor operations. null: one in a run in one process, so that it repeats itself whatever else the machine
     does; with runners, as many as cores are free, which is looked at again every two seconds."""
+
+    @pydantic.field_validator("rollouts_per_update", mode="before")
+    @classmethod
+    def _auto_or_a_number(cls, value: Any) -> Any:
+        """One sentence for both, where pydantic would write one for each."""
+        if value != "auto" and not (
+            isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer() and value >= 1
+        ):
+            raise ValueError("must be 'auto' or a whole number of 1 or more")
+        return value
 
 
 class LearnersConfig(Section):
@@ -368,7 +379,7 @@ class ExperimentConfig(Section):
             raise ValueError(
                 f"learner.recompute_targets needs whole traces, but learner.minibatch_of is {learner.minibatch_of!r}: set it to 'traces'"
             )
-        runners, batch = self.env_runners, learner.rollouts_per_update
+        runners, batch = self.env_runners, 1 if learner.rollouts_per_update == "auto" else learner.rollouts_per_update
         parts = runners.slots * batch * (1 if learner.minibatch_of == "traces" else runners.unroll_length)
         if learner.minibatches > parts:
             what = "traces" if learner.minibatch_of == "traces" else "steps"

@@ -87,9 +87,6 @@ class GraphedUpdates:
         self._num_tasks, self._precision, self._record = num_tasks, precision, record
         self._shapes: dict[Any, _Shape] = {}
         self._pool = torch.cuda.graph_pool_handle() if record else None
-        for _, optimizer in optimizers.named():
-            for group in optimizer.param_groups:
-                group["capturable"] = record
 
     def forget(self) -> None:
         """Drops all graphs; to be called when optimisers were given another state, since graphs know only the old one's memory."""
@@ -261,17 +258,17 @@ class _Step:
 
 def _step_unless(optimizer: torch.optim.Optimizer, failed: Float[Tensor, ""], learning_rate: Float[Tensor, ""]) -> None:
     """A step of Adam that changes nothing where `failed` is 1, at a learning rate that is read when the step is made."""
-    usual = [group["lr"] for group in optimizer.param_groups]
+    usual = [{name: group[name] for name in ("lr", "capturable")} for group in optimizer.param_groups]
     fused: Any = optimizer
     fused.grad_scale, fused.found_inf = None, failed  # what PyTorch's own scaling of gradients sets
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group |= {"lr": learning_rate, "capturable": failed.device.type == "cuda"}
     try:
         optimizer.step()
     finally:
         del fused.grad_scale, fused.found_inf
-        for group, rate in zip(optimizer.param_groups, usual, strict=True):
-            group["lr"] = rate
+        for group, options in zip(optimizer.param_groups, usual, strict=True):
+            group |= options
 
 
 class _Operations:

@@ -58,7 +58,10 @@ def _make_optimizer(module: nn.Module, settings: OptimizerConfig, memory_learnin
     memory = {name for name in learned if is_memory(name)}
     groups: list[dict[str, Any]] = [{"params": [parameter for name, parameter in learned.items() if name not in memory]}]
     if memory:
-        groups.append({"params": [learned[name] for name in learned if name in memory], "rate": memory_learning_rate_factor})
+        factor = memory_learning_rate_factor
+        groups.append(
+            {"params": [learned[name] for name in learned if name in memory], "rate": factor, "lr": factor * settings.learning_rate}
+        )
     # One fused call for all parameters instead of several small operations for each.
     if settings.name == "adam":
         return torch.optim.Adam(groups, lr=settings.learning_rate, eps=settings.epsilon, fused=True)

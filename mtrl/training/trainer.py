@@ -20,6 +20,7 @@ from mtrl.learning.learner import Learner, LearnerProtocol, RestartableLearner, 
 from mtrl.rollouts.collector import Collected
 from mtrl.rollouts.rollout import Rollout, concatenate
 from mtrl.rollouts.source import InProcessSource, RolloutSource, SourceFault
+from mtrl.training.batch_size import BatchSize
 from mtrl.training.metrics import Interval, task_metrics
 from mtrl.training.quarantine import Quarantine, VersionWatch
 from mtrl.training.task_statistics import TaskStatistics
@@ -58,6 +59,7 @@ class Trainer:
         self._versions = VersionWatch()
         self._source = source
         self._arrived: list[Collected] = []
+        self._batch_size = BatchSize(config.learner.rollouts_per_update)
         self._threads = learner_threads(config, source)
         self._thread = ThreadPoolExecutor(1, "learner") if source.asynchronous else None
         if self._thread is None:
@@ -102,15 +104,15 @@ class Trainer:
             LearnerLostError: from learners in other processes; `recover` goes on.
             TasksFailedError: no task is left.
         """
-        needed = self.config.learner.rollouts_per_update
         before = time.perf_counter()
         try:
-            while len(self._arrived) < needed:
+            while len(self._arrived) < self._batch_size.rollouts:
                 if self._source.asynchronous and time.perf_counter() - before > timeout:
                     return False
                 self._receive(timeout)
         finally:
             self._interval.queue_wait_seconds += time.perf_counter() - before
+        needed = self._batch_size.rollouts
         batch, self._arrived = self._arrived[:needed], self._arrived[needed:]
         self._train(concatenate([collected.rollout for collected in batch]))
         return True
@@ -217,7 +219,7 @@ class Trainer:
         if self.config.learner.max_queued_batches == 0:
             return update.result()
         while not update.done():
-            if len(self._arrived) < self.config.learner.max_queued_batches * self.config.learner.rollouts_per_update:
+            if len(self._arrived) < self.config.learner.max_queued_batches * self._batch_size.rollouts:
                 self._receive(POLL_SECONDS)
             else:
                 # Back-pressure: what has arrived is enough, and runners with two rollouts on their way stop by themselves.
@@ -228,6 +230,7 @@ class Trainer:
         for collected in self._source.collect(timeout):
             counts = np.bincount(collected.rollout.task_ids, minlength=self.suite.num_tasks)
             self._environments[collected.runner] = np.maximum(counts, self._environments[collected.runner])
+            self._batch_size.hear_of(collected.runner)
             self._hear_of(collected)
             self.statistics.add_episodes(collected.episodes)
             self._interval.add_collected(collected)

@@ -13,6 +13,8 @@ from mtrl.cli.arguments import parse_with_experiment
 from mtrl.cli.shared import DEFAULT_CONFIG, check_choice, check_packages, find_config, parse_fraction, parse_whole_number
 from mtrl.config import ExperimentConfig, load_config
 
+GPU_CONFIGS = ("minigrid_mt7_fast", "metaworld_mt10")
+
 
 @dataclass(frozen=True)
 class BenchOptions:
@@ -74,6 +76,13 @@ def _learner(config: ExperimentConfig, options: BenchOptions) -> None:
     learner(config)
 
 
+def _gpu(config: ExperimentConfig, options: BenchOptions) -> None:
+    """What a GPU does for training, on MT7 and MT10 or CONFIG; about 4 minutes."""
+    from mtrl.benchmark.gpu import gpu
+
+    gpu([find_config(name) for name in ([options.config] if options.config else GPU_CONFIGS)])
+
+
 def _curriculum(config: ExperimentConfig, options: BenchOptions) -> None:
     """Frames that each scheduler needs to master all tasks; schedulers x seeds training runs, one after the other."""
     from mtrl.benchmark.curriculum import compare
@@ -115,6 +124,7 @@ BENCHMARKS: dict[str, Callable[[ExperimentConfig, BenchOptions], None]] = {
     "throughput": _throughput,
     "peers": _peers,
     "learner": _learner,
+    "gpu": _gpu,
     "curriculum": _curriculum,
     "transfer": _transfer,
     "soak": _soak,

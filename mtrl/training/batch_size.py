@@ -1,0 +1,38 @@
+"""The number of rollouts in a batch, which follows the number of runners that send some."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+LAG = 3  # updates; the age of a policy when it is learned from, about
+MISSED = 3  # rollouts that the others send on average, after which a runner no longer counts
+
+
+class BatchSize:
+    """As many rollouts as the experiment says, or a part of the runners that are heard of.
+
+    While a runner makes an unroll each of the n others sends one. With k rollouts in a batch that makes n / k updates, by which the policy
+    of the rollout is old when it arrives. So k grows with n. What counts are the runners that keep up with the others: a slow one must not
+    make the learner wait.
+
+    Args:
+        wanted: rollouts in a batch, or `auto`.
+    """
+
+    def __init__(self, wanted: int | Literal["auto"]):
+        self._wanted = wanted
+        self._arrived = 0
+        self._newest: dict[int, int] = {}  # by runner: how many rollouts had arrived with its newest one
+
+    def hear_of(self, runner: int) -> None:
+        """Takes in that a rollout of this runner has arrived."""
+        self._arrived += 1
+        self._newest[runner] = self._arrived
+
+    @property
+    def rollouts(self) -> int:
+        """Rollouts in the next batch."""
+        if self._wanted != "auto":
+            return self._wanted
+        oldest = self._arrived - MISSED * len(self._newest)
+        return max(1, -(-sum(newest > oldest for newest in self._newest.values()) // LAG))
