@@ -62,6 +62,27 @@ def whole_cores(control_groups: Path = CONTROL_GROUPS, own_groups: Path = OWN_GR
     return max(1, int(usable_cores(control_groups, own_groups)))
 
 
+def waited_seconds() -> float:
+    """Seconds for which threads of this process were ready to run and had no core, since it started; 0 where the system does not say."""
+    total = 0
+    for task in Path("/proc/self/task").glob("*/schedstat"):
+        try:
+            total += int(task.read_text().split()[1])
+        except (OSError, IndexError, ValueError):
+            continue
+    return total * 1e-9
+
+
+def idle_seconds() -> float:
+    """Seconds for which the cores that this process may use had nothing to do, added up since the machine started; 0 where unknown."""
+    try:
+        own = {f"cpu{core}" for core in own_cores()}
+        rows = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+        return sum(int(row[4]) + int(row[5]) for row in rows if row and row[0] in own) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
 def available_memory(control_groups: Path = CONTROL_GROUPS, own_groups: Path = OWN_GROUPS) -> float:
     """Bytes that are free, or that a control group still leaves.
 

@@ -187,3 +187,19 @@ def test_a_folder_that_train_would_refuse_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("name: it")
     assert levels(list(doctor.check_folder(tmp_path / "run"))) == ["note"]
+
+
+def test_the_load_of_the_machine_is_a_note_where_others_keep_cores_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = len(machine.own_cores())
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
+    try:
+        (found,) = doctor.check_load(1.0)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert found.level == "note" and float(found.text.split()[0]) > 0.5 * cores
+    readings = iter([100.0, 100.0 + 1.0 * cores])  # a second later all cores have rested for a second
+    monkeypatch.setattr(doctor, "idle_seconds", lambda: next(readings))
+    (found,) = doctor.check_load(1.0)
+    assert found.level == "ok" and found.text.startswith("0.0 of ")

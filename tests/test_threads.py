@@ -9,7 +9,8 @@ import pytest
 import torch
 from helpers import toy_config
 
-from mtrl.training.threads import LearnerThreads, idle_seconds
+from mtrl.machine import idle_seconds
+from mtrl.training.threads import LearnerThreads
 from mtrl.training.trainer import build_trainer
 
 
@@ -37,7 +38,7 @@ def test_waiting_for_a_core_is_noticed():
     """Two processes on one core: each waits for half of the time."""
     code = (
         "import os, sys, time; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from mtrl.training.threads import waited_seconds\n"
+        "from mtrl.machine import waited_seconds\n"
         "child = os.fork()\n"
         "while child == 0: pass\n"
         "before, end = waited_seconds(), time.monotonic() + 1.0\n"

@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,8 @@ from mtrl.machine import (
     Finding,
     available_memory,
     family_of,
+    idle_seconds,
+    own_cores,
     package_version,
     run_python,
     usable_cores,
@@ -49,6 +52,7 @@ SIMULATORS = {
     "minigrid": "minigrid suites will not work, nor will their evaluation",
     "metaworld": "metaworld suites will not work, nor will their evaluation",
 }
+LOAD_SECONDS = 0.5  # for which others are watched
 START_SECONDS = 240  # how long a start of the run may take
 
 PRINT_BACKENDS = "import sys; from mtrl.cli.doctor import print_backends; print_backends(sys.argv[1])"
@@ -109,6 +113,7 @@ def _conclude(console: rich.console.Console, findings: list[Finding], config: Ex
 
 def collect_findings(config: ExperimentConfig, run_dir: Path | None) -> list[Finding]:
     """Findings of all checks; the slow checks run side by side. Where none of them finds a problem, the run is started for one update."""
+    load = list(check_load())
     with _pool() as pool:
         listed = pool.submit(run_python, PRINT_BACKENDS, config.suite.name)
         torch = pool.submit(run_python, TORCH_FACTS)
@@ -122,6 +127,7 @@ def collect_findings(config: ExperimentConfig, run_dir: Path | None) -> list[Fin
             *check_names(),
             *check_folder(run_dir),
             *check_cores(config),
+            *load,
             *check_memory(config),
             *check_torch(torch.result()),
             *check_ray(ray.result(), config),
@@ -240,13 +246,28 @@ def check_cores(config: ExperimentConfig) -> Iterator[Finding]:
     cores, wanted = usable_cores(), config.wanted_resources()["CPU"]
     runners, learners = config.env_runners.num_env_runners, config.learners.num_learners
     who = f"{runners} runner{'s' * (runners != 1)}" + (f" and {learners} learner{'s' * (learners != 1)}" if learners else "")
-    text = f"{cores:g} usable of {os.cpu_count()}; {who} of the run reserve {wanted:g}"
+    text = f"{cores:g} usable of {os.cpu_count()}; {who} of the run reserve{'s' * (runners + learners == 1)} {wanted:g}"
     if wanted > cores:
         yield Finding("problem", "cores", f"{text}; lower --num-env-runners" + (" or --learners.num-learners" if learners else ""))
     elif not learners and wanted + 1 > cores:
         yield Finding("note", "cores", f"{text}, so that the learner has none for itself and training is slow")
     else:
         yield Finding("ok", "cores", text)
+
+
+def check_load(seconds: float = LOAD_SECONDS) -> Iterator[Finding]:
+    """What others do on this machine's cores, before a check of ours keeps any of them busy."""
+    cores, idle = len(own_cores()), idle_seconds()
+    time.sleep(seconds)
+    free = idle_seconds() - idle
+    if not free:
+        return  # the system does not say
+    busy = max(0.0, cores - free / seconds)
+    text = f"{busy:.1f} of {cores} cores are busy with other work"
+    if busy >= 0.5:
+        yield Finding("note", "load", f"{text}; training is slower, and its speed no measure of this machine")
+    else:
+        yield Finding("ok", "load", text)
 
 
 def check_memory(config: ExperimentConfig) -> Iterator[Finding]:

@@ -74,7 +74,11 @@ METRICS = (
     Metric("learner/actor_steps", "optimiser steps", "steps of the actor's optimiser per update; `learner.target_kl` may end them"),
     Metric("learner/skipped_steps", "optimiser steps", "steps not made since the run began, since loss or gradient were not finite"),
     Metric("learner/updates_per_second", "updates/s", "updates per second of wall-clock time"),
-    Metric("learner/distinct_fraction", "share", "distinct (task, observation) pairs of a batch; only these are computed"),
+    Metric(
+        "learner/distinct_fraction",
+        "share",
+        "distinct (task, observation) pairs of a batch, which alone are computed; 1 with CUDA graphs",
+    ),
     Metric("learner/busy_fraction", "share", "share of the wall-clock time in which the learner worked"),
     Metric("vtrace/rho_mean", "ratio", "mean importance weight π/μ"),
     Metric("vtrace/rho_clipped_fraction", "share", "share of steps with an importance weight above ρ̄"),
@@ -89,6 +93,7 @@ METRICS = (
     Metric("throughput/env_seconds", "s", "time that runners spent in environments, summed over runners"),
     Metric("throughput/inference_seconds", "s", "time that runners spent in the policy, summed over runners"),
     Metric("throughput/learner_seconds", "s", "time that the learner spent in updates"),
+    Metric("throughput/threads", "threads", "threads of the learner's tensor operations on the CPU; they follow the cores that are free"),
     Metric("throughput/lost_unrolls", "unrolls", "unrolls that never arrived, since this process began"),
 )
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-from pathlib import Path
 
 import torch
 
 from mtrl.config import ExperimentConfig
-from mtrl.machine import own_cores
+from mtrl.machine import idle_seconds, waited_seconds
 from mtrl.rollouts.source import RolloutSource
 
 THREADS = torch.get_num_threads()  # what torch chose for this process
@@ -70,24 +68,3 @@ def learner_threads(config: ExperimentConfig, source: RolloutSource) -> LearnerT
     # Where batches wait for the learner, runners keep their cores busy while it works.
     busy = 0 if config.learner.max_queued_batches == 0 else math.ceil(source.local_cores)
     return LearnerThreads(max(1, THREADS - busy), fixed=False)
-
-
-def waited_seconds() -> float:
-    """Seconds for which threads of this process were ready to run and had no core, since it started; 0 where the system does not say."""
-    total = 0
-    for task in Path("/proc/self/task").glob("*/schedstat"):
-        try:
-            total += int(task.read_text().split()[1])
-        except (OSError, IndexError, ValueError):
-            continue
-    return total * 1e-9
-
-
-def idle_seconds() -> float:
-    """Seconds for which the cores that this process may use had nothing to do, added up since the machine started; 0 where unknown."""
-    try:
-        own = {f"cpu{core}" for core in own_cores()}
-        rows = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
-        return sum(int(row[4]) + int(row[5]) for row in rows if row and row[0] in own) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return 0.0

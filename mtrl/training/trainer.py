@@ -273,6 +273,7 @@ class Trainer:
             "summary/score_mean": np.nan if mean is None else mean,
             "summary/score_iqm": np.nan if mean is None else float(interquartile_mean(self.statistics.scores)),
             "throughput/lost_unrolls": self._source.lost,
+            "throughput/threads": self._threads.count,
         }
 
     def _task_metrics(self) -> dict[str, float]:
