@@ -258,11 +258,10 @@ def check_cores(config: ExperimentConfig) -> Iterator[Finding]:
 def check_load(seconds: float = LOAD_SECONDS) -> Iterator[Finding]:
     """What others do on this machine's cores, before a check of ours keeps any of them busy."""
     cores, idle = len(own_cores()), idle_seconds()
-    time.sleep(seconds)
-    free = idle_seconds() - idle
-    if not free:
+    if not idle:
         return  # the system does not say
-    busy = max(0.0, cores - free / seconds)
+    time.sleep(seconds)
+    busy = max(0.0, cores - (idle_seconds() - idle) / seconds)
     text = f"{busy:.1f} of {cores} cores are busy with other work"
     if busy >= 0.5:
         yield Finding("note", "load", f"{text}; training is slower, and its speed no measure of this machine")
