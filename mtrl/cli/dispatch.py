@@ -25,6 +25,7 @@ from mtrl.cli.commands.evaluate import evaluate
 from mtrl.cli.commands.explain import explain
 from mtrl.cli.commands.export import export
 from mtrl.cli.commands.report import report
+from mtrl.cli.commands.search import search
 from mtrl.cli.commands.suites import suites
 from mtrl.cli.commands.sweep import sweep
 from mtrl.cli.commands.train import train
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Callable[[list[str], str], int]] = {
     "train": train,
     "evaluate": evaluate,
     "sweep": sweep,
+    "search": search,
     "report": report,
     "dashboard": dashboard,
     "export": export,

@@ -28,6 +28,21 @@ def find_config(name: str) -> Path:
     raise UserError(f"no experiment {name}: neither a file nor a name in configs/; {hint}")
 
 
+def find_space(name: str) -> Path:
+    """The search space that `name` means: a path, or the bare name of one of ours.
+
+    Raises:
+        UserError: with the names that there are.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = {file.stem: file for file in sorted((_configs_directory() / "spaces").glob("*.yaml"))}
+    if path.parent == Path() and path.stem in known:
+        return known[path.stem]
+    raise UserError(f"no search space {name}: neither a file nor a name in configs/spaces/; there are {', '.join(known)}")
+
+
 @dataclass(frozen=True)
 class NoArguments:
     """For commands without options."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import gymnasium
@@ -15,6 +17,7 @@ from mtrl.evaluation.jobs import EPISODE_STEPS
 from mtrl.evaluation.protocols import GENERIC
 from mtrl.evaluation.results import EvaluationResults
 from mtrl.evaluation.statistics import aggregate, interquartile_mean, mean, mean_interval
+from mtrl.storage.search_record import TrialRecord
 from mtrl.training.explain import Explanation
 
 WIDEST_SUITE = 110  # characters of a line of `print_suites`
@@ -60,6 +63,25 @@ def print_sweep(names: list[str], results: list[EvaluationResults]) -> None:
     changed = "".join(f", but {name} {value}" for name, value in results[0].changed.items())
     frames = ", ".join(f"{result.step:,}" for result in results)
     terminal.print(Text(f"\nprotocol {results[0].protocol}{changed}; intervals from a bootstrap over {len(names)} seeds; frames {frames}"))
+
+
+def print_search(trials: Sequence[TrialRecord], most: int) -> None:
+    """The best trials of a search with their settings, and how all of them ended."""
+    terminal = rich.console.Console()
+    fields = list(trials[0].values) if trials else []
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("trial", no_wrap=True)
+    for title in ("score", "frames", "seconds", *(field.rpartition(".")[2] for field in fields)):
+        table.add_column(title, justify="right")
+    for trial in [trial for trial in trials if trial.best is not None][:most]:
+        frames, seconds, _ = trial.curve[-1]
+        values = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in trial.values.values()]
+        table.add_row(trial.name, f"{trial.best:.3f}", f"{frames:,.0f}", f"{seconds:.0f}", *values)
+    terminal.print(table)
+    states = Counter(trial.state for trial in trials)
+    spent = [sum(trial.curve[-1][unit] for trial in trials if trial.curve) for unit in (0, 1)]
+    ended = ", ".join(f"{count} {state}" for state, count in states.items())
+    terminal.print(Text(f"\n{len(trials)} trials: {ended}; {spent[0]:,.0f} frames and {spent[1]:,.0f} s in all"))
 
 
 def _numbers(values: np.ndarray) -> list[str]:

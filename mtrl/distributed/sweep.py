@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import threading
@@ -14,50 +13,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import ray
 from ray import tune
 
-from envs import TaskSuite
 from mtrl.config import ExperimentConfig, flatten, override
-from mtrl.distributed.cluster import build_ray_trainer, check_resources, start_ray
+from mtrl.distributed.cluster import check_resources, start_ray
+from mtrl.distributed.trials import TrialsInterruptedError, TuneConsole, resources_of, silence_tune, trial_directory, trial_trainer
 from mtrl.errors import UserError
 from mtrl.signals import Repeats
 from mtrl.storage.checkpoint import steps
 from mtrl.storage.layout import RunLayout
-from mtrl.storage.lock import run_lock
 from mtrl.storage.run_directory import RunDirectory
 from mtrl.training.run import run_training
-from mtrl.training.saving import resume
-from mtrl.training.trainer import build_trainer
 
 STOP_FILE = "stop"  # in the folder of a sweep, with the number of a signal
 STOP_POLL_SECONDS = 0.5
-
-
-class SweepInterruptedError(Exception):
-    """A signal ended the trials, which have saved checkpoints."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.number = number
-
-
-class TuneConsole:
-    """Tells Tune what a console would show."""
-
-    def start(self, config: ExperimentConfig, suite: TaskSuite, directory: Path) -> None:
-        """Ignored: Tune reports the progress."""
-
-    def update(self, metrics: dict[str, float]) -> None:
-        """The headline figures."""
-        tune.report({name.removeprefix("summary/"): value for name, value in metrics.items() if name.startswith("summary/")})
-
-    def message(self, text: str) -> None:
-        """Into the trial's log."""
-        print(text, flush=True)
-
-    def close(self) -> None:
-        """Does nothing."""
 
 
 class Progress(tune.Callback):
@@ -82,7 +51,7 @@ def sweep(config: ExperimentConfig, seeds: Sequence[int], folder: Path) -> list[
 
     Raises:
         UserError: a seed's folder holds another experiment, or a trial failed.
-        SweepInterruptedError: a signal came.
+        TrialsInterruptedError: a signal came.
         ResourceError: not even one trial fits.
     """
     folder = folder.absolute()
@@ -96,30 +65,22 @@ def sweep(config: ExperimentConfig, seeds: Sequence[int], folder: Path) -> list[
         return paths
     start_ray()
     check_resources(config)
-    runners = config.env_runners
-    cores = int(ray.cluster_resources().get("CPU", 1))
-    at_once = max(1, cores // max(1, round(runners.num_env_runners * runners.num_cpus_per_env_runner)))
-    # Ray gives a trial's process one thread, since the trial itself reserves no core: the runners' are the ones that count.
-    threads = config.learner.threads or max(1, cores // at_once)
-    of_runner: dict[str, float] = {"CPU": runners.num_cpus_per_env_runner, "GPU": runners.num_gpus_per_env_runner}
-    # RLlib counts on a first bundle for the trial itself. It must not be empty, and a core would be one too many where runners need all.
-    trial_itself: dict[str, float] = {"memory": 2**20} if runners.num_env_runners else {"CPU": 1}
-    bundles = [trial_itself, *[of_runner] * runners.num_env_runners]
-    trainable = tune.with_resources(_train, tune.PlacementGroupFactory(bundles))
-    trials = [{"path": str(folder / f"seed-{planned.seed}"), "experiment": planned.model_dump(), "threads": threads} for planned in waiting]
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # else it prints tables of its own, whatever `verbose` is
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # each run writes its own curves
+    share = resources_of(config)
+    trainable = tune.with_resources(_train, share.bundles)
+    trials = [
+        {"path": str(folder / f"seed-{planned.seed}"), "experiment": planned.model_dump(), "threads": share.threads} for planned in waiting
+    ]
+    silence_tune()
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # else it kills the trials before their checkpoints
     with _stopping(folder) as received:
         results = tune.Tuner(
             trainable,
             param_space={"trial": tune.grid_search(trials)},
-            tune_config=tune.TuneConfig(max_concurrent_trials=at_once, trial_dirname_creator=lambda trial: trial.trial_id),
+            tune_config=tune.TuneConfig(max_concurrent_trials=share.at_once, trial_dirname_creator=lambda trial: trial.trial_id),
             run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[Progress()]),
         ).fit()
     if received:
-        raise SweepInterruptedError(received[0])
+        raise TrialsInterruptedError(received[0])
     if results.errors:
         raise UserError(f"{len(results.errors)} of {len(trials)} trials failed: {str(results.errors[0]).strip().splitlines()[-1]}")
     return paths
@@ -187,32 +148,13 @@ def _finished(path: Path, planned: ExperimentConfig) -> bool:
 def _train(settings: dict[str, Any]) -> None:
     path = Path(settings["trial"]["path"])
     planned = ExperimentConfig.model_validate(settings["trial"]["experiment"])
-    config = override(planned, {"learner.threads": settings["trial"]["threads"]})
-    console = TuneConsole()
-    if config.env_runners.num_env_runners == 0:
-        algorithm, trainer = None, build_trainer(config)
-    else:
-        algorithm, trainer = build_ray_trainer(config)
-    try:
-        begun = RunLayout(path).config.exists()
-        directory = RunDirectory.open(path) if begun else RunDirectory.create(path, planned)
-        with run_lock(path):
-            if begun:
-                resume(trainer, directory, console)
-                if directory.config != planned:
-                    directory.archive_config(directory.config, trainer.frames)
-                    directory.config = planned
-                    directory.write_config()
+    with trial_trainer(planned, settings["trial"]["threads"]) as trainer:
+        with trial_directory(path, planned, trainer) as directory:
             received: list[int] = []
             threading.Thread(target=_follow, args=(path.parent / STOP_FILE, received), daemon=True).start()
             try:
-                if trainer.frames < config.total_frames:
-                    run_training(trainer, directory, console, received)
+                if trainer.frames < trainer.config.total_frames:
+                    run_training(trainer, directory, TuneConsole(), received)
             finally:
                 received.append(0)  # ends the thread
         tune.report({"frames": trainer.frames, "score_mean": trainer.mean_score})
-    finally:
-        if algorithm is not None:
-            algorithm.stop()
-        else:
-            trainer.close()

@@ -42,15 +42,15 @@ def sweep(arguments: list[str], program: str) -> int:
     check_packages()
     from mtrl.cli.console import counting
     from mtrl.cli.tables import print_sweep
-    from mtrl.distributed.sweep import SweepInterruptedError
     from mtrl.distributed.sweep import sweep as train_all
+    from mtrl.distributed.trials import TrialsInterruptedError
     from mtrl.evaluation.jobs import in_processes
     from mtrl.evaluation.runner import evaluate_run
     from mtrl.storage.run_directory import RunDirectory
 
     try:
         paths = train_all(config, seeds, options.run_dir or Path("runs") / f"{config.name}-sweep")
-    except SweepInterruptedError as interrupted:
+    except TrialsInterruptedError as interrupted:
         print("all seeds are saved; the same command goes on from there")
         return 128 + interrupted.number
     results = []

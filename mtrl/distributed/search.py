@@ -1,0 +1,344 @@
+"""A search over settings of an experiment by Ray Tune: each trial is a training run with values of its own."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, NamedTuple
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.search.basic_variant import BasicVariantGenerator
+from ray.tune.search.search_algorithm import SearchAlgorithm
+from ray.tune.search.searcher import Searcher
+
+from envs import TaskSuite
+from mtrl.config import ExperimentConfig, override
+from mtrl.distributed.cluster import check_resources, start_ray
+from mtrl.distributed.search_space import Space, check_space
+from mtrl.distributed.trials import TrialsInterruptedError, TuneConsole, resources_of, silence_tune, trial_directory, trial_trainer
+from mtrl.errors import UserError
+from mtrl.storage.checkpoint import newest_valid
+from mtrl.storage.layout import RunLayout
+from mtrl.storage.run_directory import RunDirectory
+from mtrl.storage.sealed import replace_text
+from mtrl.storage.search_record import FILE, TrialRecord, read_search
+from mtrl.training.run import run_training
+from mtrl.training.saving import save
+from mtrl.training.trainer import Trainer
+
+METRIC = "objective"
+METHODS = ("random", "asha", "pbt", "optuna")
+RUNGS = 16  # ASHA looks at a trial first after this part of its budget,
+REDUCTION = 4  # then after four times as much, and lets one of four go on
+PERTURBATIONS = 16  # of a trial, by population-based training
+REPORT_SECONDS = 1.0
+SUMMARY_SECONDS = 10.0  # between two lines about the whole search
+
+Method = Literal["random", "asha", "pbt", "optuna"]
+
+
+class Budget(NamedTuple):
+    """What a trial may cost at most."""
+
+    unit: Literal["frames", "seconds"]
+    most: float
+
+
+def search(
+    config: ExperimentConfig, space: Space, folder: Path, *, trials: int, method: Method, budget: Budget, seed: int = 0
+) -> list[TrialRecord]:
+    """Runs the trials, each in `folder/trial-ID`, and keeps `folder/search.json` up to date. A search that was interrupted goes on.
+
+    Args:
+        config: the experiment, with the values of all fields that are not searched.
+        space: the fields that are.
+        folder: of the search.
+        trials: their number; with `pbt` the size of the population.
+        method: `random` gives every trial its whole budget. `asha` stops those that are behind others at equal cost (Li et al. 2020).
+            `pbt` lets the worst go on from the best with changed values (Jaderberg et al. 2017). `optuna` draws values near those that
+            were good (TPE), and stops trials as `asha` does.
+        budget: of a trial. In seconds, a setting that makes training slow has to be worth it.
+        seed: of the draws.
+
+    Returns:
+        the trials, the best one first.
+
+    Raises:
+        UserError: the folder holds another search, the space does not fit the experiment, or all trials failed.
+        TrialsInterruptedError: a signal came.
+    """
+    check_space(space, config)
+    folder = folder.absolute()
+    changes = {"total_frames": math.ceil(budget.most)} if budget.unit == "frames" else {}
+    experiment = override(config, changes | {"report_seconds": REPORT_SECONDS})
+    plan = {
+        "experiment": experiment.model_dump(mode="json"),
+        "space": {name: [domain.kind, list(domain.values)] for name, domain in space.items()},
+        "method": method,
+        "budget": list(budget),
+        "trials": trials,
+        "seed": seed,
+    }
+    _check_same(folder / FILE, plan)
+    scheduler, sampler = _method_of_tune(method, space, budget, seed)
+    start_ray()
+    check_resources(experiment)
+    share = resources_of(experiment)
+    fixed = {"folder": str(folder), "experiment": experiment.model_dump(), "threads": share.threads, "budget": budget, "method": method}
+    parameters = {"trial": fixed, "values": {name: domain.for_tune() for name, domain in space.items()}}
+    trainable = tune.with_resources(_train, share.bundles)
+    silence_tune()
+    state = str(folder / "tune")
+    if tune.Tuner.can_restore(state):
+        tuner = tune.Tuner.restore(state, trainable, param_space=parameters, resume_unfinished=True, resume_errored=True)
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=parameters,
+            tune_config=tune.TuneConfig(
+                metric=METRIC,
+                mode="max",
+                num_samples=trials,
+                max_concurrent_trials=None if method == "pbt" else share.at_once,
+                scheduler=scheduler,
+                search_alg=sampler,
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
+            run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[Recorder(folder / FILE, plan)]),
+        )
+    with _ending_on_signals() as received:
+        results = tuner.fit()
+    found = read_search(folder)
+    if received or len(found) < trials or any(trial.state == "running" for trial in found):
+        raise TrialsInterruptedError(received[0] if received else signal.SIGINT)
+    if all(trial.state == "failed" for trial in found):
+        raise UserError(f"all trials failed; the last line of the first one's error is: {str(results.errors[0]).strip().splitlines()[-1]}")
+    return found
+
+
+class Recorder(tune.Callback):
+    """Writes what the trials report into a file, and prints when one ends.
+
+    Args:
+        path: of the file. What is in it already, of a search that goes on, stays.
+        plan: everything that makes this search another one.
+    """
+
+    def __init__(self, path: Path, plan: dict[str, Any]):
+        self._path, self._plan = path, plan
+        self._trials: dict[str, TrialRecord] = {}
+        self._said = 0.0
+
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        """Takes over what is in the file."""
+        if self._path.exists():
+            self._trials = {trial.name: trial for trial in read_search(self._path.parent)}
+        self._write()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Notes the values, which population-based training may have changed."""
+        name = _name(trial)
+        record = self._trials.setdefault(name, TrialRecord(name, {}))
+        record.values, record.state = dict(trial.config["values"]), "running"
+        self._write()
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """Notes cost and objective."""
+        if METRIC not in result:
+            return
+        record = self._trials.setdefault(_name(trial), TrialRecord(_name(trial), dict(trial.config["values"])))
+        record.curve.append((float(result["frames"]), float(result["seconds"]), float(result[METRIC])))
+        self._write()
+        if time.monotonic() - self._said > SUMMARY_SECONDS:
+            self._say()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Notes whether the trial had its whole budget."""
+        record = self._trials[_name(trial)]
+        unit, most = self._plan["budget"]
+        spent = 0.0 if not record.curve else record.curve[-1][0 if unit == "frames" else 1]
+        record.state = "finished" if spent >= most else "stopped"
+        self._write()
+        score = "" if record.best is None else f", best score {record.best:.3f}"
+        print(f"{record.name}: {record.state} after {spent:,.0f} {unit}{score}", flush=True)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Notes the failure."""
+        self._trials.setdefault(_name(trial), TrialRecord(_name(trial), dict(trial.config["values"]))).state = "failed"
+        self._write()
+        print(f"{_name(trial)}: failed; {trial.error_file or 'no file'} has the error", flush=True)
+
+    def _write(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        trials = [asdict(trial) for trial in self._trials.values()]
+        replace_text(self._path, json.dumps(self._plan | {"planned_trials": self._plan["trials"], "trials": trials}))
+
+    def _say(self) -> None:
+        self._said = time.monotonic()
+        scored = [trial for trial in self._trials.values() if trial.best is not None]
+        ended = sum(trial.state != "running" for trial in self._trials.values())
+        best = max(scored, key=lambda trial: trial.best or 0.0)
+        print(f"{ended} of {self._plan['trials']} trials have ended; best score {best.best:.3f} by {best.name}", flush=True)
+
+
+class _SearchConsole(TuneConsole):
+    """Tells Tune cost and objective, with a checkpoint where a population needs one.
+
+    Args:
+        trainer: of the trial.
+        directory: its run.
+        budget: at the end of which the run is ended.
+        received: a list that ends the run when there is something in it.
+        interval: cost between two checkpoints for Tune; None for none.
+    """
+
+    def __init__(self, trainer: Trainer, directory: RunDirectory, budget: Budget, received: list[int], interval: float | None):
+        self._trainer, self._directory, self._budget, self._received, self._interval = trainer, directory, budget, received, interval
+        self._start = time.monotonic() - 3600 * directory.hours()
+        self._saved = 0.0
+
+    def start(self, config: ExperimentConfig, suite: TaskSuite, directory: Path) -> None:
+        """Ignored."""
+
+    def update(self, metrics: dict[str, float]) -> None:
+        """Reports, once every task has finished an episode."""
+        seconds = time.monotonic() - self._start
+        objective = objective_of(metrics, self._trainer.suite)
+        if objective is not None:
+            report = {METRIC: objective, "frames": self._trainer.frames, "seconds": seconds}
+            cost = report[self._budget.unit]
+            if self._interval is not None and cost - self._saved >= self._interval:
+                self._saved = cost
+                self._report_with_checkpoint(report)
+            else:
+                tune.report(report)
+        if self._budget.unit == "seconds" and seconds >= self._budget.most and not self._received:
+            self._received.append(signal.SIGTERM)
+
+    def _report_with_checkpoint(self, report: dict[str, float]) -> None:
+        if not save(self._trainer, self._directory, self):
+            tune.report(report)
+            return
+        newest, _ = newest_valid(self._directory.checkpoints)
+        assert newest is not None
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copytree(newest.path, Path(folder) / newest.path.name)
+            tune.report(report, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def objective_of(metrics: dict[str, float], suite: TaskSuite) -> float | None:
+    """The mean score over tasks, or the mean return where scores are unknown; None until every task has finished an episode."""
+    if "summary/score_mean" in metrics:
+        return metrics["summary/score_mean"]
+    returns = [metrics.get(f"tasks/{name}/return") for name in suite.names]
+    known = [value for value in returns if value is not None]
+    scored = any(f"tasks/{name}/score" in metrics for name in suite.names)
+    return None if scored or len(known) < len(returns) else sum(known) / len(known)
+
+
+def _train(settings: dict[str, Any]) -> None:
+    """One trial, in a process of Ray's."""
+    fixed = settings["trial"]
+    budget = Budget(*fixed["budget"])
+    path = Path(fixed["folder"]) / f"trial-{tune.get_context().get_trial_id()}"
+    planned = override(ExperimentConfig.model_validate(fixed["experiment"]), settings["values"])
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            _take_over(Path(folder), RunLayout(path).checkpoints)
+    interval = budget.most / PERTURBATIONS if fixed["method"] == "pbt" else None
+    with trial_trainer(planned, fixed["threads"]) as trainer, trial_directory(path, planned, trainer) as directory:
+        received: list[int] = []
+        console = _SearchConsole(trainer, directory, budget, received, interval)
+        try:
+            if trainer.frames < planned.total_frames:
+                run_training(trainer, directory, console, received)
+                directory.write_state("finished", frames=trainer.frames)
+        except SystemExit:  # Tune has stopped the trial
+            directory.write_state("interrupted", frames=trainer.frames, reason="stopped by the search")
+            raise
+
+
+def _take_over(checkpoint: Path, own: Path) -> None:
+    """Puts another trial's checkpoint in the place of one's own."""
+    shutil.rmtree(own, ignore_errors=True)
+    shutil.copytree(checkpoint, own)
+
+
+def _method_of_tune(method: Method, space: Space, budget: Budget, seed: int) -> tuple[TrialScheduler, SearchAlgorithm | Searcher]:
+    """Ray Tune's scheduler and sampler.
+
+    Raises:
+        UserError: Optuna is not installed.
+    """
+    halving = ASHAScheduler(
+        time_attr=budget.unit,
+        max_t=max(2, math.ceil(budget.most)),
+        grace_period=max(1, int(budget.most / RUNGS)),
+        reduction_factor=REDUCTION,
+    )
+    if method == "optuna":
+        try:
+            from ray.tune.search.optuna import OptunaSearch
+
+            return halving, OptunaSearch(metric=METRIC, mode="max", seed=seed)
+        except (ImportError, AssertionError):
+            raise UserError("--method optuna needs a package that is not installed: pip install -e '.[search]'") from None
+    draws = BasicVariantGenerator(random_state=seed)
+    if method == "pbt":
+        mutations = {"values": {name: domain.for_tune() for name, domain in space.items()}}
+        interval = budget.most / PERTURBATIONS
+        return PopulationBasedTraining(
+            time_attr=budget.unit, perturbation_interval=interval, hyperparam_mutations=mutations, seed=seed, require_attrs=False
+        ), draws
+    return (halving if method == "asha" else FIFOScheduler()), draws
+
+
+def _check_same(path: Path, plan: dict[str, Any]) -> None:
+    """Refuses a folder with another search.
+
+    Raises:
+        UserError: with what differs.
+    """
+    if not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{path} is damaged; choose another --run-dir") from None
+    before["trials"] = before.get("planned_trials")
+    differing = [name for name in plan if before.get(name) != json.loads(json.dumps(plan[name]))]
+    if differing:
+        raise UserError(f"{path.parent} holds another search (other {', '.join(differing)}); choose another --run-dir")
+
+
+@contextmanager
+def _ending_on_signals() -> Iterator[list[int]]:
+    """Tune ends in order on SIGINT; other signals do the same, and are kept in the list."""
+    received: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.raise_signal(signal.SIGINT)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.signal(number, pass_on) for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _name(trial: Any) -> str:
+    return f"trial-{trial.trial_id}"
