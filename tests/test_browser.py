@@ -245,6 +245,20 @@ def test_a_task_is_opened_and_its_video_played(page: sync_api.Page, server: str)
     assert video.evaluate("video => video.videoWidth") > 384 and video.evaluate("video => video.error") is None
 
 
+def test_a_note_is_written_and_shown(page: sync_api.Page, server: str, root: Path) -> None:
+    page.goto(f"{server}/run/second")
+    page.get_by_text("Write a note").click()
+    page.locator("#note-text").fill("tags: kept\nThe <i>quiet</i> one.")
+    page.get_by_role("button", name="Save", exact=True).click()
+    until(page, "() => document.querySelector('#note output').textContent === 'saved'")
+    until(page, "() => document.querySelector('#heads pre')?.textContent.includes('The <i>quiet</i> one.')")
+    assert (root / "second" / "note.md").read_text().startswith("tags: kept")
+    page.goto(f"{server}/?q=tag:kept")
+    page.wait_for_timeout(300)
+    assert names(page) == ["second"]
+    (root / "second" / "note.md").unlink()
+
+
 def test_a_live_run_grows(page: sync_api.Page, server: str, root: Path) -> None:
     run = root / "live"
     run.mkdir()

@@ -135,6 +135,46 @@ def test_notes_and_messages_are_shown(tmp_path):
     assert "all is <b>well</b>" in log.text and log.headers["content-type"].startswith("text/plain")
 
 
+def test_a_note_is_written_from_its_own_page_alone(tmp_path):
+    run = run_below(tmp_path, "sweep/run", {"time": 1.0, "summary/frames": 5})
+    secret = tmp_path / "secret"
+    secret.write_text("mine")
+    client = TestClient(make_app(tmp_path))
+    address, page = "/run/sweep%2Frun/note", {"Origin": "http://testserver", "Sec-Fetch-Site": "same-origin"}
+    assert client.put(address, content="tags: a, b\nGood – <b>best</b>", headers=page).status_code == 204
+    assert (run / "note.md").read_text() == "tags: a, b\nGood – <b>best</b>" and client.get("/api/runs").json()[0]["tags"] == ["a", "b"]
+    assert "&lt;b&gt;best" in client.get("/run/sweep%2Frun").text
+    for headers in ({"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}):
+        assert client.put(address, content="bad", headers=headers).status_code == 403
+    assert client.post(address, content="bad").status_code in (404, 405)
+    assert client.put(address, content="x" * 30_000).status_code == 413
+    for name in ("nowhere", "..%2f..", "sweep", "%00"):
+        assert client.put(f"/run/{name}/note", content="bad").status_code == 404
+    (run / "note.md").unlink()
+    os.symlink(secret, run / "note.md")
+    answer = client.put(address, content="bad")
+    assert answer.status_code == 409 and "cannot be written" in answer.text and secret.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["secret", "sweep"]
+    guarded = TestClient(make_app(tmp_path, token="t"))
+    assert guarded.put(address, content="bad").status_code == 401
+
+
+def test_a_film_says_how_its_episode_ended(tmp_path):
+    run = run_below(tmp_path, "run", {"time": 1.0, "summary/frames": 5, **{f"tasks/{task}/frames": 1 for task in "abc"}})
+    films = run / "evaluation" / "7" / "video"
+    films.mkdir(parents=True)
+    for task in "abc":
+        (films / f"{task}.mp4").write_bytes(b"moving")
+    (films / "a.json").write_text('{"steps": 34, "episode_return": 0.873, "success": true, "steps_per_second": 10}')
+    (films / "b.json").write_text("{")
+    (tmp_path / "other.json").write_text('{"steps": 666, "episode_return": 0, "success": true, "steps_per_second": 10}')
+    os.symlink(tmp_path / "other.json", films / "c.json")
+    client = TestClient(make_app(tmp_path))
+    assert "a: success, return 0.873 in 34 steps, 10 steps a second" in client.get("/run/run").text
+    for task in "bc":
+        assert "<figcaption>one episode</figcaption>" in client.get(f"/run/run/task/{task}").text
+
+
 def test_a_page_of_a_run_that_has_not_begun_looks_again(tmp_path):
     client = TestClient(make_app(tmp_path))
     missing = client.get("/run/soon")

@@ -11,7 +11,8 @@ from packaging.requirements import Requirement
 
 from mtrl import machine
 from mtrl.cli import doctor
-from mtrl.config import ExperimentConfig, override
+from mtrl.cli.advice import Machine, advise
+from mtrl.config import ExperimentConfig, load_config, override
 from mtrl.machine import Child, Finding
 from mtrl.storage.run_directory import RunDirectoryError, new_folder, trial_folder
 
@@ -203,3 +204,40 @@ def test_the_load_of_the_machine_is_a_note_where_others_keep_cores_busy(monkeypa
     monkeypatch.setattr(doctor, "idle_seconds", lambda: next(readings))
     (found,) = doctor.check_load(1.0)
     assert found.level == "ok" and found.text.startswith("0.0 of ")
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("found", "runners", "others"),
+    [
+        (Machine(1, 8 * GIB, 0, False), 0, {}),
+        (Machine(0.5, 8 * GIB, 0, False), 0, {}),
+        (Machine(2, 24 * GIB, 0, False), 1, {"learner.precision": "float32", "learner.device": "cpu"}),
+        (Machine(2, 1.5 * GIB, 0, False), 0, {}),
+        (
+            Machine(16, 128 * GIB, 1, True),
+            14,
+            {"learner.precision": "bfloat16", "learner.device": "cuda", "learner.rollouts_per_update": "auto"},
+        ),
+        (Machine(64, 16 * GIB, 0, True), 15, {"learner.rollouts_per_update": "auto"}),
+    ],
+)
+def test_advice_fits_the_machine_and_the_experiment(found: Machine, runners: int, others: dict[str, object]) -> None:
+    config = override(CONFIG, {"learner.rollouts_per_update": 2})
+    values = {each.field: each.value for each in advise(config, found)}
+    assert values["env_runners.num_env_runners"] == runners and others.items() <= values.items()
+    advised = override(config, values)
+    assert advised.wanted_resources()["CPU"] <= max(1, found.cores)
+    assert ("learner.rollouts_per_update" in values) == (runners >= 4)
+
+
+def test_doctor_writes_an_experiment_that_train_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "collect_findings", lambda config, folder: [Finding("ok", "a", "b")])
+    path = tmp_path / "mine.yaml"
+    assert doctor.examine(CONFIG, None, path) == 0
+    assert f"python launch.py train {path}" in capsys.readouterr().out
+    assert load_config(path).env_runners.num_env_runners == min(machine.whole_cores() - 1, 64)

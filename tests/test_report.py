@@ -20,7 +20,8 @@ from mtrl.cli.dispatch import main
 from mtrl.dashboard.aggregates import compare
 from mtrl.dashboard.overview import changes, differences, figures_of
 from mtrl.dashboard.report import render, write_report
-from mtrl.dashboard.runs import MAX_POINTS, read_run
+from mtrl.dashboard.runs import MAX_POINTS, Run, read_run
+from mtrl.dashboard.task_figures import expert_usage
 from mtrl.errors import UserError
 from mtrl.evaluation.intervals import mean_over_tasks, score_interval
 from mtrl.evaluation.results import EvaluationResults, TaskResult, write_results
@@ -295,3 +296,28 @@ def test_what_cannot_be_done_is_one_sentence(runs, tmp_path, capsys):
     assert "there is no run directory" in capsys.readouterr().err
     with pytest.raises(UserError, match="cannot write"):
         write_report(runs[:1], tmp_path / "no" / "such" / "folder.html")
+
+
+def test_the_use_of_the_experts_is_a_share_of_the_weights_sizes():
+    """Task a takes three quarters of expert 0 at first and all of expert 1 at the end; task b takes equal parts throughout."""
+    nan = np.nan
+    columns = {
+        "summary/frames": [10, 20, 30],
+        "tasks/a/frames": [5, 10, 15],
+        "tasks/b/frames": [5, 10, 15],
+        "experts/a/weight_0": [-3.0, nan, 0.0],
+        "experts/a/weight_1": [1.0, nan, -2.0],
+        "experts/b/weight_0": [1.0, nan, 5.0],
+        "experts/b/weight_1": [-1.0, nan, 5.0],
+    }
+    run = Run(Path("run"), columns={name: np.array(values, float) for name, values in columns.items()})
+    figure = expert_usage(run)
+    assert [(trace.name, list(trace.x), list(trace.y)) for trace in figure.data] == [
+        ("expert 0", [10, 30], [0.625, 0.25]),
+        ("expert 1", [10, 30], [0.375, 0.75]),
+    ]
+    nothing = Run(Path("run"), columns={"summary/frames": np.array([10.0]), "tasks/a/frames": np.array([5.0])})
+    assert expert_usage(nothing) is None
+    many = {f"experts/a/weight_{k}": np.array([1.0, 2.0]) for k in range(12)}
+    drawn = expert_usage(Run(Path("run"), columns={"summary/frames": np.array([1.0, 2.0]), "tasks/a/frames": np.array([1.0, 2.0]), **many}))
+    assert drawn.data[0].type == "heatmap" and np.allclose(drawn.data[0].z, 1 / 12)

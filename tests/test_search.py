@@ -64,7 +64,9 @@ def test_a_search_finds_the_rate_that_learns_and_stops_the_other(
         assert run.config.learner.epochs == trial.values["learner.epochs"]
         assert run.read_metrics()[-1]["summary/frames"] >= trial.curve[-1][0]
         state = json.loads((folder / trial.name / "state.json").read_text())
-        assert (state["state"], "search" in state.get("reason", "")) == (("finished", False) if trial.state == "finished" else ("interrupted", True))
+        assert (state["state"], "search" in state.get("reason", "")) == (
+            ("finished", False) if trial.state == "finished" else ("interrupted", True)
+        )
     page = (folder / "search.html").read_text()
     assert "learner.actor.learning_rate" in page and all(trial.name in page for trial in trials)
     # Another search does not mix with this one.
@@ -72,6 +74,7 @@ def test_a_search_finds_the_rate_that_learns_and_stops_the_other(
     assert "holds another search (other experiment, budget)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_population_goes_on_from_its_best(tmp_path: Path, space: Path, ray_stopped: None) -> None:
     """Those with the rate that learns nothing take over the weights and a rate near that of one that learns."""
     folder = tmp_path / "search"
@@ -82,6 +85,7 @@ def test_a_population_goes_on_from_its_best(tmp_path: Path, space: Path, ray_sto
     assert len(trials) == 4 and all(trial.best is not None and trial.best > 0.8 for trial in trials)
 
 
+@pytest.mark.slow
 def test_optuna_draws_the_values(tmp_path: Path, space: Path, ray_stopped: None) -> None:
     pytest.importorskip("optuna")
     folder = tmp_path / "search"
@@ -91,12 +95,17 @@ def test_optuna_draws_the_values(tmp_path: Path, space: Path, ray_stopped: None)
     assert all(trial.curve[-1][1] < 8 + 6 for trial in trials), "seconds are the budget"
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on(tmp_path: Path, space: Path) -> None:
     folder = tmp_path / "search"
-    command = [sys.executable, str(ROOT / "launch.py"), *arguments(space, folder, "--budget", "60_000", "--method", "random", "--trials", "3")]
+    command = [
+        sys.executable,
+        str(ROOT / "launch.py"),
+        *arguments(space, folder, "--budget", "60_000", "--method", "random", "--trials", "3"),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"COLUMNS": "160"})
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (folder / FILE).exists() or not any(trial.curve for trial in read_search(folder)):
+    while (time.monotonic() < deadline and not (folder / FILE).exists()) or not any(trial.curve for trial in read_search(folder)):
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=90)

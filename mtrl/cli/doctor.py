@@ -20,13 +20,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import rich.console
 from packaging.requirements import Requirement
 from rich.table import Table
 from rich.text import Text
 
+from mtrl.cli.advice import Machine, advise
 from mtrl.config import ExperimentConfig, dump_yaml, override
+from mtrl.errors import UserError
 from mtrl.machine import (
     OBJECT_STORE_BYTES,
     PACKAGES,
@@ -68,12 +71,13 @@ print(json.dumps({
 """
 
 
-def examine(config: ExperimentConfig, run_dir: Path | None) -> int:
-    """Prints the report.
+def examine(config: ExperimentConfig, run_dir: Path | None, advised: Path | None = None) -> int:
+    """Prints the report and advice for this machine.
 
     Args:
         config: the run that must be able to start.
         run_dir: where its files would go; a new folder in `runs` if None.
+        advised: a file for the experiment with the advice in it.
 
     Returns:
         the exit code: 1 if that run cannot start.
@@ -81,7 +85,32 @@ def examine(config: ExperimentConfig, run_dir: Path | None) -> int:
     installed = {package: version for package in CHECKED_PACKAGES if (version := package_version(package))}
     console = rich.console.Console()
     console.print(Text(f"python {platform.python_version()}, " + ", ".join(f"{name} {version}" for name, version in installed.items())))
-    return _conclude(console, collect_findings(config, run_dir), config)
+    code = _conclude(console, collect_findings(config, run_dir), config)
+    _advise(console, config, advised)
+    return code
+
+
+def _advise(console: rich.console.Console, config: ExperimentConfig, path: Path | None) -> None:
+    """Prints what the experiment should ask of this machine, and writes it where there is a path.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    child = run_python(TORCH_FACTS)
+    facts: dict[str, Any] = {"gpus": [], "bfloat16": False} if child.fault else json.loads(child.output.splitlines()[-1])
+    advice = advise(config, Machine(usable_cores(), available_memory(), len(facts["gpus"]), facts["bfloat16"]))
+    console.print(Text("\nFor this machine:"))
+    for each in advice:
+        value = "null" if each.value is None else each.value
+        console.print(Text(f"  --{each.field.replace('_', '-')} {value}: {each.reason}"), soft_wrap=True)
+    if path is None:
+        console.print(Text("doctor --write FILE writes the experiment with these values."))
+        return
+    try:
+        path.write_text(dump_yaml(override(config, {each.field: each.value for each in advice})), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    console.print(Text(f"to train it: python launch.py train {path}"), soft_wrap=True)
 
 
 def examine_cluster(config: ExperimentConfig, run_dir: Path | None) -> int:

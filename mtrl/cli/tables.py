@@ -20,7 +20,7 @@ from mtrl.evaluation.statistics import aggregate, interquartile_mean, mean, mean
 from mtrl.storage.search_record import TrialRecord
 from mtrl.training.explain import Explanation
 
-WIDEST_SUITE = 110  # characters of a line of `print_suites`
+WIDEST_SUITE = 124  # characters of a line of `print_suites`
 
 
 def print_results(results: EvaluationResults, directory: Path) -> None:
@@ -145,6 +145,9 @@ def print_suites() -> None:
     for suite in suites:
         observation = ", ".join(f"{key} {describe(space)}" for key, space in suite.observation_space.items())
         backends = ", ".join(suite.backends)
+        in_envpool = sum(task.envpool_id is not None for task in suite.tasks)
+        if 0 < in_envpool < suite.num_tasks:
+            backends = f"envpool ({in_envpool} of {suite.num_tasks}), {backends}"
         table.add_row(f"[bold]{suite.name}[/]", str(suite.num_tasks), backends, observation, describe(suite.action_space))
     terminal.print(table)
     for suite in suites:

@@ -1,4 +1,4 @@
-"""The live dashboard: pages and JSON about the runs below one folder, which it only ever reads."""
+"""The live dashboard: pages and JSON about the runs below one folder. It reads everything there, and writes the notes alone."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from starlette.staticfiles import StaticFiles
 from mtrl.dashboard.aggregates import compare
 from mtrl.dashboard.curves import Bands, one_task
 from mtrl.dashboard.folder import RunFolder, Summary
-from mtrl.dashboard.guard import LOOPBACK, SecurityHeaders, TokenGuard
+from mtrl.dashboard.guard import LOOPBACK, SecurityHeaders, TokenGuard, is_from_here
 from mtrl.dashboard.overview import changes, differences, figures_of
 from mtrl.dashboard.page import head_of, make_templates
-from mtrl.dashboard.runs import Run, episodes_of
+from mtrl.dashboard.runs import MOST_NOTE, Run, episodes_of
 
 
 def make_app(root: Path, *, token: str | None = None) -> Starlette:
@@ -58,7 +58,11 @@ def make_app(root: Path, *, token: str | None = None) -> Starlette:
     # Without a token only names of this machine are answered to, so that a page elsewhere cannot reach us by pointing its name here.
     guard = Middleware(TrustedHostMiddleware, allowed_hosts=["*"] if token else [*LOOPBACK, "testserver"])
     return Starlette(
-        routes=[*(Route(path, _threaded(handler)) for path, handler in handlers.items()), static],
+        routes=[
+            Route("/run/{name:path}/note", pages.write_note, methods=["PUT"]),
+            *(Route(path, _threaded(handler)) for path, handler in handlers.items()),
+            static,
+        ],
         middleware=[guard, Middleware(SecurityHeaders), *([Middleware(TokenGuard, token=token)] if token else [])],
         exception_handlers={404: pages.not_found, Exception: _failed},
     )
@@ -97,6 +101,18 @@ class _Pages:
     def video(self, request: Request) -> Response:
         values = request.path_params
         return FileResponse(self._folder.video(values["name"], values["step"], values["file"]), media_type="video/mp4")
+
+    async def write_note(self, request: Request) -> Response:
+        """Takes in a note from a page of ours: browsers ask before they send a PUT from another one, and get no leave."""
+        if not is_from_here(request):
+            raise HTTPException(403, "notes can only be written on the dashboard's own pages")
+        content = b""
+        async for part in request.stream():
+            content += part
+            if len(content) > MOST_NOTE:
+                raise HTTPException(413, f"a note may have {MOST_NOTE:,} bytes at most")
+        await run_in_threadpool(self._folder.write_note, request.path_params["name"], content.decode(errors="replace"))
+        return Response(status_code=204)
 
     def log(self, request: Request) -> Response:
         return PlainTextResponse(self._folder.messages(request.path_params["name"]))
@@ -152,6 +168,7 @@ class _Pages:
             changes={run.name: changes(run) for run in runs if run.changes},
             comparisons=compare(runs),
             videos={run.name: {task: _video_address(run, task) for task in run.videos} for run in runs},
+            captions={run.name: run.captions for run in runs},
         )
 
     def _page(self, template: str, **values: Any) -> Response:

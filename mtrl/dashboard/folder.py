@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import threading
@@ -17,6 +18,7 @@ from starlette.exceptions import HTTPException
 from mtrl.config import flatten
 from mtrl.dashboard.runs import Run, evaluation_of, inside, last_row, read_note, read_run, read_state
 from mtrl.storage.layout import RunLayout
+from mtrl.storage.sealed import replace_text
 
 LIVE_SECONDS = 60.0
 CACHED_RUNS = 32
@@ -143,6 +145,21 @@ class RunFolder:
             stream.seek(max(0, stream.tell() - LOG_BYTES))
             return stream.read().decode(errors="replace")
         return "no messages"
+
+    def write_note(self, name: str, text: str) -> None:
+        """Replaces the note of a run: the one file that the dashboard ever writes.
+
+        Raises:
+            HTTPException: 404 where there is no such run, 409 where its folder cannot be written to or its note leads elsewhere.
+        """
+        path = self._path(name)
+        note = RunLayout(path).note
+        try:
+            if note.is_symlink():
+                raise OSError(errno.ELOOP, "is a link")
+            replace_text(note, text)
+        except OSError as error:
+            raise HTTPException(409, f"the note of {name} cannot be written: {error.strerror}") from None
 
     def video(self, name: str, step: str, file: str) -> Path:
         """A video in a run's folder.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
@@ -55,3 +56,11 @@ class TokenGuard(BaseHTTPMiddleware):
 
     def _matches(self, shown: str) -> bool:
         return hmac.compare_digest(shown.encode(), self._token.encode())
+
+
+def is_from_here(request: Request) -> bool:
+    """Whether a request that changes something comes from a page of this server, or from no page at all."""
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        return False
+    origin = request.headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == request.headers.get("host")

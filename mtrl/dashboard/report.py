@@ -74,6 +74,7 @@ def render(runs: Sequence[Run], bands: Bands = "range") -> str:
             task_sets=len(by_tasks(runs)),
             comparisons=comparisons,
             videos={run.name: videos for run in runs if (videos := _inlined(run))},
+            captions={run.name: run.captions for run in runs},
             overview=overview_figures(runs, comparisons, bands),
             details=[(run, run_figures(run)) for run in runs] if len(runs) <= 5 else [],
             differences=differences(runs),

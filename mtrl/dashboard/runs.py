@@ -40,6 +40,8 @@ class Run:
     """Results without their episodes, the newest checkpoint last."""
     videos: dict[str, Path] = field(default_factory=dict)
     """The newest video of each task."""
+    captions: dict[str, str] = field(default_factory=dict)
+    """What happens in that video."""
     problems: list[str] = field(default_factory=list)
     """A sentence for each file that could not be read."""
     changes: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -138,7 +140,9 @@ def read_run(path: Path, name: str = "") -> Run:
             results = _evaluation(run, layout.results(step))
             if results is not None:
                 run.evaluations.append(results)
-        run.videos |= videos_of(layout, step, run.tasks)
+        videos = videos_of(layout, step, run.tasks)
+        run.videos |= videos
+        run.captions |= {task: caption_of(path) for task, path in videos.items()}
     return run
 
 
@@ -146,6 +150,20 @@ def videos_of(layout: RunLayout, step: int, tasks: Sequence[str]) -> dict[str, P
     """The videos of one evaluation, by task. Links are left out."""
     found = {task: layout.video(step, task) for task in tasks}
     return {task: path for task, path in found.items() if path.is_file() and path.resolve() == path.absolute()}
+
+
+def caption_of(video: Path) -> str:
+    """The outcome of the episode in a video, and how fast it is shown; that it is one episode where there is nothing else known."""
+    path = video.with_suffix(".json")
+    try:
+        if path.resolve() != path.absolute():  # a link may lead anywhere
+            return "one episode"
+        outcome = json.loads(path.read_text(encoding="utf-8"))
+        result = "success" if outcome["success"] else "no success"
+        speed = f"{outcome['steps_per_second']:.3g} steps a second"
+        return f"{result}, return {outcome['episode_return']:.3g} in {outcome['steps']:,} steps, {speed}"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return "one episode"
 
 
 def last_row(path: Path) -> dict[str, float]:

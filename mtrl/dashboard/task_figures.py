@@ -13,6 +13,7 @@ from mtrl.dashboard.runs import Run
 
 FEW_TASKS = 10  # up to this number of tasks, each has a line
 TIME_BINS = 60  # columns of a heat map over time
+USAGE = "Use of the experts over time"
 
 
 def task_curves(run: Run, metric: str, title: str, unit: str, *, stacked: bool = False) -> go.Figure:
@@ -66,6 +67,34 @@ def expert_weights(run: Run) -> go.Figure | None:
     return heat_map(
         run.tasks, [f"expert {k}" for k in experts], values, "Task weights of the experts", low=-limit, high=limit, diverging=True
     )
+
+
+def expert_usage(run: Run) -> go.Figure | None:
+    """The share of each expert in the tasks' mixtures over time: its part of the sizes of a task's weights, as a mean over tasks."""
+    named = {match[1] for key in run.columns if (match := re.fullmatch(r"experts/.*/weight_(\d{1,4})", key))}
+    experts = sorted(named, key=int)
+    if not experts or not run.tasks:
+        return None
+    sizes = np.abs([[run.column(f"experts/{task}/weight_{k}") for k in experts] for task in run.tasks])  # [tasks, experts, rows]
+    known = ~np.isnan(sizes).any(axis=(0, 1))
+    if not known.any():
+        return None
+    totals = sizes.sum(axis=1, keepdims=True)
+    shares = np.divide(sizes, totals, out=np.full_like(sizes, 1 / len(experts)), where=totals > 0).mean(axis=0)
+    if len(experts) > FEW_TASKS:
+        kept = np.unique(np.linspace(0, known.sum() - 1, min(TIME_BINS, int(known.sum()))).astype(int))
+        frames = [f"{frame:,.0f}" for frame in run.frames[known][kept]]
+        values = shares[:, known][:, kept]
+        return heat_map([f"expert {k}" for k in experts], frames, values, USAGE, low=0.0, high=float(values.max()))
+    figure = new_figure(USAGE, "trained frames", "share")
+    for index, k in enumerate(experts):
+        figure.add_scatter(
+            x=run.frames[known], y=shares[index, known], name=f"expert {k}", stackgroup="experts", line={"color": COLOURS[index]}
+        )
+    figure.update_yaxes(range=[0, 1.02])
+    subtitle(figure, "sizes of the task weights, mean over tasks")
+    mark_changes(figure, [run])
+    return with_legend(figure)
 
 
 def _task_history(run: Run, metric: str, title: str, unit: str) -> go.Figure:

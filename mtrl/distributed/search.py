@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import random
 import shutil
 import signal
 import tempfile
@@ -15,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
@@ -116,6 +119,8 @@ def search(
             ),
             run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[Recorder(folder / FILE, plan)]),
         )
+    random.seed(seed)  # population-based training draws from the global streams
+    np.random.seed(seed)
     with _ending_on_signals() as received:
         results = tuner.fit()
     found = read_search(folder)
@@ -169,6 +174,7 @@ class Recorder(tune.Callback):
         spent = 0.0 if not record.curve else record.curve[-1][0 if unit == "frames" else 1]
         record.state = "finished" if spent >= most else "stopped"
         self._write()
+        self._write_state(record)
         score = "" if record.best is None else f", best score {record.best:.3f}"
         print(f"{record.name}: {record.state} after {spent:,.0f} {unit}{score}", flush=True)
 
@@ -177,6 +183,16 @@ class Recorder(tune.Callback):
         self._trials.setdefault(_name(trial), TrialRecord(_name(trial), dict(trial.config["values"]))).state = "failed"
         self._write()
         print(f"{_name(trial)}: failed; {trial.error_file or 'no file'} has the error", flush=True)
+
+    def _write_state(self, record: TrialRecord) -> None:
+        """Says in the run's folder how the trial has ended: its process was gone before it could."""
+        frames = int(record.curve[-1][0]) if record.curve else 0
+        with contextlib.suppress(UserError, OSError):  # the run is on another machine
+            directory = RunDirectory.open(self._path.parent / record.name)
+            if record.state == "finished":
+                directory.write_state("finished", frames=frames)
+            else:
+                directory.write_state("interrupted", frames=frames, reason="stopped by the search")
 
     def _write(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -221,19 +237,26 @@ class _SearchConsole(TuneConsole):
                 self._saved = cost
                 self._report_with_checkpoint(report)
             else:
-                tune.report(report)
+                self._report(report)
         if self._budget.unit == "seconds" and seconds >= self._budget.most and not self._received:
             self._received.append(signal.SIGTERM)
 
     def _report_with_checkpoint(self, report: dict[str, float]) -> None:
         if not save(self._trainer, self._directory, self):
-            tune.report(report)
+            self._report(report)
             return
         newest, _ = newest_valid(self._directory.checkpoints)
         assert newest is not None
         with tempfile.TemporaryDirectory() as folder:
             shutil.copytree(newest.path, Path(folder) / newest.path.name)
-            tune.report(report, checkpoint=tune.Checkpoint.from_directory(folder))
+            self._report(report, checkpoint=tune.Checkpoint.from_directory(folder))
+
+    def _report(self, report: dict[str, float], **more: Any) -> None:
+        """Reports to Tune, which may answer that the trial has to end: then the run ends as on a signal."""
+        try:
+            tune.report(report, **more)
+        except SystemExit:
+            self._received.append(signal.SIGTERM)
 
 
 def objective_of(metrics: dict[str, float], suite: TaskSuite) -> float | None:
@@ -260,13 +283,8 @@ def _train(settings: dict[str, Any]) -> None:
     with trial_trainer(planned, fixed["threads"]) as trainer, trial_directory(path, planned, trainer) as directory:
         received: list[int] = []
         console = _SearchConsole(trainer, directory, budget, received, interval)
-        try:
-            if trainer.frames < planned.total_frames:
-                run_training(trainer, directory, console, received)
-                directory.write_state("finished", frames=trainer.frames)
-        except SystemExit:  # Tune has stopped the trial
-            directory.write_state("interrupted", frames=trainer.frames, reason="stopped by the search")
-            raise
+        if trainer.frames < planned.total_frames:
+            run_training(trainer, directory, console, received)
 
 
 def _take_over(checkpoint: Path, own: Path) -> None:
@@ -281,12 +299,9 @@ def _method_of_tune(method: Method, space: Space, budget: Budget, seed: int) -> 
     Raises:
         UserError: Optuna is not installed.
     """
-    halving = ASHAScheduler(
-        time_attr=budget.unit,
-        max_t=max(2, math.ceil(budget.most)),
-        grace_period=max(1, int(budget.most / RUNGS)),
-        reduction_factor=REDUCTION,
-    )
+    # A trial ends itself at its budget, in order; Tune would stop it in the middle of its last checkpoint.
+    most, first = max(2, math.ceil(budget.most)), max(1, int(budget.most / RUNGS))
+    halving = ASHAScheduler(time_attr=budget.unit, max_t=2 * most, grace_period=first, reduction_factor=REDUCTION)
     if method == "optuna":
         try:
             from ray.tune.search.optuna import OptunaSearch
@@ -299,7 +314,7 @@ def _method_of_tune(method: Method, space: Space, budget: Budget, seed: int) -> 
         mutations = {"values": {name: domain.for_tune() for name, domain in space.items()}}
         interval = budget.most / PERTURBATIONS
         return PopulationBasedTraining(
-            time_attr=budget.unit, perturbation_interval=interval, hyperparam_mutations=mutations, seed=seed, require_attrs=False
+            time_attr=budget.unit, perturbation_interval=interval, hyperparam_mutations=mutations, require_attrs=False
         ), draws
     return (halving if method == "asha" else FIFOScheduler()), draws
 

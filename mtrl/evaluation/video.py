@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from mtrl.evaluation.policy import load_actor
 from mtrl.models.policy import Actor
 from mtrl.rollouts.inference import Inference
 from mtrl.storage.layout import video_file
-from mtrl.storage.sealed import publish
+from mtrl.storage.sealed import publish, replace_text
 
 HEIGHT = 384  # of a frame, in pixels
 PANEL = 288  # width of the panel beside a frame, in pixels
@@ -38,6 +39,15 @@ class Moment(NamedTuple):
     episode_return: float  # so far
     success: bool  # so far
     last: bool
+
+
+class Outcome(NamedTuple):
+    """The result of a recorded episode, kept beside its video."""
+
+    steps: int
+    episode_return: float
+    success: bool
+    steps_per_second: float  # of the video
 
 
 def choose_renderer() -> None:
@@ -76,8 +86,8 @@ def record_policy(
     return files
 
 
-def record(actor: Actor, suite: TaskSuite, task: int, path: Path, *, seed: int, sampled: bool) -> None:
-    """Records one episode of one task.
+def record(actor: Actor, suite: TaskSuite, task: int, path: Path, *, seed: int, sampled: bool) -> Outcome:
+    """Records one episode of one task, and writes its outcome beside it, as JSON.
 
     Raises:
         SuiteError: the task's environment cannot be drawn.
@@ -102,6 +112,9 @@ def record(actor: Actor, suite: TaskSuite, task: int, path: Path, *, seed: int, 
                 writer.append_data(frame)
         writer.close()
         publish(temporary, path)
+        outcome = Outcome(moment.step, moment.episode_return, moment.success, rate)
+        replace_text(path.with_suffix(".json"), json.dumps(outcome._asdict()))
+        return outcome
     finally:
         env.close()
 
@@ -160,7 +173,10 @@ def _drawable(task: Task) -> gymnasium.Env[Any, Any]:
 
 
 def _picture(env: gymnasium.Env[Any, Any], task: str) -> np.ndarray:
-    picture: Any = env.render()
+    try:
+        picture: Any = env.render()
+    except NotImplementedError:
+        raise SuiteError("its environment has no method render() that returns a picture") from None
     if not isinstance(picture, np.ndarray) or picture.ndim != 3:
         raise SuiteError(f"{task} drew no picture")
     return picture

@@ -13,6 +13,7 @@ from mtrl.cli.arguments import parse_with_experiment
 from mtrl.cli.shared import DEFAULT_CONFIG, check_choice, check_packages, find_config, parse_fraction, parse_whole_number
 from mtrl.config import ExperimentConfig, load_config
 
+MINUTES = {"throughput": 3, "peers": 4, "learner": 1, "gpu": 4}  # of measurements whose length no option changes
 GPU_CONFIGS = ("minigrid_mt7_fast", "metaworld_mt10")
 
 
@@ -51,8 +52,27 @@ def bench(arguments: list[str], program: str) -> int:
     )
     check_choice("bench", options.what, tuple(BENCHMARKS))
     check_packages()
+    print(f"{options.what}: {duration_of(options, config)}", flush=True)
     BENCHMARKS[options.what](config, options)
     return 0
+
+
+def duration_of(options: BenchOptions, config: ExperimentConfig) -> str:
+    """How long a measurement takes, as far as that is known before.
+
+    Raises:
+        UserError: an option that it depends on is no number.
+    """
+    if options.what in ("soak", "chaos"):
+        minutes = parse_whole_number("--minutes", options.minutes, 1)
+        return f"about {minutes + 1 if options.what == 'soak' else 2 * minutes + 2} minutes"
+    if options.what == "scaling":
+        return f"about {len(options.runners.split(',')) + 3} minutes"
+    if options.what in ("curriculum", "transfer"):
+        seeds = parse_whole_number("--seeds", options.seeds, 1)
+        each = f"{len(options.schedulers.split(','))} x {seeds}" if options.what == "curriculum" else f"{seeds} for each context:"
+        return f"{each} training runs of at most {config.total_frames:,} frames, one after the other"
+    return f"about {MINUTES[options.what]} minute{'s' * (MINUTES[options.what] > 1)}"
 
 
 def _throughput(config: ExperimentConfig, options: BenchOptions) -> None:

@@ -24,6 +24,9 @@ class DoctorOptions:
     run_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """The directory that the run is to have: whether it is free, can be written to and, with --cluster, is the same on all nodes."""
 
+    write: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Write the experiment with values for this machine (runners, device, precision) as a YAML file for `train`."""
+
 
 def doctor(arguments: list[str], program: str) -> int:
     """Check this machine, or a cluster: packages, cores, memory, GPU, and one step of every backend."""
@@ -36,4 +39,4 @@ def doctor(arguments: list[str], program: str) -> int:
     )
     from mtrl.cli.doctor import examine, examine_cluster
 
-    return examine_cluster(config, options.run_dir) if options.cluster else examine(config, options.run_dir)
+    return examine_cluster(config, options.run_dir) if options.cluster else examine(config, options.run_dir, options.write)

@@ -148,6 +148,19 @@ function ago(seconds) {
 
 const table = document.getElementById("runs"), runs = table ? new RunTable(table) : null;
 
+const note = document.getElementById("note");
+if (note) note.addEventListener("submit", async event => {
+  event.preventDefault();
+  const said = note.querySelector("output"), text = note.querySelector("textarea").value;
+  try {
+    const answer = await fetch(`/run/${encodeURIComponent(note.dataset.run)}/note`, { method: "PUT", body: text });
+    said.textContent = answer.ok ? "saved" : await answer.text();
+    if (answer.ok) await refresh();
+  } catch (error) {
+    said.textContent = "the dashboard does not answer: the note is not saved";
+  }
+});
+
 async function refresh() {
   if (document.hidden) return;
   try {

@@ -1,0 +1,55 @@
+"""What an experiment should ask of a machine: runners, threads, device and precision."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from mtrl.config import ExperimentConfig
+
+GIB = 2**30
+PROCESS_BYTES = GIB  # torch and a simulator in one process
+MANY_RUNNERS = 4  # from which a batch of one rollout would be learned from too late
+
+
+class Machine(NamedTuple):
+    """What there is."""
+
+    cores: float  # that this process may keep busy
+    memory: float  # bytes that are free
+    gpus: int
+    bfloat16: bool  # whether the learner's device multiplies it in hardware
+
+
+class Advice(NamedTuple):
+    """A value for a field of the experiment, and why."""
+
+    field: str
+    value: Any
+    reason: str
+
+
+def advise(config: ExperimentConfig, machine: Machine) -> list[Advice]:
+    """Values for this machine. Those that the experiment's learning depends on stay as they are, but for the size of a batch where many
+    runners fill it.
+    """
+    cores = max(1, int(machine.cores))
+    fit = max(0, int(machine.memory / PROCESS_BYTES) - 1)
+    kept = 2 if machine.gpus and cores > 3 else 1  # for the learner, and with a GPU for the rollouts that arrive while it works
+    runners = min(cores - kept, fit)
+    advice = []
+    if runners < 1:
+        why = "one core" if cores == 1 else "memory for one process"
+        advice.append(Advice("env_runners.num_env_runners", 0, f"{why}: one process collects and learns in turns"))
+    else:
+        limit = "" if runners == cores - kept else f" and {machine.memory / GIB:.0f} GiB"
+        advice.append(Advice("env_runners.num_env_runners", runners, f"{cores} cores{limit}, of which the learner needs {kept}"))
+    if runners >= MANY_RUNNERS and config.learner.rollouts_per_update != "auto":
+        advice.append(Advice("learner.rollouts_per_update", "auto", f"batches of {runners} runners grow with their number"))
+    device = "cuda" if machine.gpus else "cpu"
+    advice.append(Advice("learner.device", device, "a GPU that PyTorch can use" if machine.gpus else "no GPU that PyTorch can use"))
+    precision = "bfloat16" if machine.bfloat16 else "float32"
+    found = "has" if machine.bfloat16 else "does not have"
+    advice.append(Advice("learner.precision", precision, f"the device {found} bfloat16 in hardware"))
+    if config.learner.threads is not None and config.learner.threads > cores:
+        advice.append(Advice("learner.threads", None, f"{cores} cores; null follows those that are free"))
+    return advice
