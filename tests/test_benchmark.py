@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from helpers import toy_config
 
 from envs import make_suite
 from mtrl.benchmark import speed
+from mtrl.benchmark.gate import judge
 from mtrl.benchmark.initial_rollout import initial_rollout
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_row_is_median_and_spread(capsys):
@@ -75,3 +82,41 @@ def test_a_memorys_cost_is_measured_against_the_learner_without_one(capsys, monk
     speed._compare_without_memory(config, suite, initial_rollout(config, suite))
     assert had_memory == [True, False] * 5
     assert re.search(r"ratio of the two +2\.00 ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "slower"),
+    [
+        ([1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 1.0], False),
+        ([0.95, 0.94, 0.96, 0.95, 0.93, 0.95, 0.96], True),
+        ([0.98, 0.975, 0.985, 0.98, 0.98, 0.975, 0.98], False),  # within the tolerance, however certain
+        ([0.8, 1.3, 0.9, 1.2, 0.7, 1.1, 0.95], False),  # nothing that a repetition would confirm
+        ([1.2] * 7, False),
+    ],
+)
+def test_a_gate_closes_for_what_is_slower_beyond_doubt(ratios: list[float], slower: bool) -> None:
+    verdict = judge("learner", ratios)
+    assert verdict.slower is slower and verdict.low <= verdict.ratio <= verdict.high
+
+
+@pytest.mark.slow
+def test_a_gate_tells_a_slow_tree_from_an_equal_one(tmp_path: Path) -> None:
+    """A clone against its own commit, and the same clone with an update that first waits."""
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+    shorter = "import sys, mtrl.benchmark.gate as g; g.ROUNDS, g.SECONDS = 4, 1.5; from mtrl.cli.dispatch import main; "
+    command = [sys.executable, "-P", "-c", shorter + "sys.exit(main(['bench', 'gate', 'HEAD', '--env-runners.slots', '21']))"]
+    environment = os.environ | {"PYTHONPATH": str(clone)}
+    equal = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
+    assert equal.returncode == 0, equal.stdout + equal.stderr
+    path = clone / "mtrl" / "learning" / "learner.py"
+    text = path.read_text()
+    line = "        coefficients = self._coefficients(progress)\n"
+    path.write_text(text.replace(line, "        __import__('time').sleep(0.1)\n" + line, 1))
+    assert path.read_text() != text
+    slower = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
+    assert slower.returncode == 1 and "SLOWER" in slower.stdout, slower.stdout + slower.stderr
+    assert subprocess.run(["git", "worktree", "list"], cwd=clone, capture_output=True, text=True).stdout.count("\n") == 1
+    command[-1] = command[-1].replace("'HEAD'", "'nowhere'")
+    unknown = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
+    assert unknown.returncode == 2 and "git has no commit nowhere" in unknown.stderr

@@ -108,7 +108,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
         (["evaluate", "runs/x", "--episode", "1"], "there is no option --episode; did you mean --episodes?"),
         (["evaluate", "runs/x", "--actions", "gredy"], "--actions: must be one of sampled, greedy, got 'gredy'; did you mean greedy?"),
         (["evaluate", "runs/x", "--backend", "gym"], "--backend: must be one of envpool, gymnasium, got 'gym'; did you mean gymnasium?"),
-        (["bench"], "bench: must be one of throughput, peers, learner, gpu, curriculum, transfer, soak, chaos, scaling, got ''"),
+        (["bench"], "bench: must be one of throughput, peers, learner, gpu, gate, curriculum, transfer, soak, chaos, scaling, got ''"),
         (["bench", "thruput"], "got 'thruput'; did you mean throughput?"),
         (["doctor", "--fast"], "there is no option --fast"),
         (["suites", "minigrid"], "'minigrid' is one argument too many"),

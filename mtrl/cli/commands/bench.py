@@ -13,7 +13,8 @@ from mtrl.cli.arguments import parse_with_experiment
 from mtrl.cli.shared import DEFAULT_CONFIG, check_choice, check_packages, find_config, parse_fraction, parse_whole_number
 from mtrl.config import ExperimentConfig, load_config
 
-MINUTES = {"throughput": 3, "peers": 4, "learner": 1, "gpu": 4}  # of measurements whose length no option changes
+MINUTES = {"throughput": 3, "peers": 4, "learner": 1, "gpu": 4, "gate": 5}  # of measurements whose length no option changes
+GATE_CONFIG = "minigrid_mt7_fast"
 GPU_CONFIGS = ("minigrid_mt7_fast", "metaworld_mt10")
 
 
@@ -24,7 +25,7 @@ class BenchOptions:
     what: Annotated[str, Positional, arg(metavar="NAME", help_behavior_hint="")] = ""
     """The measurement, one of the list above."""
     config: Annotated[str | None, Positional, arg(metavar="[CONFIG]", help_behavior_hint=f"(default: {DEFAULT_CONFIG})")] = None
-    """The experiment: a YAML file, or the name of one in configs/."""
+    """The experiment: a YAML file, or the name of one in configs/. For `gate`: the commit to compare this tree with, by default HEAD."""
     schedulers: Annotated[str, arg(metavar="A,B,C")] = "uniform,t3s,learning_progress"
     """For `curriculum`: the schedulers to compare; the first one is the baseline of the ratios."""
     seeds: Annotated[str, arg(metavar="N")] = "3"
@@ -48,13 +49,13 @@ def bench(arguments: list[str], program: str) -> int:
         arguments,
         program,
         f"Measure one thing and print it:\n\n{listed}",
-        lambda options: load_config(find_config(options.config or DEFAULT_CONFIG)),
+        lambda options: load_config(find_config(GATE_CONFIG if options.what == "gate" else options.config or DEFAULT_CONFIG)),
     )
     check_choice("bench", options.what, tuple(BENCHMARKS))
     check_packages()
     print(f"{options.what}: {duration_of(options, config)}", flush=True)
-    BENCHMARKS[options.what](config, options)
-    return 0
+    passed = BENCHMARKS[options.what](config, options)
+    return 1 if passed is False else 0
 
 
 def duration_of(options: BenchOptions, config: ExperimentConfig) -> str:
@@ -103,6 +104,13 @@ def _gpu(config: ExperimentConfig, options: BenchOptions) -> None:
     gpu([find_config(name) for name in ([options.config] if options.config else GPU_CONFIGS)])
 
 
+def _gate(config: ExperimentConfig, options: BenchOptions) -> bool:
+    """Whether this tree is more than 3 % slower than a commit: exit code 1; about 5 minutes."""
+    from mtrl.benchmark.gate import gate
+
+    return gate(config, options.config or "HEAD")
+
+
 def _curriculum(config: ExperimentConfig, options: BenchOptions) -> None:
     """Frames that each scheduler needs to master all tasks; schedulers x seeds training runs, one after the other."""
     from mtrl.benchmark.curriculum import compare
@@ -140,11 +148,12 @@ def _scaling(config: ExperimentConfig, options: BenchOptions) -> None:
     scaling(config, runners, parse_fraction("--sleep", options.sleep))
 
 
-BENCHMARKS: dict[str, Callable[[ExperimentConfig, BenchOptions], None]] = {
+BENCHMARKS: dict[str, Callable[[ExperimentConfig, BenchOptions], bool | None]] = {
     "throughput": _throughput,
     "peers": _peers,
     "learner": _learner,
     "gpu": _gpu,
+    "gate": _gate,
     "curriculum": _curriculum,
     "transfer": _transfer,
     "soak": _soak,
