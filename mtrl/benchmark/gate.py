@@ -59,7 +59,7 @@ print(json.dumps({"learner": rollout.num_frames / statistics.median(times), "who
 
 
 class Verdict(NamedTuple):
-    """This tree against the other one, in one figure."""
+    """One figure of this tree against the other one."""
 
     name: str
     ratio: float  # median of this tree's speed over the other's, pair by pair
