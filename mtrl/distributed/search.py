@@ -35,6 +35,7 @@ from mtrl.storage.layout import RunLayout
 from mtrl.storage.run_directory import RunDirectory
 from mtrl.storage.sealed import replace_text
 from mtrl.storage.search_record import FILE, TrialRecord, read_search
+from mtrl.training.metrics import objective_of
 from mtrl.training.run import run_training
 from mtrl.training.saving import save
 from mtrl.training.trainer import Trainer
@@ -229,7 +230,7 @@ class _SearchConsole(TuneConsole):
     def update(self, metrics: dict[str, float]) -> None:
         """Reports, once every task has finished an episode."""
         seconds = time.monotonic() - self._start
-        objective = objective_of(metrics, self._trainer.suite)
+        objective = objective_of(metrics, self._trainer.suite.names)
         if objective is not None:
             report = {METRIC: objective, "frames": self._trainer.frames, "seconds": seconds}
             cost = report[self._budget.unit]
@@ -257,16 +258,6 @@ class _SearchConsole(TuneConsole):
             tune.report(report, **more)
         except SystemExit:
             self._received.append(signal.SIGTERM)
-
-
-def objective_of(metrics: dict[str, float], suite: TaskSuite) -> float | None:
-    """The mean score over tasks, or the mean return where scores are unknown; None until every task has finished an episode."""
-    if "summary/score_mean" in metrics:
-        return metrics["summary/score_mean"]
-    returns = [metrics.get(f"tasks/{name}/return") for name in suite.names]
-    known = [value for value in returns if value is not None]
-    scored = any(f"tasks/{name}/score" in metrics for name in suite.names)
-    return None if scored or len(known) < len(returns) else sum(known) / len(known)
 
 
 def _train(settings: dict[str, Any]) -> None:

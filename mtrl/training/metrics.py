@@ -133,6 +133,16 @@ def evaluation_metrics(results: EvaluationResults) -> dict[str, float]:
     return {"summary/evaluation_score": results.score_mean.value, "evaluation/frames": float(results.step), **figures}
 
 
+def objective_of(metrics: Mapping[str, float], names: Sequence[str]) -> float | None:
+    """The mean score over tasks, or the mean return where scores are unknown; None until every task has finished an episode."""
+    if "summary/score_mean" in metrics:
+        return metrics["summary/score_mean"]
+    returns = [metrics.get(f"tasks/{name}/return") for name in names]
+    known = [value for value in returns if value is not None]
+    scored = any(f"tasks/{name}/score" in metrics for name in names)
+    return None if scored or len(known) < len(returns) else sum(known) / len(known)
+
+
 class Interval:
     """Sums and counts between two lines of metrics."""
 
