@@ -44,6 +44,28 @@ def arguments(space: Path, folder: Path, *more: str) -> list[str]:
     return ["search", "toy", "--space", str(space), "--run-dir", str(folder), "--trials", "4", *more]
 
 
+def test_every_trial_is_a_run_and_a_row(
+    tmp_path: Path, space: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ray_stopped: None
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    folder = tmp_path / "search"
+    options = ["--trials", "2", "--budget", "4_000", "--method", "random"]
+    assert main(arguments(space, folder, *options)) == 0
+    out = capsys.readouterr().out
+    trials = read_search(folder)
+    assert len(trials) == 2 and all(trial.state == "finished" and trial.curve[-1][0] >= 4000 for trial in trials)
+    for trial in trials:
+        run = RunDirectory.open(folder / trial.name)
+        assert (run.config.learner.epochs, run.config.total_frames) == (trial.values["learner.epochs"], 4000)
+        assert json.loads((folder / trial.name / "state.json").read_text())["state"] == "finished"
+    assert f"{trials[0].name}/config.yaml" in out and "2 trials: 2 finished" in out
+    page = (folder / "search.html").read_text()
+    assert "learner.actor.learning_rate" in page and all(trial.name in page for trial in trials)
+    assert main(arguments(space, folder, *options, "--learner.discount", "0.9")) == 2
+    assert "holds another search (other experiment)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_a_search_finds_the_rate_that_learns_and_stops_the_other(
     tmp_path: Path, space: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ray_stopped: None
 ) -> None:
