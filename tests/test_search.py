@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +22,6 @@ from mtrl.storage.search_record import FILE, TrialRecord, read_search
 ROOT = Path(__file__).parents[1]
 # The first value of the rate learns the toy tasks within the budget, the second one cannot.
 SPACE = "learner.actor.learning_rate: {choice: [3.0e-3, 1.0e-7]}\nlearner.epochs: {int: [1, 2]}\n"
-
-
-@pytest.fixture
-def ray_stopped() -> Iterator[None]:
-    ray = pytest.importorskip("ray")
-    ray.shutdown()
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture

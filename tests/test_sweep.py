@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,6 @@ import pytest
 from mtrl.cli.dispatch import main
 from mtrl.storage.checkpoint import named_step
 from mtrl.storage.run_directory import RunDirectory
-
-
-@pytest.fixture
-def ray_stopped() -> Iterator[None]:
-    ray = pytest.importorskip("ray")
-    ray.shutdown()
-    yield
-    ray.shutdown()
 
 
 def test_seeds_become_runs_and_one_table(

@@ -24,7 +24,6 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.search_algorithm import SearchAlgorithm
 from ray.tune.search.searcher import Searcher
 
-from envs import TaskSuite
 from mtrl.config import ExperimentConfig, override
 from mtrl.distributed.cluster import check_resources, start_ray
 from mtrl.distributed.search_space import Space, check_space
@@ -41,7 +40,6 @@ from mtrl.training.saving import save
 from mtrl.training.trainer import Trainer
 
 METRIC = "objective"
-METHODS = ("random", "asha", "pbt", "optuna")
 RUNGS = 16  # ASHA looks at a trial first after this part of its budget,
 REDUCTION = 4  # then after four times as much, and lets one of four go on
 PERTURBATIONS = 16  # of a trial, by population-based training
@@ -223,9 +221,6 @@ class _SearchConsole(TuneConsole):
         self._trainer, self._directory, self._budget, self._received, self._interval = trainer, directory, budget, received, interval
         self._start = time.monotonic() - 3600 * directory.hours()
         self._saved = 0.0
-
-    def start(self, config: ExperimentConfig, suite: TaskSuite, directory: Path) -> None:
-        """Ignored."""
 
     def update(self, metrics: dict[str, float]) -> None:
         """Reports, once every task has finished an episode."""
