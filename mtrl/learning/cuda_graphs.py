@@ -156,7 +156,8 @@ class _Shape:
         report = Report()
         for part, step in self.steps.items():
             made, skipped, *sums = step.numbers.tolist()
-            report.add_steps(step.names, sums, round(made), round(skipped), self._minibatch(part))
+            parts = [name for name in ("actor", "critic") if getattr(part, name)]
+            report.add_steps(step.names, sums, round(made), round(skipped), parts, self._minibatch(part) if skipped else None)
         assert self.targets is not None
         return self.targets, report
 

@@ -28,9 +28,12 @@ class Report:
         """Takes in a step; one that was not made, which has no `gradient_norm`, counts for nothing but `without_a_step`."""
         numbers = total(torch.stack(list(losses.metrics.values()))).tolist()
         made = gradient_norm is not None
-        self.add_steps([*losses.metrics, "grad_norm"], [*numbers, gradient_norm or 0.0], int(made), int(not made), minibatch)
+        parts = [name for name, due in (("actor", minibatch.updates_actor), ("critic", minibatch.updates_critic)) if due]
+        self.add_steps([*losses.metrics, "grad_norm"], [*numbers, gradient_norm or 0.0], int(made), int(not made), parts, minibatch)
 
-    def add_steps(self, names: Sequence[str], sums: Sequence[float], made: int, skipped: int, minibatch: Minibatch) -> None:
+    def add_steps(
+        self, names: Sequence[str], sums: Sequence[float], made: int, skipped: int, parts: Sequence[str], minibatch: Minibatch | None
+    ) -> None:
         """Takes in several steps of one kind.
 
         Args:
@@ -38,11 +41,11 @@ class Report:
             sums: of each figure, over the steps that were made.
             made: number of these.
             skipped: number of the others.
-            minibatch: the data of the newest of them.
+            parts: of the policy that these steps update.
+            minibatch: the data of the newest of them; not needed where none was skipped.
         """
-        parts = [name for name, due in (("actor", minibatch.updates_actor), ("critic", minibatch.updates_critic)) if due]
         self.skipped_steps += skipped
-        if skipped:
+        if minibatch is not None and skipped:
             self._skipped |= dict.fromkeys(parts, minibatch)
         if made:
             self._made.update(parts)
