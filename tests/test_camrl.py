@@ -6,10 +6,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from helpers import toy_config
+from helpers import collect, toy_config
 
 from mtrl.curriculum.evidence import Evidence
 from mtrl.curriculum.schedulers.camrl import CAMRL, CAMRLOptions, _Problem, soft_rank_slopes, soft_ranks
+from mtrl.learning.learner import DIAGNOSIS_UPDATES
+from mtrl.training.metrics import update_metrics
 from mtrl.training.trainer import build_trainer
 
 N = 5
@@ -129,7 +131,17 @@ def test_the_learner_tells_how_alike_tasks_are() -> None:
     np.testing.assert_array_equal(again.statistics.similarity, found)
     trainer.close()
     again.close()
-    plain = build_trainer(toy_config())
-    plain.step()
-    assert plain.statistics.similarity is None
-    plain.close()
+
+
+def test_other_schedulers_keep_no_similarity_and_the_metrics_get_it_now_and_then() -> None:
+    trainer = build_trainer(toy_config(env_runners__slots=12))
+    results = [trainer.learner.update(rollout, 0.0) for rollout in collect(trainer.config, 1 + DIAGNOSIS_UPDATES)]
+    compared = [number for number, result in enumerate(results) if result.similarity is not None]
+    assert compared == [0, DIAGNOSIS_UPDATES]
+    metrics = update_metrics(trainer.suite.names, results[0])
+    shares = [metrics[f"tasks/{name}/gradient_conflict"] for name in trainer.suite.names]
+    assert all(share in (0.0, 0.5, 1.0) for share in shares), "of two other tasks"
+    assert metrics["gradients/corridor/cosine_1"] == pytest.approx(metrics["gradients/constant/cosine_0"])
+    trainer.step()
+    assert trainer.statistics.similarity is None
+    trainer.close()

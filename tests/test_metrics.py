@@ -11,7 +11,7 @@ import pytest
 from helpers import toy_config
 
 from mtrl.training import build_trainer
-from mtrl.training.metrics import METRICS, describe
+from mtrl.training.metrics import METRICS, describe, gradient_metrics
 
 ROOT = Path(__file__).parents[1]
 GROUPS = {metric.name.split("/")[0] for metric in METRICS}
@@ -84,3 +84,13 @@ def test_the_table_is_well_formed():
         and describe("experts/a/b/weight_12").name == "experts/<task>/weight_<k>"
     )
     assert describe("tasks/score") is None and describe("learner/loss") is None
+
+
+def test_conflicts_are_counted_among_tasks_with_a_gradient():
+    """a is opposed to b alone; d has no gradient and counts for nobody. More tasks than a line can hold leave the pairs out."""
+    cosines = np.array([[1, -0.2, 0.3, np.nan], [-0.2, 1, -0.4, np.nan], [0.3, -0.4, 1, np.nan], [np.nan] * 4])
+    metrics = gradient_metrics(list("abcd"), cosines)
+    assert {name: metrics[f"tasks/{name}/gradient_conflict"] for name in "abc"} == {"a": 0.5, "b": 1.0, "c": 0.5}
+    assert metrics["gradients/b/cosine_2"] == -0.4 and not [name for name in metrics if "/d/" in name or name.endswith("_3")]
+    many = gradient_metrics([f"t{k}" for k in range(17)], np.full((17, 17), -1.0))
+    assert many == {f"tasks/t{k}/gradient_conflict": 1.0 for k in range(17)}

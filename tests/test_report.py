@@ -21,7 +21,7 @@ from mtrl.dashboard.aggregates import compare
 from mtrl.dashboard.overview import changes, differences, figures_of
 from mtrl.dashboard.report import render, write_report
 from mtrl.dashboard.runs import MAX_POINTS, Run, read_run
-from mtrl.dashboard.task_figures import expert_usage
+from mtrl.dashboard.task_figures import expert_usage, gradient_conflicts
 from mtrl.errors import UserError
 from mtrl.evaluation.intervals import mean_over_tasks, score_interval
 from mtrl.evaluation.results import EvaluationResults, TaskResult, write_results
@@ -321,3 +321,13 @@ def test_the_use_of_the_experts_is_a_share_of_the_weights_sizes():
     many = {f"experts/a/weight_{k}": np.array([1.0, 2.0]) for k in range(12)}
     drawn = expert_usage(Run(Path("run"), columns={"summary/frames": np.array([1.0, 2.0]), "tasks/a/frames": np.array([1.0, 2.0]), **many}))
     assert drawn.data[0].type == "heatmap" and np.allclose(drawn.data[0].z, 1 / 12)
+
+
+def test_conflicts_of_gradients_are_means_over_the_newest_quarter():
+    """In eight lines of metrics the last two count; a and b are opposed there, and c was never trained."""
+    values = np.array([0.9] * 6 + [-0.5, -0.7])
+    columns = {f"tasks/{task}/frames": np.arange(8.0) for task in "abc"} | {"summary/frames": np.arange(8.0)}
+    columns |= {"gradients/a/cosine_1": values, "gradients/b/cosine_0": values}
+    drawn = gradient_conflicts(Run(Path("run"), columns=columns))
+    np.testing.assert_allclose(drawn.data[0].z, [[np.nan, -0.6, np.nan], [-0.6, np.nan, np.nan], [np.nan] * 3])
+    assert gradient_conflicts(Run(Path("run"), columns={"tasks/a/frames": np.arange(8.0)})) is None

@@ -14,7 +14,7 @@ from mtrl.dashboard.drawing import heat_map
 from mtrl.dashboard.method_figures import improvements, interval_estimates, iqm_curves, profiles
 from mtrl.dashboard.methods import as_written
 from mtrl.dashboard.runs import Run
-from mtrl.dashboard.task_figures import FEW_TASKS, expert_usage, expert_weights, task_curves, task_estimates
+from mtrl.dashboard.task_figures import FEW_TASKS, expert_usage, expert_weights, gradient_conflicts, task_curves, task_estimates
 
 
 def figures_of(runs: Sequence[Run], bands: Bands = "range") -> list[go.Figure]:
@@ -74,7 +74,9 @@ def run_figures(run: Run) -> list[go.Figure]:
         task_curves(run, "score", "Score by task", "score"),
         task_curves(run, "share_trained", "Share of trained frames by task", "share", stacked=len(run.tasks) <= FEW_TASKS),
     ]
-    figures += [figure for figure in (expert_weights(run), expert_usage(run)) if figure is not None]
+    figures += [figure for figure in (gradient_conflicts(run), expert_weights(run), expert_usage(run)) if figure is not None]
+    if not np.isnan([run.column(f"tasks/{task}/gradient_conflict") for task in run.tasks]).all():
+        figures.append(task_curves(run, "gradient_conflict", "Share of the other tasks with an opposed gradient", "share"))
     if not np.isnan(run.column("experts/gram_offdiagonal")).all():
         figures.append(
             curves([run], "experts/gram_offdiagonal", "Similarity of the experts before they are made orthogonal", "mean |cosine|")

@@ -24,7 +24,7 @@ def task_curves(run: Run, metric: str, title: str, unit: str, *, stacked: bool =
     for index, task in enumerate(run.tasks):
         extra = {"stackgroup": "tasks"} if stacked else {}
         figure.add_scatter(x=run.frames, y=run.column(f"tasks/{task}/{metric}"), name=task, line={"color": COLOURS[index]}, **extra)
-    if metric in ("score", "share_trained"):
+    if unit in ("score", "share"):
         figure.update_yaxes(range=[0, 1.02])
     mark_changes(figure, [run])
     return with_legend(figure)
@@ -95,6 +95,23 @@ def expert_usage(run: Run) -> go.Figure | None:
     subtitle(figure, "sizes of the task weights, mean over tasks")
     mark_changes(figure, [run])
     return with_legend(figure)
+
+
+def gradient_conflicts(run: Run) -> go.Figure | None:
+    """The cosine of the gradients of each two tasks, mean over the run's newest quarter; None where it was never measured."""
+    if not run.tasks or not any(name.startswith("gradients/") for name in run.columns):
+        return None
+    measured = [[run.column(f"gradients/{task}/cosine_{k}") for k in range(len(run.tasks))] for task in run.tasks]
+    cosines = np.array(measured)[:, :, -max(1, -(-run.num_rows // 4)) :]  # [tasks, tasks, rows]
+    known = ~np.isnan(cosines)
+    if not known.any():
+        return None
+    sums, counts = np.where(known, cosines, 0.0).sum(axis=2), known.sum(axis=2)
+    values = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    figure = heat_map(run.tasks, run.tasks, values, "Cosine of the tasks' gradients", low=-1.0, high=1.0, diverging=True)
+    figure.update_xaxes(tickmode="linear", dtick=1)
+    subtitle(figure, "at the mixed feature of the experts, mean over the newest quarter; below 0: learning one moves the other back")
+    return figure
 
 
 def _task_history(run: Run, metric: str, title: str, unit: str) -> go.Figure:

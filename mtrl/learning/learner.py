@@ -30,7 +30,7 @@ from mtrl.models.policy import Policy, build_policy, is_expert, load_weights, se
 from mtrl.parallel import Total, add_up, alone
 from mtrl.rollouts.rollout import Rollout
 
-EXPERT_UPDATES = 16  # updates between two expert statistics, which cost a twentieth of an update on a small batch
+DIAGNOSIS_UPDATES = 16  # updates between two statistics of experts and gradients, which cost a twentieth of an update on a small batch
 MAX_SKIPPED = 20  # updates in a row in which an optimiser may make no step since loss or gradient were not finite
 
 
@@ -47,8 +47,8 @@ class UpdateResult(NamedTuple):
 
     means: dict[str, float]  # over the optimiser steps that were made: losses, entropy, importance weights, gradient norm
     task_values: TaskValues
-    similarity: np.ndarray | None  # cosines of the tasks' gradients, [tasks, tasks]; None where the scheduler does not read them
-    experts: ExpertStatistics | None  # in one of `EXPERT_UPDATES` updates
+    similarity: np.ndarray | None  # cosines of the tasks' gradients, [tasks, tasks]; None in updates that do not compute them
+    experts: ExpertStatistics | None  # in one of `DIAGNOSIS_UPDATES` updates
     distinct_rows: int  # observations that the networks had to evaluate, of all learners
     skipped_steps: int  # optimiser steps not made since training began, since loss or gradient were not finite
 
@@ -118,7 +118,7 @@ class Learner:
             means=report.means() | {"learning_rate": learning_rate_at(self._config.actor, progress)},
             task_values=task_values(batch, targets, self._suite.num_tasks, self._total),
             similarity=report.similarity,
-            experts=expert_statistics(self.policy, batch) if self.version % EXPERT_UPDATES == 1 else None,
+            experts=expert_statistics(self.policy, batch) if self.version % DIAGNOSIS_UPDATES == 1 else None,
             distinct_rows=int(self._total(batch.observations.inverse.max() + 1)),
             skipped_steps=self.skipped_steps,
         )
@@ -168,9 +168,8 @@ class Learner:
                 continue
             if targets is None:  # every step reads the whole batch, and the first one's targets are those of the weights before it
                 targets = losses.targets
-            if self._compares_tasks and report.similarity is None and losses.actor is not None:
-                row_tasks = minibatch.batch.observations.rows.task_ids
-                report.similarity = task_similarity(losses.actor, losses.actor_features, row_tasks, self._suite.num_tasks, self._total)
+            if report.similarity is None:
+                report.similarity = self._similarity(minibatch, losses)
             report.add(minibatch, losses, self._step(minibatch, losses, progress), self._total)
         assert targets is not None
         return batch, targets, report
@@ -231,6 +230,14 @@ class Learner:
                 self._combiner.attach(loss, shared, row_tasks, self._suite.num_tasks, self.version, self._total)
         loss.backward()
         return loss.detach()
+
+    def _similarity(self, minibatch: Minibatch, losses: Losses) -> np.ndarray | None:
+        """The cosines of the tasks' gradients: in every update for a scheduler that reads them, else now and then for the metrics."""
+        wanted = self._compares_tasks or (self._suite.num_tasks > 1 and self.version % DIAGNOSIS_UPDATES == 0)
+        if not wanted or losses.actor is None or not losses.actor_features.requires_grad:
+            return None
+        row_tasks = minibatch.batch.observations.rows.task_ids
+        return task_similarity(losses.actor, losses.actor_features, row_tasks, self._suite.num_tasks, self._total)
 
     def _shared_layers(self, losses: Losses) -> list[SharedLayer]:
         """Where the tasks' gradients meet: the trunks' features. With a shared trunk both objectives' gradients have met there."""

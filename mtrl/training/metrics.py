@@ -24,7 +24,7 @@ from mtrl.rollouts.rollout import Rollout
 class Metric(NamedTuple):
     """A figure of `metrics.jsonl` and TensorBoard."""
 
-    name: str  # `<task>` stands for a task's name, `<k>` for an expert's number
+    name: str  # `<task>` stands for a task's name, `<k>` for the number of an expert or task, from 0
     unit: str
     description: str
 
@@ -54,6 +54,12 @@ METRICS = (
     Metric("tasks/<task>/explained_variance", "up to 1", "share of the variance of the task's value targets that the critic predicts"),
     Metric("tasks/<task>/share_wanted", "share", "share of the next frames that the curriculum gives the task, less what is in quarantine"),
     Metric("tasks/<task>/share_trained", "share", "share of the interval's trained frames"),
+    Metric(
+        "tasks/<task>/gradient_conflict",
+        "share",
+        "share of the other tasks with a gradient at the mixed feature that points against the task's own, mean over some updates; "
+        "absent with CUDA graphs",
+    ),
     Metric("tasks/<task>/policy_lag", "updates", "as `summary/policy_lag`, for the task's slots"),
     Metric("tasks/<task>/environments", "environments", "environments that all runners hold of the task"),
     Metric("tasks/<task>/forgotten", "0 or 1", "whether the task was mastered and is being lost"),
@@ -85,6 +91,11 @@ METRICS = (
     Metric("experts/gram_offdiagonal", "0 to 1", "mean |cosine| between the features of two experts, before they are made orthogonal"),
     Metric("experts/effective_rank", "1 to K", "effective rank of the experts' Gram matrix"),
     Metric("experts/<task>/weight_<k>", "weight", "the gate's weight of expert k for the task"),
+    Metric(
+        "gradients/<task>/cosine_<k>",
+        "-1 to 1",
+        "cosine of the gradients of the task and of the one with number k at the mixed feature; for at most 16 tasks",
+    ),
     Metric("throughput/env_steps", "steps/s", "environment steps received per second, resets included"),
     Metric("throughput/rollouts", "rollouts/s", "rollouts received per second"),
     Metric("throughput/runners", "runners", "runners that a rollout came from"),
@@ -96,6 +107,8 @@ METRICS = (
     Metric("throughput/threads", "threads", "threads of the learner's tensor operations on the CPU; they follow the cores that are free"),
     Metric("throughput/lost_unrolls", "unrolls", "unrolls that never arrived, since this process began"),
 )
+
+MOST_COMPARED = 16  # tasks; with more, a line of metrics would consist of cosines
 
 # The names of what an update reports, see `mtrl.learning.objectives`.
 _GROUPS = {"rho_mean": "vtrace", "rho_clipped_fraction": "vtrace"}
@@ -116,11 +129,28 @@ def update_metrics(names: Sequence[str], result: UpdateResult) -> dict[str, floa
     metrics = {f"{_GROUPS.get(name, 'learner')}/{name}": value for name, value in result.means.items()}
     explained = result.task_values.explained_variances
     metrics |= {f"tasks/{name}/explained_variance": float(value) for name, value in zip(names, explained, strict=True) if value == value}
+    if result.similarity is not None:
+        metrics |= gradient_metrics(names, result.similarity)
     if result.experts is not None:
         metrics["experts/gram_offdiagonal"] = result.experts.gram_offdiagonal
         metrics["experts/effective_rank"] = result.experts.effective_rank
         metrics |= task_metrics(names, "experts", {f"weight_{k}": column for k, column in enumerate(result.experts.task_weights.T)})
     return metrics
+
+
+def gradient_metrics(names: Sequence[str], cosines: np.ndarray) -> dict[str, float]:
+    """How the tasks' gradients stand to each other.
+
+    Args:
+        names: of the tasks.
+        cosines: [tasks, tasks]; NaN where a task had no gradient.
+    """
+    others = ~np.isnan(cosines) & ~np.eye(len(names), dtype=bool)
+    counts = others.sum(axis=1)
+    against = ((cosines < 0) & others).sum(axis=1)
+    metrics = {f"tasks/{name}/gradient_conflict": against[task] / counts[task] for task, name in enumerate(names) if counts[task]}
+    pairs = np.argwhere(others) if len(names) <= MOST_COMPARED else ()
+    return metrics | {f"gradients/{names[task]}/cosine_{k}": float(cosines[task, k]) for task, k in pairs}
 
 
 def evaluation_metrics(results: EvaluationResults) -> dict[str, float]:

@@ -13,7 +13,7 @@ import torch
 from envs import TaskSuite, make_suite
 from envs.vector import Arrays
 from mtrl.config import ExperimentConfig
-from mtrl.curriculum import Scheduler, make_scheduler
+from mtrl.curriculum import Scheduler, make_scheduler, needs_similarity
 from mtrl.curriculum.decisions import Decider, Decision
 from mtrl.evaluation.statistics import interquartile_mean
 from mtrl.learning.learner import Learner, LearnerProtocol, RestartableLearner, UpdateResult
@@ -206,7 +206,7 @@ class Trainer:
         self._interval.add_update(result, rollout, frames, version, time.perf_counter() - before)
         self.statistics.add_frames(frames)
         self.statistics.add_values(result.task_values.errors, result.task_values.initial_values)
-        if result.similarity is not None:
+        if result.similarity is not None and needs_similarity(self.config.curriculum):
             self.statistics.add_similarity(result.similarity)
         self._publish()
 
