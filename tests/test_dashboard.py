@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from mtrl.cli.dispatch import main
 from mtrl.dashboard.app import make_app
+from mtrl.dashboard.decisions import decision_at
+from mtrl.dashboard.runs import read_run
+from mtrl.storage.run_directory import RunDirectory
+from mtrl.training.explain import explain_run
 
 FUZZ = int(os.environ.get("MTRL_FUZZ", "100"))  # malformed run folders; 1000 take 80 seconds
 
@@ -318,9 +325,10 @@ def test_other_host_names_are_refused_without_a_token(root):
     config=st.binary(max_size=50),
     metrics=st.binary(max_size=80),
     results=st.binary(max_size=50) | st.sampled_from([b'{"tasks": {}, "protocol": "x"}', b'{"score_mean": 3}', b"[[[["]),
+    decisions=st.binary(max_size=50) | st.sampled_from([b'{"version": 0, "trained": 1, "shares": [1]}']),
 )
-def test_no_folder_can_break_a_page(tmp_path, config, metrics, results):
-    files = {"config.yaml": config, "metrics.jsonl": metrics, "evaluation/12/results.json": results}
+def test_no_folder_can_break_a_page(tmp_path, config, metrics, results, decisions):
+    files = {"config.yaml": config, "metrics.jsonl": metrics, "evaluation/12/results.json": results, "curriculum.jsonl": decisions}
     for name, content in files.items():
         (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "run" / name).write_bytes(content)
@@ -329,6 +337,7 @@ def test_no_folder_can_break_a_page(tmp_path, config, metrics, results):
         answer = client.get(address)
         assert answer.status_code == 200, answer.text
         assert "Traceback" not in answer.text
+    assert client.get("/run/run/decision").status_code == 404
 
 
 def test_what_cannot_be_served_is_one_sentence(root, tmp_path, capsys):
@@ -341,3 +350,36 @@ def test_what_cannot_be_served_is_one_sentence(root, tmp_path, capsys):
         taken.listen()
         assert main(["dashboard", str(root), "--port", str(taken.getsockname()[1])]) == 2
     assert "choose another --port" in capsys.readouterr().err
+
+
+def test_a_share_leads_to_the_decision_behind_it(client, root):
+    """What the page shows is what `explain` makes of the same log."""
+    figures = client.get("/api/figures?run=first").json()
+    shares = next(each for each in figures if each["layout"]["title"]["text"] == "Share of trained frames by task")
+    assert shares["layout"]["meta"] == {"run": "first", "decisions": True}
+    found = decision_at(read_run(root / "first"), 1500.5)
+    expected = explain_run(RunDirectory.open(root / "first"), frames=1500).shown[-1]
+    assert (found.frames, found.version, found.remark) == (expected.decision.frames, expected.decision.version, "")
+    for name, column in (("scheduler", expected.wanted), ("weight", expected.weights), ("share", expected.shares)):
+        np.testing.assert_allclose(np.array(found.columns[name], float), column)
+    page = client.get(f"/run/first/decision?frames={found.frames}").text
+    assert all(f"<td>{task}</td>" in page for task in ("corridor", "constant", "cue"))
+    assert f"decision?frames={found.before}" in page and f"decision?frames={found.after}" in page
+    newest = decision_at(read_run(root / "first"), None)
+    assert newest.after is None and newest.frames > found.frames
+    assert client.get("/run/first/decision?frames=-1").status_code == 404
+    assert client.get("/run/first/decision?frames=x").status_code == 400
+
+
+def test_looking_at_a_decision_runs_no_code_of_the_run(tmp_path, root, monkeypatch):
+    """The configuration names a scheduler of somebody else: what was logged is shown, and the module is not imported."""
+    shutil.copytree(root / "first", tmp_path / "run")
+    (tmp_path / "foreign_rule.py").write_text("raise SystemExit('was imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = tmp_path / "run" / "config.yaml"
+    values = yaml.safe_load(config.read_text())
+    values["curriculum"] = {"scheduler": "foreign_rule:Rule"}
+    config.write_text(yaml.safe_dump(values))
+    found = decision_at(read_run(tmp_path / "run"), None)
+    assert "foreign_rule:Rule is not part of this program" in found.remark
+    assert "weight" not in found.columns and sum(found.columns["share"]) == pytest.approx(1)

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from envs import list_suites, make_suite
+from mtrl.curriculum.decisions import figures_of_tasks
 from mtrl.evaluation.jobs import EPISODE_STEPS
 from mtrl.evaluation.protocols import GENERIC
 from mtrl.evaluation.results import EvaluationResults
@@ -93,24 +94,14 @@ def print_explanation(replayed: Explanation, task: str | None) -> None:
     terminal = rich.console.Console()
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("frames" if task else "task", no_wrap=True)
-    for title in ("episodes", "success", "latest", "before", "value error", "weight", "scheduler", "share"):
+    for title in ("episodes", *figures_of_tasks(replayed.shown[-1])):
         table.add_column(title, justify="right", no_wrap=True)
     rows = [(step, index) for step in replayed.shown for index, name in enumerate(replayed.names) if task in (None, name)]
     for step, index in rows:
-        evidence = step.decision.evidence
         first = f"{step.decision.frames:,}" if task else replayed.names[index]
-        figures = (
-            evidence.success_rates,
-            step.latest,
-            step.previous,
-            evidence.value_errors,
-            step.weights,
-            step.wanted,
-            step.decision.shares,
-        )
         boost = " boosted" if step.forgotten[index] else ""
-        numbers = ["–" if np.isnan(values[index]) else f"{values[index]:.3f}" for values in figures]
-        table.add_row(first, f"{int(evidence.episodes[index]):,}", *numbers[:-1], numbers[-1] + boost)
+        numbers = ["–" if np.isnan(values[index]) else f"{values[index]:.3f}" for values in figures_of_tasks(step).values()]
+        table.add_row(first, f"{int(step.decision.evidence.episodes[index]):,}", *numbers[:-1], numbers[-1] + boost)
     terminal.print(table)
     last = replayed.shown[-1].decision
     terminal.print(

@@ -91,6 +91,20 @@ def repeat_decisions(decider: Decider, decisions: Iterable[Decision]) -> Iterato
         )
 
 
+def figures_of_tasks(step: RepeatedDecision) -> dict[str, np.ndarray]:
+    """What a table shows of a decision made again: each figure of all tasks, by the name of its column; NaN where it is not known."""
+    evidence = step.decision.evidence
+    return {
+        "success": evidence.success_rates,
+        "latest": step.latest,
+        "before": step.previous,
+        "value error": evidence.value_errors,
+        "weight": step.weights,
+        "scheduler": step.wanted,
+        "share": step.decision.shares,
+    }
+
+
 def agrees(step: RepeatedDecision) -> bool:
     """Whether a decision made again is the one that was logged."""
     return bool(np.abs(step.shares - step.decision.shares).max() <= TOLERANCE)

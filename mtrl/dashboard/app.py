@@ -22,11 +22,13 @@ from starlette.staticfiles import StaticFiles
 
 from mtrl.dashboard.aggregates import compare
 from mtrl.dashboard.curves import Bands, one_task
+from mtrl.dashboard.decisions import decision_at
 from mtrl.dashboard.folder import RunFolder, Summary
 from mtrl.dashboard.guard import LOOPBACK, SecurityHeaders, TokenGuard, is_from_here
 from mtrl.dashboard.overview import changes, differences, figures_of
 from mtrl.dashboard.page import head_of, make_templates
 from mtrl.dashboard.runs import MOST_NOTE, Run, episodes_of
+from mtrl.storage.layout import RunLayout
 
 
 def make_app(root: Path, *, token: str | None = None) -> Starlette:
@@ -42,6 +44,7 @@ def make_app(root: Path, *, token: str | None = None) -> Starlette:
         "/": pages.index,
         "/run/{name:path}/task/{task}": pages.task,
         "/run/{name:path}/video/{step}/{file}": pages.video,
+        "/run/{name:path}/decision": pages.decision,
         "/run/{name:path}/log": pages.log,
         "/run/{name:path}": pages.one,
         "/compare": pages.compare,
@@ -97,6 +100,13 @@ class _Pages:
             results=run.evaluations[-1] if run.evaluations and task in run.evaluations[-1].tasks else None,
             video=_video_address(run, task),
         )
+
+    def decision(self, request: Request) -> Response:
+        run = self._run(request)
+        found = decision_at(run, _frames(request))
+        if found is None:
+            raise HTTPException(404, "no such decision")
+        return self._page("decision.html", run=run, found=found)
 
     def video(self, request: Request) -> Response:
         values = request.path_params
@@ -168,6 +178,7 @@ class _Pages:
             changes={run.name: changes(run) for run in runs if run.changes},
             comparisons=compare(runs),
             videos={run.name: {task: _video_address(run, task) for task in run.videos} for run in runs},
+            has_decisions=len(runs) == 1 and RunLayout(runs[0].path).decisions.is_file(),
             captions={run.name: run.captions for run in runs},
         )
 
@@ -178,6 +189,14 @@ class _Pages:
 def _video_address(run: Run, task: str) -> str | None:
     path = run.videos.get(task)
     return None if path is None else f"/run/{quote(run.name, safe='')}/video/{path.parent.parent.name}/{quote(path.name, safe='')}"
+
+
+def _frames(request: Request) -> float | None:
+    """The frames that an address asks for; None where it asks for the newest."""
+    try:
+        return float(request.query_params["frames"]) if "frames" in request.query_params else None
+    except ValueError:
+        raise HTTPException(400, "frames has to be a number: ?frames=100000") from None
 
 
 def _bands(request: Request) -> Bands:

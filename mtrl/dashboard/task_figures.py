@@ -27,6 +27,7 @@ def task_curves(run: Run, metric: str, title: str, unit: str, *, stacked: bool =
     if unit in ("score", "share"):
         figure.update_yaxes(range=[0, 1.02])
     mark_changes(figure, [run])
+    _link(figure, run, metric)
     return with_legend(figure)
 
 
@@ -130,6 +131,14 @@ def _task_history(run: Run, metric: str, title: str, unit: str) -> go.Figure:
     figure.data[0].hovertemplate = f"%{{y}} at %{{x}} frames: %{{z:.3f}} {unit}<extra></extra>"
     figure.data[0].text = figure.data[0].texttemplate = None
     figure.update_xaxes(title="trained frames", nticks=8)
-    figure.update_layout(meta={"run": run.name})
+    _link(figure, run, metric)
     subtitle(figure, "the lowest at the end on top")
     return figure
+
+
+def _link(figure: go.Figure, run: Run, metric: str) -> None:
+    """Lets a click on a share lead to the decision behind it, and one on a row of another table to the task."""
+    if metric == "share_trained":
+        figure.update_layout(meta={"run": run.name, "decisions": True})
+    elif len(run.tasks) > FEW_TASKS:
+        figure.update_layout(meta={"run": run.name})

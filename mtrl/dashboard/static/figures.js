@@ -74,10 +74,12 @@ function draw(place) {
   place.dataset.title = (figure.layout.title || {}).text || "figure";
   Plotly.react(place, figure.data, figure.layout, CONFIG).then(() => {
     addButtons(place);
-    const run = (figure.layout.meta || {}).run;
+    const { run, decisions } = figure.layout.meta || {};
     if (run && document.body.dataset.links !== "none" && !place.linked) {
       place.linked = true;
-      place.on("plotly_click", event => { location.href = `/run/${run.split("/").map(encodeURIComponent).join("/")}/task/${encodeURIComponent(event.points[0].y)}`; });
+      place.title = decisions ? "click: the decision behind a point" : "click: the task's page";
+      const page = point => decisions ? `decision?frames=${String(point.x).replace(/,/g, "")}` : `task/${encodeURIComponent(point.y)}`;
+      place.on("plotly_click", event => { location.href = `/run/${run.split("/").map(encodeURIComponent).join("/")}/${page(event.points[0])}`; });
     }
   });
   place.drawnText = text;
