@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -26,7 +28,7 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-@contextmanager
+@contextlib.contextmanager
 def listening(answer: bytes | None) -> Iterator[str]:
     """A port that greets with `answer`, closes without a word for b"", and keeps silent for None."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -66,6 +68,24 @@ def test_nothing_listens():
         wait_for_head(f"127.0.0.1:{free_port()}", lambda message: None, seconds=0.5)
 
 
+def test_a_person_at_a_terminal_waits_five_seconds():
+    """On a terminal the command ends within a few seconds more than that, with one sentence."""
+    main, terminal = pty.openpty()
+    environment = os.environ | {"RAY_ADDRESS": f"127.0.0.1:{free_port()}"}
+    program = "import os; from mtrl.distributed.surroundings import wait_for_head; wait_for_head(os.environ['RAY_ADDRESS'], print)"
+    command = [sys.executable, "-c", program]
+    begin = time.monotonic()
+    done = subprocess.Popen(command, env=environment, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    said = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while part := os.read(main, 4096):
+            said += part
+    assert done.wait() == 1 and 5.0 <= time.monotonic() - begin < 15.0
+    assert b"no Ray answers" in said and b"within 5 s" in said
+    os.close(main)
+
+
 def test_a_head_that_comes_later():
     """A port of gRPC, as Ray's is."""
     port, said, server = free_port(), [], grpc.server(ThreadPoolExecutor(1))
@@ -75,7 +95,7 @@ def test_a_head_that_comes_later():
     server.stop(None)
 
 
-@contextmanager
+@contextlib.contextmanager
 def started_head(folder: Path, token: str | None) -> Iterator[str]:
     """`ray start` on loopback, which asks for a token or does not."""
     address = f"127.0.0.1:{free_port()}"

@@ -6,6 +6,7 @@ import os
 import resource
 import secrets
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from mtrl.config import ConfigError
 
 LONGEST_FOLDER = 40  # characters; a socket's path has at most 107, of which Ray takes up to 67
 ADDRESS_SPACE = 5 * 2**30  # bytes that a process of Ray maps, most of which it never uses
-ANSWER_SECONDS = 30.0  # for a head that is not up yet
+ANSWER_SECONDS = 30.0  # for a head that a job script has started and that is not up yet
+WATCHED_SECONDS = 5.0  # the same where a person waits at a terminal
 SILENT_SECONDS = 2.0  # before it is said what is waited for
 RETRY_SECONDS = 0.5
 CLIENT_PORT = 10001  # of ray:// addresses
@@ -134,13 +136,13 @@ def _token_file_exists() -> bool:
         return False
 
 
-def wait_for_head(address: str, tell: Callable[[str], None], seconds: float = ANSWER_SECONDS) -> None:
+def wait_for_head(address: str, tell: Callable[[str], None], seconds: float | None = None) -> None:
     """Waits until a head answers at a cluster's address.
 
     Args:
         address: the value of RAY_ADDRESS.
         tell: told after `SILENT_SECONDS` what is waited for.
-        seconds: the longest wait.
+        seconds: the longest wait; by default `WATCHED_SECONDS` at a terminal, and `ANSWER_SECONDS` in a job that started the head itself.
 
     Raises:
         RayUnavailableError: nothing listens there, or it is no address of a head.
@@ -148,6 +150,8 @@ def wait_for_head(address: str, tell: Callable[[str], None], seconds: float = AN
     if address in ("auto", "local"):
         return
     host, port = _host_and_port(address)
+    if seconds is None:
+        seconds = WATCHED_SECONDS if sys.stderr.isatty() else ANSWER_SECONDS
     begin, told = time.monotonic(), False
     while True:
         try:
