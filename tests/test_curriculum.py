@@ -16,9 +16,10 @@ from mtrl.benchmark.curriculum import compare, train
 from mtrl.config import ConfigError, CurriculumConfig, load_config, override
 from mtrl.curriculum import SCHEDULERS, RatedScheduler, make_scheduler, with_floor
 from mtrl.curriculum.decisions import Decider
-from mtrl.curriculum.evidence import Evidence
+from mtrl.curriculum.evidence import Evidence, success_posterior
 from mtrl.curriculum.forgetting import ForgettingWatch
 from mtrl.curriculum.scheduler import _certain_slope
+from mtrl.curriculum.schedulers.drats import tilted
 from mtrl.curriculum.schedulers.smt import TRAIN
 from mtrl.evaluation.results import EvaluationResults, TaskResult
 from mtrl.evaluation.statistics import Estimate
@@ -129,11 +130,114 @@ def after(name: str, history: list[tuple[int, int]], tasks: int = 3, **options) 
 
 
 def test_success_gap_by_hand():
-    np.testing.assert_allclose(after("success_gap", [(0, 10), (1, 5), (2, 0)]), [0, 1 / 3, 2 / 3])
+    """Beta(11, 1), Beta(6, 6) and Beta(1, 11): means of 1 - p of 1, 6 and 11 twelfths; second moments of b (b + 1) / (12 · 13)."""
+    history = [(0, 10), (1, 5), (2, 0)]
+    np.testing.assert_allclose(after("success_gap", history), np.array([1, 6, 11]) / 18)
+    np.testing.assert_allclose(after("success_gap", history, power=2.0), np.array([1 * 2, 6 * 7, 11 * 12]) / (2 + 42 + 132))
 
 
 def test_learnability_by_hand():
-    np.testing.assert_allclose(after("learnability", [(0, 10), (1, 5), (2, 1)]), [0, 0.25 / 0.34, 0.09 / 0.34])
+    """The mean of p (1 - p) under Beta(a, b) is a b / ((a + b) (a + b + 1)); here a + b is 12 for all."""
+    history = [(0, 10), (1, 5), (2, 1)]
+    np.testing.assert_allclose(after("learnability", history), np.array([11 * 1, 6 * 6, 2 * 10]) / (11 + 36 + 20))
+    # p (1 - p)²: a b (b + 1), for tasks that hardly ever succeed.
+    hard = np.array([11 * 1 * 2, 6 * 6 * 7, 2 * 10 * 11])
+    np.testing.assert_allclose(after("learnability", history, failures=2.0), hard / hard.sum())
+
+
+def test_drats_by_hand():
+    """Scores are successes here. In a wide ball the shares are those of exp(β gap); in a narrow one they are a ball's radius away."""
+    history = [(0, 10), (1, 5), (2, 0)]
+    tilt = np.exp(2.0 * np.array([0.0, 0.5, 1.0]))
+    np.testing.assert_allclose(after("drats", history, beta=2.0, radius=5.0), tilt / tilt.sum())
+    weighed = np.array([1.0, 3.0, 1.0]) * tilt
+    np.testing.assert_allclose(after("drats", history, beta=2.0, radius=5.0, prior={"t1": 3.0}), weighed / weighed.sum())
+    near = after("drats", history, beta=50.0, radius=0.1)
+    assert float((near * np.log(near * 3)).sum()) == pytest.approx(0.1) and near[0] < near[1] < near[2]
+    np.testing.assert_allclose(np.log(near[2] / near[1]), np.log(near[1] / near[0]))  # exponential in the gap all the same
+    solved = after("drats", history, beta=5.0, target=0.4)
+    assert solved[0] == pytest.approx(solved[1]), "beyond the target there is no gap"
+    with pytest.raises(ConfigError, match="no task 'x'; tasks are t0, t1, t2"):
+        scheduler("drats", prior={"x": 1.0})
+
+
+def test_drats_shares_are_the_worst_case_of_the_ball():
+    """No distribution within the radius has a larger mean gap: tried against many random ones."""
+    rng = np.random.default_rng(0)
+    base, gaps = rng.dirichlet(np.ones(6)), rng.random(6)
+    best = tilted(base, gaps, beta=1e3, radius=0.2)
+    others = rng.dirichlet(np.ones(6), size=200_000)
+    near = others[(others * np.log(others / base)).sum(1) <= 0.2]
+    assert len(near) > 1000 and (near @ gaps).max() <= best @ gaps + 1e-9
+
+
+def test_worst_first_passes_on_when_a_budget_is_spent_or_a_task_is_solved():
+    stats, subject = TaskStatistics(suite_of(4)), scheduler("worst_first", 4, group=2, budget=2.0)
+
+    def shares():
+        return subject.probabilities(stats.evidence()._replace(total_frames=np.array(4000.0)))
+
+    for task, successes in enumerate((8, 0, 1, 5)):
+        play(stats, task, successes, frames=0)
+    np.testing.assert_allclose(shares(), [0, 0.5, 0.5, 0])
+    play(stats, 1, 0, frames=2000)  # twice its part of 4 000 frames
+    np.testing.assert_allclose(shares(), [0, 0, 0.5, 0.5])
+    play(stats, 2, 100, episodes=100, frames=10)
+    np.testing.assert_allclose(shares(), [0.5, 0, 0, 0.5])
+    for task in (0, 3):
+        play(stats, task, 0, frames=2000)
+    np.testing.assert_allclose(shares(), np.full(4, 0.25))
+
+
+def test_the_posterior_of_success_is_a_beta_distribution():
+    stats = TaskStatistics(suite_of(3))
+    play(stats, 0, 150, episodes=150)
+    play(stats, 1, 3, episodes=7)
+    posterior = success_posterior(stats.evidence())
+    grid = np.linspace(0, 1, 200_001)
+    for task, (successes, failures) in enumerate(((100, 0), (3, 4), (0, 0))):
+        density = grid**successes * (1 - grid) ** failures
+        density /= density.sum()
+        assert posterior.mean[task] == pytest.approx((density * grid).sum(), abs=1e-5)
+        assert posterior.above(0.7)[task] == pytest.approx(density[grid >= 0.7].sum(), abs=1e-4)
+        assert posterior.moment(1.5, 2.0)[task] == pytest.approx((density * grid**1.5 * (1 - grid) ** 2).sum(), abs=1e-5)
+
+
+def test_observations_have_as_many_episodes_as_the_options_say():
+    stats, subject = TaskStatistics(suite_of(2)), scheduler("t3s", 2, episodes=50)
+    for step in range(1, 11):
+        play(stats, 0, 5)
+        subject.probabilities(stats.evidence())
+        assert subject.num_observations.tolist() == [step // 5, 0]
+
+
+def test_stages_are_shares_of_the_runs_frames():
+    """SMT's first stage ends at half of the run, where its options give no number of frames."""
+    stats, subject = TaskStatistics(suite_of(4)), scheduler("smt", 4, group=2)
+    for task, successes in enumerate((8, 0, 1, 5)):
+        play(stats, task, successes, frames=0)
+    subject.probabilities(stats.evidence()._replace(total_frames=np.array(10_000.0)))
+    assert subject.budgets[1] == pytest.approx(0.8 * 5000 / 4)
+
+
+def test_rollin_passes_on_by_the_whole_window_and_comes_back():
+    """At a true rate of 0.7 one in seven observations of ten has nine successes: none of them is enough."""
+    rng = np.random.default_rng(0)
+    passed = 0
+    for _ in range(40):
+        stats, subject = TaskStatistics(suite_of(3)), scheduler("rollin")
+        for _ in range(20):
+            play(stats, 0, int(rng.binomial(10, 0.7)))
+            shares = subject.probabilities(stats.evidence())
+        passed += int(subject.current > 0)
+    assert passed <= 4
+    stats, subject = TaskStatistics(suite_of(3)), scheduler("rollin")
+    play(stats, 0, 10)
+    assert subject.probabilities(stats.evidence())[:2] is not None and subject.current == 1
+    for _ in range(10):
+        play(stats, 0, 2)
+        shares = subject.probabilities(stats.evidence())
+    assert subject.current == 0 and shares[0] == shares.max(), "the first context is lost again"
 
 
 def test_t3s_by_hand():
@@ -300,7 +404,7 @@ def test_the_page_lists_every_scheduler_and_option():
         assert f"`{name}`" in page
         for option, field in kind.Options.model_fields.items():
             assert f"`{option}`" in page, (name, option)
-            if not field.is_required():
+            if not field.is_required() and not isinstance(field.default, dict):
                 assert f"`{option}` ({field.default:.10g})" in page, (name, option)
 
 
@@ -430,7 +534,8 @@ def test_evaluations_can_be_the_evidence():
     again = TaskStatistics(suite)
     again.load_state_dict(stats.state_dict())
     for known in (stats, again):
-        np.testing.assert_allclose(scheduler("success_gap", 2).probabilities(known.evidence(evaluated=True)), [0.9 / 1.15, 0.25 / 1.15])
+        # Beta(3, 19) and Beta(16, 6): 19 and 6 failures of 22.
+        np.testing.assert_allclose(scheduler("success_gap", 2).probabilities(known.evidence(evaluated=True)), [19 / 25, 6 / 25])
     with pytest.raises(ConfigError, match="there would be none"):
         override(load_config("configs/toy.yaml"), {"curriculum.evidence": "evaluation"})
 

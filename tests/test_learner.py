@@ -104,10 +104,13 @@ def test_behaviour_log_probs_are_those_of_the_weights_that_acted():
 def test_weights_count_tasks_or_frames():
     valid = torch.tensor([[True, True, True], [True, False, True]])
     task_ids = torch.tensor([0, 0, 2])
-    tasks = step_weights(valid, task_ids, 3, equal_tasks=True)
+    tasks = step_weights(valid, task_ids, 3, share_power=0.0)
     assert torch.allclose(tasks, torch.tensor([[1 / 6, 1 / 6, 1 / 4], [1 / 6, 0, 1 / 4]]))
-    frames = step_weights(valid, task_ids, 3, equal_tasks=False)
+    frames = step_weights(valid, task_ids, 3, share_power=1.0)
     assert torch.allclose(frames, valid / 5)
+    # Three frames of five and two of five: between both, in the proportion of the roots.
+    between = step_weights(valid, task_ids, 3, share_power=0.5)
+    assert float(between[:, 2].sum() / between[:, :2].sum()) == pytest.approx((2 / 3) ** 0.5) and float(between.sum()) == pytest.approx(1)
 
 
 def test_advantages_are_normalized_within_each_task():

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 def batch_of(config):
     rollout = collect(config)[0]
     return make_batch(
-        rollout, int(rollout.task_ids.max()) + 1, discount=0.99, equal_tasks=True, share_repeats=config.model.share_repeats, device=CPU
+        rollout, int(rollout.task_ids.max()) + 1, discount=0.99, share_power=0.0, share_repeats=config.model.share_repeats, device=CPU
     )
 
 

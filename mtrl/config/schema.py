@@ -7,7 +7,7 @@ they do not know, so a typing error is reported with the field's path and the ne
 from __future__ import annotations
 
 import warnings
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 from pydantic import Field
@@ -195,8 +195,9 @@ class LearnerConfig(Section):
     combiner_space: Literal["feature", "trunk"] = "feature"
     """The gradients that the combiner compares. `feature`: those at the mixed feature, a heuristic that costs nothing. `trunk`: those of
     the trunk's parameters, as in the papers, at the cost of a pass back through the trunk for each task."""
-    task_weighting: Literal["tasks", "frames"] = "tasks"
-    """`tasks`: the mean losses of all tasks have equal weight. `frames`: all frames have equal weight."""
+    task_weighting: Literal["tasks", "frames"] | Annotated[float, Field(ge=0, le=1)] = "tasks"
+    """`tasks`: the mean losses of all tasks have equal weight. `frames`: all frames have equal weight. A number between 0 (`tasks`) and
+    1 (`frames`): a task's mean loss weighs as its share of the frames raised to this power, so that a curriculum weighs losses, too."""
     rollouts_per_update: int | Literal["auto"] = "auto"
     """Rollouts that make one batch. `auto`: a third of the number of runners that send some, so that a policy is about three updates old
     when it is learned from, however many runners there are."""
@@ -251,6 +252,21 @@ class LearnerConfig(Section):
     threads: int | None = Field(None, ge=1)
     """Threads of the learner's tensor operations. null: one in a run in one process, so that it repeats itself whatever else the machine
     does; with runners, as many as cores are free, which is looked at again every two seconds."""
+
+    @property
+    def share_power(self) -> float:
+        """The power of `task_weighting`: 0 where tasks count the same, 1 where frames do."""
+        named = {"tasks": 0.0, "frames": 1.0}
+        return named[self.task_weighting] if isinstance(self.task_weighting, str) else self.task_weighting
+
+    @pydantic.field_validator("task_weighting", mode="before")
+    @classmethod
+    def _named_or_a_power(cls, value: Any) -> Any:
+        """One sentence for both, where pydantic would write one for each."""
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value not in ("tasks", "frames") and not (number and 0 <= value <= 1):
+            raise ValueError("has to be tasks, frames or a number between 0 and 1")
+        return value
 
     @pydantic.field_validator("rollouts_per_update", mode="before")
     @classmethod

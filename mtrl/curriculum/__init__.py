@@ -10,6 +10,7 @@ import pydantic
 from mtrl.config import ConfigError, CurriculumConfig, explain, look_up
 from mtrl.curriculum.scheduler import RatedScheduler, Scheduler, with_floor
 from mtrl.curriculum.schedulers.camrl import CAMRL
+from mtrl.curriculum.schedulers.drats import DRATS
 from mtrl.curriculum.schedulers.ducb import DUCB
 from mtrl.curriculum.schedulers.exp3s import Exp3S
 from mtrl.curriculum.schedulers.fixed import Fixed
@@ -25,11 +26,14 @@ from mtrl.curriculum.schedulers.success_gap import SuccessGap
 from mtrl.curriculum.schedulers.t3s import T3S
 from mtrl.curriculum.schedulers.teacher_student import TeacherStudent
 from mtrl.curriculum.schedulers.uniform import Uniform
+from mtrl.curriculum.schedulers.worst_first import WorstFirst
 
 SCHEDULERS: dict[str, type[RatedScheduler]] = {
     "uniform": Uniform,
     "fixed": Fixed,
     "success_gap": SuccessGap,
+    "drats": DRATS,
+    "worst_first": WorstFirst,
     "t3s": T3S,
     "learning_progress": LearningProgress,
     "learnability": Learnability,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.evidence import Evidence
@@ -30,25 +31,28 @@ class Scheduler(Protocol):
         """A state of other tasks was loaded and moved by name: whatever depends on the number or order of tasks starts anew."""
 
 
-class NoOptions(Section):
-    """Options of schedulers without options."""
+class RatedOptions(Section):
+    """Options of every scheduler that rates tasks by their episodes."""
+
+    episodes: int = Field(10, ge=1)
+    """Episodes of an observation."""
 
 
 class RatedScheduler:
     """A scheduler that rates tasks by how their episodes go. A subclass defines `observe` and `weights`.
 
-    A task is observed when it has `EPISODES` new episodes, so that every observation is a mean over as many of them. Unobserved tasks keep
-    their uniform share.
+    A task is observed when it has `options.episodes` new episodes (10 where the options do not say), so that every observation is a mean
+    over as many of them. Unobserved tasks keep their uniform share.
     """
 
-    EPISODES = 10
     needs_similarity: ClassVar[bool] = False  # whether `Evidence.similarity` is read, which the learner computes only then
-    Options: ClassVar[type[Section]] = NoOptions
+    Options: ClassVar[type[Section]] = RatedOptions
     STATE: ClassVar[tuple[str, ...]] = ()  # arrays of the subclass that the next decision depends on
 
     def __init__(self, names: Sequence[str], options: Any):
         self.names = tuple(names)
         self.options = options
+        self.episodes_wanted = int(getattr(options, "episodes", 10))  # of an observation
         n = len(names)
         self.num_observations = np.zeros(n, np.int64)
         self.latest = np.zeros(n)  # success rate at the last observation
@@ -77,7 +81,7 @@ class RatedScheduler:
             new: each task's episodes since its last observation.
             rates: their success rates.
         """
-        return new >= self.EPISODES
+        return new >= self.episodes_wanted
 
     def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Takes in the new evidence on the tasks of the mask `due`."""

@@ -39,7 +39,7 @@ def make_batch(
     num_tasks: int,
     *,
     discount: float,
-    equal_tasks: bool,
+    share_power: float,
     share_repeats: bool,
     device: torch.device,
     clip_rewards: float | None = None,
@@ -77,5 +77,5 @@ def make_batch(
         discounts=discount * (~terminated).float(),
         continues=(valid & ~terminated & ~move(rollout.truncated)).float(),
         valid=valid,
-        weights=step_weights(valid, task_ids, num_tasks, equal_tasks=equal_tasks, total=total),
+        weights=step_weights(valid, task_ids, num_tasks, share_power=share_power, total=total),
     )

@@ -180,7 +180,7 @@ class Learner:
             rollout,
             self._suite.num_tasks,
             discount=self._config.discount,
-            equal_tasks=self._config.task_weighting == "tasks",
+            share_power=self._config.share_power,
             share_repeats=self._share_repeats,
             device=self.device,
             clip_rewards=self._config.clip_rewards,

@@ -253,6 +253,7 @@ class Trainer:
 
     def _publish(self) -> None:
         evidence = self.statistics.evidence(evaluated=self.config.curriculum.evidence == "evaluation")
+        evidence = evidence._replace(total_frames=np.array(float(self.config.total_frames)))
         verdict = self._decider.decide(evidence)
         self._messages += verdict.messages
         self._decided = verdict.shares

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.scheduler import RatedScheduler
+from mtrl.curriculum.scheduler import RatedOptions, RatedScheduler
 
 WARM_UP_ROUNDS = 10  # side by side before the switch is asked
 SHARPNESS = 200.0  # of the differentiable ranks
@@ -31,7 +31,7 @@ TERMS = 4  # of the composite loss
 HISTORY = 50  # values of each term, by whose deviation the term is scaled
 
 
-class CAMRLOptions(Section):
+class CAMRLOptions(RatedOptions):
     """Options of `camrl`."""
 
     sparsity: float = Field(0.01, ge=0)

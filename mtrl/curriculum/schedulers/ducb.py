@@ -10,10 +10,10 @@ from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.scheduler import ProgressScheduler, softmax
+from mtrl.curriculum.scheduler import ProgressScheduler, RatedOptions, softmax
 
 
-class DUCBOptions(Section):
+class DUCBOptions(RatedOptions):
     """Options of `ducb`."""
 
     discount: float = Field(0.95, gt=0, lt=1)

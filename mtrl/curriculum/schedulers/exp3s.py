@@ -10,12 +10,12 @@ from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.scheduler import ProgressScheduler, softmax
+from mtrl.curriculum.scheduler import ProgressScheduler, RatedOptions, softmax
 
 HISTORY = 200  # rewards that the quantiles are taken over
 
 
-class Exp3SOptions(Section):
+class Exp3SOptions(RatedOptions):
     """Options of `exp3s`."""
 
     rate: float = Field(0.1, gt=0)

@@ -9,10 +9,10 @@ import numpy as np
 
 from mtrl.config import ConfigError, Section
 from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.scheduler import RatedScheduler
+from mtrl.curriculum.scheduler import RatedOptions, RatedScheduler
 
 
-class FixedOptions(Section):
+class FixedOptions(RatedOptions):
     """Options of `fixed`."""
 
     weights: dict[str, float]

@@ -10,10 +10,10 @@ from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.scheduler import ProgressScheduler
+from mtrl.curriculum.scheduler import ProgressScheduler, RatedOptions
 
 
-class LearningProgressOptions(Section):
+class LearningProgressOptions(RatedOptions):
     """Options of `learning_progress`."""
 
     rate: float = Field(0.1, gt=0, le=1)
@@ -50,7 +50,7 @@ class LearningProgress(ProgressScheduler):
 
     def weights(self, evidence: Evidence) -> np.ndarray:
         """The sigmoid of the standardised progress; a task that neither moves nor ever succeeds gets nothing."""
-        lag = self.EPISODES * (1 - self.options.rate) / self.options.rate  # episodes by which the slow average is behind the fast one
+        lag = self.episodes_wanted * (1 - self.options.rate) / self.options.rate  # episodes of the slow average behind the fast
         slow = np.clip(self.fast - self.gains / 100 * lag, 0.0, 1.0)
         progress = np.abs(self.reweigh(self.fast) - self.reweigh(slow))
         if progress.max() <= 0:

@@ -10,10 +10,10 @@ from pydantic import Field
 
 from mtrl.config import ConfigError, Section
 from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.scheduler import ProgressScheduler
+from mtrl.curriculum.scheduler import ProgressScheduler, RatedOptions
 
 
-class MasteringRateOptions(Section):
+class MasteringRateOptions(RatedOptions):
     """Options of `mastering_rate`."""
 
     graph: dict[str, list[str]]
@@ -51,7 +51,7 @@ class MasteringRate(ProgressScheduler):
         rates, options = self.latest, self.options
         slopes = np.abs(self.gains) / max(np.abs(self.gains).max(), 1e-8)
         ready = np.array([rates[needed].min(initial=1.0) for needed in self.ancestors]) ** options.power
-        left = 1.0 - np.array([rates[later].min(initial=1.0) if later.any() else 0.0 for later in self.ancestors.T])
+        left = 1.0 - np.array([rates[later].min(initial=1.0) if later.any() else 0.0 for later in self.before.T])
         attention = ready * ((1 - options.gap_weight) * slopes + options.gap_weight * (1 - rates)) * left
         return self._handed_on(attention)
 

@@ -10,15 +10,17 @@ from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.scheduler import RatedScheduler
+from mtrl.curriculum.scheduler import RatedOptions, RatedScheduler
 from mtrl.curriculum.schedulers.mbtl_model import TransferModel
 
 
-class MBTLOptions(Section):
+class MBTLOptions(RatedOptions):
     """Options of `mbtl`."""
 
-    frames: int = Field(50_000, ge=1)
-    """Frames that a context is trained on before the next is chosen."""
+    frames: int = Field(0, ge=0)
+    """Frames that a context is trained on before the next is chosen; 0 for `stage`."""
+    stage: float = Field(0.1, gt=0, le=1)
+    """The same as a share of the run's `total_frames`."""
     sources: int = Field(5, ge=1)
     """Contexts that are chosen in all; afterwards they go on together."""
     slope: float = Field(0.5, ge=0)
@@ -51,7 +53,7 @@ class MBTL(RatedScheduler):
         chosen = np.flatnonzero(self.order >= 0)
         if len(chosen):
             newest = int(self.order.argmax())
-            if evidence.frames[newest] - self.frames_at_start < self.options.frames:
+            if evidence.frames[newest] - self.frames_at_start < evidence.stage(self.options.frames, self.options.stage):
                 return
             self.performance[newest] = evidence.scores[newest]
             if len(chosen) >= min(self.options.sources, len(self.names)):

@@ -10,10 +10,10 @@ from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.scheduler import RatedScheduler
+from mtrl.curriculum.scheduler import RatedOptions, RatedScheduler
 
 
-class PLROptions(Section):
+class PLROptions(RatedOptions):
     """Options of `plr`."""
 
     temperature: float = Field(0.5, gt=0)

@@ -12,15 +12,17 @@ import numpy as np
 from pydantic import Field
 
 from mtrl.config import Section
-from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.scheduler import RatedScheduler
+from mtrl.curriculum.evidence import Evidence, success_posterior
+from mtrl.curriculum.scheduler import RatedOptions, RatedScheduler
 
 
-class ROLLINOptions(Section):
+class ROLLINOptions(RatedOptions):
     """Options of `rollin`."""
 
     mastered: float = Field(0.9, gt=0, le=1)
-    """Success rate of an observation from which the next context begins."""
+    """Success rate from which the next context begins, where the window of recent episodes makes it more likely than not."""
+    lost: float = Field(0.6, ge=0, lt=1)
+    """Success rate of a context mastered before, below which training goes back to it."""
     rehearsal: float = Field(0.2, ge=0, lt=1)
     """Part that goes to the contexts mastered before, which one policy for all would otherwise forget."""
 
@@ -36,15 +38,19 @@ class ROLLIN(RatedScheduler):
         self.current = np.int64(0)  # how many contexts come before the one that is trained
 
     def observe(self, due: np.ndarray, evidence: Evidence) -> None:
-        """Goes on to the next context if this one is mastered."""
-        last = len(self.names) - 1
-        while self.current < last and self._mastered(int(self._order(evidence)[self.current])):
+        """Goes on to the next context if this one is mastered, and back to the first one that is lost."""
+        order, mastered = self._order(evidence), self._mastered(evidence)
+        lost = (self.num_observations > 0) & (success_posterior(evidence).above(self.options.lost) < 0.5)
+        before = lost[order[: self.current]]
+        if before.any():
+            self.current = np.int64(before.argmax())
+        while self.current < len(order) - 1 and mastered[order[self.current]]:
             self.current += 1
 
     def weights(self, evidence: Evidence) -> np.ndarray:
         """One context and those before it; all alike once the last is mastered."""
         n, order = len(self.names), self._order(evidence)
-        if self.current == n - 1 and self._mastered(int(order[-1])):
+        if self.current == n - 1 and self._mastered(evidence)[order[-1]]:
             return np.ones(n)
         weights = np.zeros(n)
         before = order[: self.current]
@@ -56,8 +62,8 @@ class ROLLIN(RatedScheduler):
         """The order begins anew; what is mastered already is passed over at the next observation."""
         self.current = np.int64(0)
 
-    def _mastered(self, task: int) -> bool:
-        return bool(self.num_observations[task] > 0 and self.latest[task] >= self.options.mastered)
+    def _mastered(self, evidence: Evidence) -> np.ndarray:
+        return (self.num_observations > 0) & (success_posterior(evidence).above(self.options.mastered) > 0.5)
 
     def _order(self, evidence: Evidence) -> np.ndarray:
         return np.arange(len(self.names)) if evidence.contexts is None else np.argsort(evidence.contexts, kind="stable")

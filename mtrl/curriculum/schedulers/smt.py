@@ -10,19 +10,21 @@ from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.scheduler import RatedScheduler
+from mtrl.curriculum.scheduler import RatedOptions, RatedScheduler
 
 MAIN, TRAIN, SOLVED, UNSOLVABLE = range(4)
 OBSERVATIONS = 3  # a task is solved or not by the mean over this many
 
 
-class SMTOptions(Section):
+class SMTOptions(RatedOptions):
     """Options of `smt`."""
 
     group: int = Field(3, ge=1)
     """Tasks trained at a time (K)."""
-    frames: int = Field(1_000_000, ge=1)
-    """Budget of the first stage; after it only what could not be solved is trained."""
+    frames: int = Field(0, ge=0)
+    """Frames of the first stage, after which only what could not be solved is trained; 0 for `stage`."""
+    stage: float = Field(0.5, gt=0, le=1)
+    """The first stage as a share of the run's `total_frames`."""
     share: float = Field(0.8, gt=0, le=1)
     """Part of what is left of the budget that a task may use (κ)."""
     solved: float = Field(0.9, ge=0, le=1)
@@ -58,7 +60,7 @@ class SMT(RatedScheduler):
 
     def weights(self, evidence: Evidence) -> np.ndarray:
         """All tasks in training the same; in the second stage, those that could not be solved."""
-        if evidence.frames.sum() >= self.options.frames and (self.pools == UNSOLVABLE).any():
+        if evidence.frames.sum() >= self._first_stage(evidence) and (self.pools == UNSOLVABLE).any():
             return (self.pools == UNSOLVABLE).astype(float)
         return (self.pools == TRAIN).astype(float)
 
@@ -69,10 +71,13 @@ class SMT(RatedScheduler):
         """
         if (self.num_observations == 0).any():
             return
-        left = max(0.0, self.options.frames - float(evidence.frames.sum()))
+        left = max(0.0, self._first_stage(evidence) - float(evidence.frames.sum()))
         waiting = np.flatnonzero((self.pools == MAIN) & (self.num_observations > 0))
         places = self.options.group - int((self.pools == TRAIN).sum())
         for task in waiting[np.argsort(rates[waiting], kind="stable")][: max(0, places)]:
             self.pools[task] = TRAIN
             self.started[task] = evidence.frames[task]
             self.budgets[task] = self.options.share * left / max(1, len(waiting))
+
+    def _first_stage(self, evidence: Evidence) -> float:
+        return evidence.stage(self.options.frames, self.options.stage)

@@ -10,10 +10,10 @@ from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.scheduler import RatedScheduler
+from mtrl.curriculum.scheduler import RatedOptions, RatedScheduler
 
 
-class SPaCEOptions(Section):
+class SPaCEOptions(RatedOptions):
     """Options of `space`."""
 
     start: int = Field(1, ge=1)

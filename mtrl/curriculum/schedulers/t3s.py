@@ -9,10 +9,10 @@ from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.scheduler import RatedScheduler, softmax
+from mtrl.curriculum.scheduler import RatedOptions, RatedScheduler, softmax
 
 
-class T3SOptions(Section):
+class T3SOptions(RatedOptions):
     """Options of `t3s`."""
 
     temperature: float = Field(0.2, gt=0)

@@ -10,10 +10,10 @@ from pydantic import Field
 
 from mtrl.config import Section
 from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.scheduler import ProgressScheduler
+from mtrl.curriculum.scheduler import ProgressScheduler, RatedOptions
 
 
-class TeacherStudentOptions(Section):
+class TeacherStudentOptions(RatedOptions):
     """Options of `teacher_student`."""
 
     rate: float = Field(0.1, gt=0, le=1)

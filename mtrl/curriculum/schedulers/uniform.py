@@ -8,13 +8,13 @@ import numpy as np
 
 from mtrl.config import Section
 from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.scheduler import NoOptions, RatedScheduler
+from mtrl.curriculum.scheduler import RatedOptions, RatedScheduler
 
 
 class Uniform(RatedScheduler):
     """The baseline: no task is preferred."""
 
-    Options: ClassVar[type[Section]] = NoOptions
+    Options: ClassVar[type[Section]] = RatedOptions
 
     def weights(self, evidence: Evidence) -> np.ndarray:
         """All the same."""
