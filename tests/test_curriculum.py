@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from envs import Episode, make_suite
 from envs.suites.toy import ACTION_SPACE, OBSERVATION_SPACE, Corridor
 from envs.task import Task, TaskSuite
-from mtrl.benchmark.curriculum import compare, train
+from mtrl.benchmark.curriculum import Outcome, better_half, compare, outcome_of, print_table, rungs
 from mtrl.config import ConfigError, CurriculumConfig, load_config, override
 from mtrl.curriculum import SCHEDULERS, RatedScheduler, make_scheduler, with_floor
 from mtrl.curriculum.decisions import Decider
@@ -424,27 +423,63 @@ def test_the_ladder_is_what_it_says():
         assert (reward, terminated, info["success"]) == (0.0, True, False)
 
 
-def test_the_benchmark_compares_schedulers_on_equal_terms(capsys):
-    config = override(load_config(Path(__file__).parents[1] / "configs" / "ladder.yaml"), {"total_frames": 4000})
-    compare(config, ["uniform", "t3s"], seeds=2)
-    output = capsys.readouterr().out
-    assert output.count("not all mastered") == 4  # five rungs need more than that
-    assert re.search(r"uniform +never \(0 of 2\)", output)
-    costs = [float(cost) for cost in re.findall(r"([\d.]+)%$", output, re.MULTILINE)]
-    assert len(costs) == 2
-    assert max(costs) < 5
-    with pytest.raises(ConfigError, match="no scheduler 'nobody'"):
-        compare(config, ["nobody"], seeds=1)
+def test_an_outcome_by_hand():
+    """Two tasks; the curve of the mean is 0 at 0, .2 at 100, .8 at 200, and goes beyond the budget of 250 to .9 at 300."""
+    rows = [
+        {"summary/frames": 100, "tasks/a/frames": 50, "tasks/a/score": 0.4},  # b has no episode yet
+        {"throughput/queue_wait_seconds": 1.0},
+        {"summary/frames": 200, "tasks/a/frames": 50, "tasks/a/score": 1.0, "tasks/b/score": 0.6, "tasks/a/success_rate": 1.0},
+        {"summary/frames": 300, "tasks/a/frames": 99, "tasks/a/score": 1.0, "tasks/b/score": 0.8}
+        | {"tasks/a/success_rate": 0.95, "tasks/b/success_rate": 0.9},
+    ]
+    found = outcome_of(rows, ["a", "b"], 250, 0.5)
+    assert found.area == pytest.approx((10 + 50 + 0.5 * (0.8 + 0.85) * 50) / 250)
+    assert found[1:] == (pytest.approx(0.9), 0.8, 200, 300)
+    short = outcome_of(rows[:1], ["a", "b"], 250, 0.5)
+    assert short.area == pytest.approx((10 + 0.2 * 150) / 250) and short[3:] == (None, None)
 
 
-def test_mastery_is_every_task_at_once():
+def test_halving_keeps_the_baseline_and_the_better_half():
+    assert [rungs(seeds) for seeds in (1, 2, 3, 5, 8)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 5], [1, 2, 4, 8]]
+    found = {name: [Outcome(area, 0, 0, None, None)] for name, area in (("a", 0.1), ("b", 0.2), ("c", 0.5), ("d", 0.4))}
+    assert better_half(found, ["a", "b", "c", "d"]) == ["a", "c", "d"]
+    assert better_half(found, ["a", "c", "d"]) == ["a", "c"]
+
+
+def test_differences_are_paired_by_seed(capsys):
+    """Seeds differ by .8 and schedulers by .1: the interval of the difference is narrow. The third has one seed and no interval."""
+    seeds = np.array([0.0, 0.4, 0.8])
+    table = {
+        name: [Outcome(area, area, area, 10, None) for area in seeds[:count] + shift]
+        for name, shift, count in (("uniform", 0.0, 3), ("better", 0.1, 3), ("stopped", 0.05, 1))
+    }
+    print_table(table, 0.8)
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert "0.100 (0.100 – 0.100)" in lines["better"] and "10 (3 of 3)" in lines["better"] and "never (0 of 3)" in lines["better"]
+    assert lines["stopped"].split()[1:4] == ["1", "0.050", "(–)"]
+
+
+@pytest.mark.slow
+def test_the_benchmark_compares_schedulers_and_goes_on_with_what_is_there(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mtrl.benchmark.curriculum.REPORT_SECONDS", 0.1)
     config = override(
-        load_config(Path(__file__).parents[1] / "configs" / "toy.yaml"), {"suite.name": "toy/constant", "total_frames": 50_000}
+        load_config(Path(__file__).parents[1] / "configs" / "ladder.yaml"), {"total_frames": 4000, "env_runners.num_env_runners": 0}
     )
-    outcome = train(config)
-    assert outcome.frames_to_mastery is not None
-    assert outcome.frames_to_mastery < 1000  # its first episodes already succeed
-    assert outcome.score == 1.0
+    found = compare(config, ["uniform", "camrl:switch=false:pace=2", "t3s"], 2, tmp_path, halving=True)
+    assert {name: len(each) for name, each in found.items()}["uniform"] == 2 and sorted(map(len, found.values())) == [1, 2, 2]
+    assert "Shares of the tasks, scheduler uniform" in (tmp_path / "report.html").read_text()
+    assert capsys.readouterr().out.count("never (0 of 2)") == 4  # five rungs need more than that
+    kept = {path: path.read_bytes() for path in tmp_path.glob("*/seed-*/metrics.jsonl")}
+    assert compare(config, list(found), 2, tmp_path, halving=True) == found
+    assert all(path.read_bytes() == content for path, content in kept.items())
+
+
+def test_the_benchmark_says_what_is_wrong_before_it_trains(tmp_path):
+    config = load_config(Path(__file__).parents[1] / "configs" / "toy.yaml")
+    for wrong, reason in (("nobody", "no scheduler 'nobody'"), ("camrl:pace", "NAME:OPTION=VALUE"), ("camrl:pase=2", "pase")):
+        with pytest.raises(ConfigError, match=reason):
+            compare(config, ["uniform", wrong], 1, tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_mastered_task_that_is_lost_is_reported_once_and_again_when_it_is_back():
@@ -538,12 +573,3 @@ def test_evaluations_can_be_the_evidence():
         np.testing.assert_allclose(scheduler("success_gap", 2).probabilities(known.evidence(evaluated=True)), [19 / 25, 6 / 25])
     with pytest.raises(ConfigError, match="there would be none"):
         override(load_config("configs/toy.yaml"), {"curriculum.evidence": "evaluation"})
-
-
-def test_a_schedulers_options_follow_its_name(capsys):
-    config = override(load_config("configs/ladder.yaml"), {"total_frames": 800})
-    compare(config, ["uniform", "camrl:switch=false:pace=2"], seeds=1)
-    assert "camrl:switch=false:pace=2" in capsys.readouterr().out
-    for wrong in ("camrl:switch", "camrl:swich=false"):
-        with pytest.raises(ConfigError):
-            compare(config, [wrong], seeds=1)

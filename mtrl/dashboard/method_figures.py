@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mtrl.dashboard.aggregates import Comparison, pairwise_improvement
 from mtrl.dashboard.drawing import COLOURS, add_band, error_bars, heat_map, new_figure, style, subtitle, with_legend
+from mtrl.dashboard.methods import Method
 from mtrl.dashboard.runs import Run
 from mtrl.evaluation.statistics import iqm_band, performance_profile, profile_band
 
+SHARE_POINTS = 100  # of a curve of shares
 IQM_POINTS = 25  # of a curve of interquartile means, each of which is a bootstrap
 
 
@@ -94,3 +99,31 @@ def _task_line(run: Run, task: str, grid: np.ndarray) -> np.ndarray:
     known = [(results.step, results.tasks[task].score.value) for results in run.evaluations if task in results.tasks]
     steps, scores = zip(*known, strict=True)
     return np.interp(grid, steps, scores)
+
+
+def shares_by_method(methods: Sequence[Method]) -> list[go.Figure]:
+    """The share of each task over trained frames as a mean over the runs of a method: a figure for each method.
+
+    Only where methods of several runs or more than one are told apart by their schedulers; else the figures of single runs show it.
+    """
+    rules = {json.dumps(method.runs[0].config.get("curriculum"), sort_keys=True, default=str) for method in methods}
+    return [figure for method in methods if (figure := _mean_shares(method)) is not None] if len(rules) > 1 else []
+
+
+def _mean_shares(method: Method) -> go.Figure | None:
+    runs = [run for run in method.runs if run.num_rows > 1 and 1 < len(run.tasks) <= len(COLOURS)]
+    if not runs or any(run.tasks != runs[0].tasks for run in runs):
+        return None
+    grid = np.linspace(max(run.frames[0] for run in runs), min(run.frames[-1] for run in runs), SHARE_POINTS)
+    figure = new_figure(f"Shares of the tasks, {method.name}", "trained frames", "share")
+    for index, task in enumerate(runs[0].tasks):
+        lines = [np.interp(grid, *_known(run.frames, run.column(f"tasks/{task}/share_trained"))) for run in runs]
+        figure.add_scatter(x=grid, y=np.mean(lines, axis=0), name=task, stackgroup="tasks", line={"color": COLOURS[index]})
+    figure.update_yaxes(range=[0, 1.02])
+    subtitle(figure, f"trained frames, mean over {len(runs)} run{'s' if len(runs) > 1 else ''}")
+    return with_legend(figure)
+
+
+def _known(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    known = ~np.isnan(y)
+    return (x[known], y[known]) if known.any() else (x, np.zeros_like(x))

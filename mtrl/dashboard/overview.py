@@ -11,8 +11,8 @@ from mtrl.config import flatten
 from mtrl.dashboard.aggregates import Comparison, by_tasks, compare
 from mtrl.dashboard.curves import Bands, curves, evaluation_curves
 from mtrl.dashboard.drawing import heat_map
-from mtrl.dashboard.method_figures import improvements, interval_estimates, iqm_curves, profiles
-from mtrl.dashboard.methods import as_written
+from mtrl.dashboard.method_figures import improvements, interval_estimates, iqm_curves, profiles, shares_by_method
+from mtrl.dashboard.methods import as_written, methods_of
 from mtrl.dashboard.runs import Run
 from mtrl.dashboard.task_figures import FEW_TASKS, expert_usage, expert_weights, gradient_conflicts, task_curves, task_estimates
 
@@ -52,6 +52,8 @@ def overview_figures(runs: Sequence[Run], comparisons: Sequence[Comparison], ban
     for comparison in comparisons:
         drawn = [interval_estimates(comparison), iqm_curves(comparison), profiles(comparison), improvements(comparison)]
         figures += [figure for figure in drawn if figure is not None]
+    for members in groups.values():
+        figures += shares_by_method(methods_of(members))
     tasks = all_tasks(runs)
     if len(runs) > 1 and tasks:
         scores = np.array([[_newest_score(run, task) for run in runs] for task in tasks])

@@ -27,7 +27,11 @@ class BenchOptions:
     config: Annotated[str | None, Positional, arg(metavar="[CONFIG]", help_behavior_hint=f"(default: {DEFAULT_CONFIG})")] = None
     """The experiment: a YAML file, or the name of one in configs/. For `gate`: the commit to compare this tree with, by default HEAD."""
     schedulers: Annotated[str, arg(metavar="A,B,C")] = "uniform,t3s,learning_progress"
-    """For `curriculum`: the schedulers to compare; the first one is the baseline of the ratios."""
+    """For `curriculum`: the schedulers to compare; the first one is the baseline. Options follow a name: `camrl:switch=false`."""
+    halving: bool = False
+    """For `curriculum`: after 1, 2, 4, … seeds go on with the better half of the schedulers, and the baseline."""
+    run_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/NAME-schedulers)")] = None
+    """For `curriculum`: the folder of the runs; the same command goes on with what is there."""
     seeds: Annotated[str, arg(metavar="N")] = "3"
     """For `curriculum` and `transfer`: runs of each."""
     score: Annotated[str, arg(metavar="X")] = "0.8"
@@ -72,7 +76,7 @@ def duration_of(options: BenchOptions, config: ExperimentConfig) -> str:
     if options.what in ("curriculum", "transfer"):
         seeds = parse_whole_number("--seeds", options.seeds, 1)
         each = f"{len(options.schedulers.split(','))} x {seeds}" if options.what == "curriculum" else f"{seeds} for each context:"
-        return f"{each} training runs of at most {config.total_frames:,} frames, one after the other"
+        return f"{each} training runs of at most {config.total_frames:,} frames"
     return f"about {MINUTES[options.what]} minute{'s' * (MINUTES[options.what] > 1)}"
 
 
@@ -112,11 +116,12 @@ def _gate(config: ExperimentConfig, options: BenchOptions) -> bool:
 
 
 def _curriculum(config: ExperimentConfig, options: BenchOptions) -> None:
-    """Frames that each scheduler needs to master all tasks; schedulers x seeds training runs, one after the other."""
+    """Scores, worst task and frames under each scheduler; schedulers x seeds training runs, kept in runs/."""
     from mtrl.benchmark.curriculum import compare
 
     seeds, score = parse_whole_number("--seeds", options.seeds, 1), parse_fraction("--score", options.score)
-    compare(config, options.schedulers.split(","), seeds, score)
+    folder = options.run_dir or Path("runs") / f"{config.name}-schedulers"
+    compare(config, options.schedulers.split(","), seeds, folder, score=score, halving=options.halving)
 
 
 def _transfer(config: ExperimentConfig, options: BenchOptions) -> None:
