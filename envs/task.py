@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -37,6 +38,13 @@ class Task:
     make_evaluation_env: Callable[..., gymnasium.Env] | None = None
     """Builds Gymnasium's version for the published protocol; None where it is that of the training. `reset` gets the environment's number
     in its options."""
+    description: str = ""
+    """What the task asks for, in a sentence; empty where only its name says it."""
+
+    @property
+    def sentence(self) -> str:
+        """The description, or else the words of the name: `Slow-v0` is `slow v 0`."""
+        return self.description or " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+(?:[.][0-9]+)?", self.name)).lower()
 
     def succeeded(self, episode_return: float) -> bool:
         """Whether the return of an episode shows that it succeeded."""

@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 
 from envs.errors import SuiteError, UnknownTaskError, did_you_mean
+from envs.suites.descriptions import ATARI
 from envs.task import EvaluationProtocol, Task, TaskSuite
 
 FRAMES, SIZE = 4, 84
@@ -128,6 +129,7 @@ def _task(game: str) -> Task:
             "use_fire_reset": False,  # the policy can press the fire button itself
             "max_episode_steps": MAX_STEPS,
         },
+        description=ATARI[game],
     )
 
 

@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 
 from envs.errors import SuiteError, UnknownTaskError, did_you_mean
+from envs.suites.descriptions import BABYAI, by_beginning
 from envs.suites.minigrid import ACTION_SPACE, make_registered, registered_ids
 from envs.suites.minigrid import in_envpool as known_to_envpool
 from envs.task import EvaluationProtocol, Task, TaskSuite
@@ -101,6 +102,7 @@ def _task(level: str) -> Task:
         make_env=functools.partial(_make_level, env_id),
         success_return=0.0,
         envpool_id=env_id if env_id in known_to_envpool() else None,
+        description=by_beginning(level, BABYAI),
     )
 
 

@@ -27,6 +27,8 @@ class World(NamedTuple):
     high: float  # return that scores 1
     success: float  # the least return of a success
     apply: Callable[[Any, str, float], None]  # sets a parameter of the unwrapped environment
+    aim: str  # what the tasks ask for, in words
+    parameters_in_words: dict[str, str]
 
 
 def _set_cartpole(env: Any, parameter: str, value: float) -> None:
@@ -48,6 +50,13 @@ WORLDS = {
         high=500.0,
         success=500.0,
         apply=_set_cartpole,
+        aim="keep the pole on the cart upright",
+        parameters_in_words={
+            "length": "length of half the pole",
+            "masscart": "mass of the cart",
+            "masspole": "mass of the pole",
+            "gravity": "gravity",
+        },
     ),
     # The torque is bounded: a pendulum of more than twice Gymnasium's length cannot be swung up.
     "pendulum": World(
@@ -57,6 +66,8 @@ WORLDS = {
         high=-150.0,
         success=-400.0,
         apply=_set_pendulum,
+        aim="swing the pendulum up and hold it upright",
+        parameters_in_words={"length": "length of the pendulum", "mass": "mass of the pendulum", "gravity": "gravity"},
     ),
 }
 
@@ -172,6 +183,7 @@ def make(name: str) -> TaskSuite:
                 high=built.high,
                 context=value,
                 make_evaluation_env=functools.partial(ContextEnv, world, parameter, value, place),
+                description=f"{built.aim}, {built.parameters_in_words[parameter]} {value:.4g}",
             )
             for place, value in enumerate(values)
         ),

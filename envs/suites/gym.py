@@ -29,6 +29,7 @@ def make(name: str) -> TaskSuite:
 
     An episode succeeds if the environment's `info` says so (`success` or `is_success`), or if its return reaches the `reward_threshold`
     that the environment was registered with. Its score is its return between `low` and `high` where they are given, else 1 for a success.
+    Its description is the environment's attribute `description`, if it has one; the words of its id stand in for it otherwise.
     Observations that contain MiniGrid's view are reduced to it; all others are flattened to one vector, without what no vector can hold.
     Actions are mapped from [-1, 1] to finite bounds (`envs.adapter`).
 
@@ -70,6 +71,7 @@ class _Look(NamedTuple):
     action_space: gymnasium.Space
     reward_threshold: float | None
     action_rule: str | None  # what is done to actions
+    description: str  # the environment's attribute of this name, if it has one
 
 
 def _rules(looks: list[_Look]) -> dict[str, str]:
@@ -89,6 +91,7 @@ def _task(env_id: str, look: _Look, low: float, high: float | None) -> Task:
         low=low,
         high=high,
         success_return=None if threshold is None else float(np.nextafter(threshold, -np.inf)),  # the threshold itself succeeds
+        description=look.description,
     )
 
 
@@ -124,7 +127,9 @@ def _look(env_id: str) -> _Look:
             warnings.warn(f"gym: of what {env_id} observes, policies do not read {', '.join(left_out)}", stacklevel=2)
         spec: Any = env.spec
         name = (spec.id if spec is not None else env_id.rpartition(":")[2]).replace("/", "-")
-        return _Look(name, _observations(env), env.action_space, spec.reward_threshold if spec is not None else None, env.action_rule)
+        description = str(getattr(env.unwrapped, "description", ""))
+        threshold = spec.reward_threshold if spec is not None else None
+        return _Look(name, _observations(env), env.action_space, threshold, env.action_rule, description)
     finally:
         with contextlib.suppress(Exception):
             env.close()

@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 
 from envs.errors import SuiteError, UnknownTaskError, did_you_mean
+from envs.suites.descriptions import METAWORLD
 from envs.task import EvaluationProtocol, PlayRecipe, Task, TaskSuite
 
 MAX_STEPS = 500
@@ -118,6 +119,7 @@ def _task(name: str, reward: str) -> Task:
         high=10.0 * MAX_STEPS if reward == "v2" else None,  # version 2 pays at most 10 for a step, version 1 has no bound
         envpool_id="MetaWorld/" + "".join(part.title() for part in name.split("-")) + "-v3" if in_envpool else None,
         envpool_options={"partially_observable": False, "max_episode_steps": MAX_STEPS},
+        description=METAWORLD.get(name, ""),
     )
 
 

@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 
 from envs.errors import SuiteError, UnknownTaskError, did_you_mean
+from envs.suites.descriptions import MINIGRID, by_beginning
 from envs.suites.minigrid_view import with_fast_view
 from envs.task import EvaluationProtocol, PlayRecipe, Task, TaskSuite
 
@@ -80,6 +81,7 @@ def _task(name: str) -> Task:
         high=ACHIEVABLE_RETURN.get(name, 1.0),
         success_return=0.0,
         envpool_id=env_id if env_id in in_envpool() and not env_id.startswith(UNLIKE_IN_ENVPOOL) else None,
+        description=by_beginning(name, MINIGRID),
     )
 
 

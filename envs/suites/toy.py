@@ -1,4 +1,4 @@
-"""Three tiny deterministic tasks in NumPy with known optimal values: for tests, a first run, and a debugger."""
+"""Tiny deterministic tasks in NumPy with known optimal values: for tests, a first run, and a debugger."""
 
 from __future__ import annotations
 
@@ -119,31 +119,72 @@ class Ladder(gymnasium.Env[dict[str, np.ndarray], int]):
         return {"vector": np.eye(len(self.answers) + 1, dtype=np.float32)[self._given]}
 
 
+class Pair(gymnasium.Env[dict[str, np.ndarray], int]):
+    """Two steps, each with one right answer that pays 0.5: the first is that of a colour, the second that of a shape.
+
+    The observation is the number of the step, so that only the task itself says what is right. A policy that knows each word's answer from
+    some pairs solves pairs that it has never seen; random answers have a return of 1/3.
+    """
+
+    colours, shapes = ("red", "green", "blue"), ("ball", "box", "key")
+    observation_space = OBSERVATION_SPACE
+    action_space = ACTION_SPACE
+
+    def __init__(self, colour: str, shape: str):
+        self._answers = (self.colours.index(colour), self.shapes.index(shape))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Asks for the colour's answer."""
+        super().reset(seed=seed)
+        self._steps = self._hits = 0
+        return _one_hot(0), {}
+
+    def step(self, action: int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Takes an answer."""
+        right = int(action) == self._answers[self._steps]
+        self._steps += 1
+        self._hits += right
+        over = self._steps == len(self._answers)
+        return _one_hot(self._steps), 0.5 * right, over, False, {"success": over and self._hits == len(self._answers)}
+
+
 LADDER = tuple(
-    Task(f"rung-{rung}", functools.partial(Ladder, rung)) for rung in range(1, len(Ladder.answers) // Ladder.answers_per_rung + 1)
+    Task(
+        f"rung-{rung}",
+        functools.partial(Ladder, rung),
+        description=f"give the first {Ladder.answers_per_rung * rung} answers of the sequence in order",
+    )
+    for rung in range(1, len(Ladder.answers) // Ladder.answers_per_rung + 1)
 )
 
 TASKS = {
-    "corridor": Task("corridor", Corridor),
-    "constant": Task("constant", Constant, high=float(Constant.max_steps)),
-    "cue": Task("cue", Cue),
+    "corridor": Task("corridor", Corridor, description="walk to the right end of the corridor"),
+    "constant": Task("constant", Constant, high=float(Constant.max_steps), description="stay until the time is over"),
+    "cue": Task("cue", Cue, description="give the answer that the cue shows"),
 }
+THREE = tuple(TASKS)
+TASKS |= {
+    f"{colour}-{shape}": Task(f"{colour}-{shape}", functools.partial(Pair, colour, shape), description=f"bring the {colour} {shape}")
+    for colour in Pair.colours
+    for shape in Pair.shapes
+}
+SETS = {"three": THREE, "pairs": tuple(name for name in TASKS if name not in THREE)}
 
 
 def names() -> list[str]:
     """The named sets."""
-    return ["three", "ladder"]
+    return [*SETS, "ladder"]
 
 
 def make(name: str) -> TaskSuite:
-    """`three`, the names of some of its tasks, separated by commas, or `ladder`.
+    """`three`, `pairs`, the names of some of their tasks, separated by commas, or `ladder`.
 
     Raises:
         UnknownTaskError: there is no such task.
     """
     if name == "ladder":
         return TaskSuite("toy/ladder", LADDER, Ladder.observation_space, ACTION_SPACE, _same, protocol=PROTOCOL)
-    chosen = list(TASKS) if name == "three" else [part.strip() for part in name.split(",")]
+    chosen = SETS.get(name) or tuple(part.strip() for part in name.split(","))
     for task in chosen:
         if task not in TASKS:
             raise UnknownTaskError(f"toy has no task {task!r}{did_you_mean(task, [*TASKS, *names()], cutoff=0.0)}")
