@@ -186,6 +186,7 @@ def test_experiments_that_compare_tasks_or_remember_are_not_recorded():
         {"curriculum__scheduler": "camrl"},
         {"model__gate": "skills"},
         {"model__heads": "single"},
+        {"model__heads": "single", "model__conditioning": "sentence"},
         {"learner__actor": {"name": "rmsprop"}},
     ):
         assert not recordable(**changes), changes

@@ -87,8 +87,18 @@ def test_experts_that_contribute_nothing_are_left_out(tmp_path: Path, orthogonal
         torch.testing.assert_close(folded_actor(observation), whole_actor(observation, torch.ones(5, dtype=torch.int64)))
 
 
-def test_memory_and_a_single_head(tmp_path: Path) -> None:
-    options = ["--model.memory", "true", "--model.heads", "single", "--learner.minibatch-of", "traces"]
+@pytest.mark.parametrize("conditioning", ["one_hot", "sentence"])
+def test_memory_and_a_single_head(tmp_path: Path, conditioning: str) -> None:
+    options = [
+        "--model.memory",
+        "true",
+        "--model.heads",
+        "single",
+        "--learner.minibatch-of",
+        "traces",
+        "--model.conditioning",
+        conditioning,
+    ]
     run = train(tmp_path / "run", *options)
     done = export_run(run, output=tmp_path / "out")
     loaded = torch.export.load(done.folder / "policy.pt2").module()

@@ -34,14 +34,26 @@ def print_results(results: EvaluationResults, directory: Path) -> None:
         table.add_column(title, justify="right", no_wrap=True)
     for name, row in results.tasks.items():
         returns = [f"{row.return_mean:.4g}"] if with_return else []
-        table.add_row(name, row.score.text(), row.success_rate.text(), *returns, str(row.n), f"{row.length_mean:.0f}")
+        named = f"{name} (unseen)" if row.unseen else name
+        table.add_row(
+            named,
+            row.score.text(),
+            row.success_rate.text(),
+            *returns,
+            str(row.n),
+            f"{row.length_mean:.0f}",
+        )
     terminal.print(table)
     for name, row in results.tasks.items():
         if row.endless:
             cut = f"{row.endless} of {row.n} episodes of {name} had not ended after {EPISODE_STEPS:,} steps"
             terminal.print(Text(f"\n{cut}; they count as far as they came"), soft_wrap=True)
     protocol = results.protocol + "".join(f", but {name} {value}" for name, value in results.changed.items())
-    terminal.print(Text(f"\nmean score {results.score_mean.text()} after {results.step:,} frames, protocol {protocol}"))
+    mean = results.score_mean.text()
+    if results.unseen_score_mean is not None:
+        trained = "" if all(row.unseen for row in results.tasks.values()) else f", {mean} on those that it was trained on"
+        mean = f"{results.unseen_score_mean.text()} on tasks that the policy was not trained on{trained},"
+    terminal.print(Text(f"\nmean score {mean} after {results.step:,} frames, protocol {protocol}"))
     where = f"results: {directory / results.file}" if results.file else f"the results are not saved: {directory} cannot be written to"
     terminal.print(Text(where), soft_wrap=True)
 

@@ -26,6 +26,7 @@ RULES = (
         "model.memory true",
     ),
     Rule(("model.popart_min_scale", "learner.popart_rate"), lambda c: c.model.popart, "model.popart true"),
+    Rule(("model.task_vector_size",), lambda c: c.model.conditioning != "one_hot", "model.conditioning embedding or sentence"),
     Rule(
         ("learner.proximal_decay",),
         lambda c: c.learner.proximal == "average" and c.learner.surrogate == "clipped",

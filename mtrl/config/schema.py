@@ -125,6 +125,12 @@ class ModelConfig(Section):
     """Whether actor and critic have separate experts or share them."""
     heads: Literal["multi", "single"] = "multi"
     """One head for each task, or one head that reads the task."""
+    conditioning: Literal["one_hot", "embedding", "sentence"] = "one_hot"
+    """What gate and heads read of the task. `one_hot`: its number, with rows of their own for each task. `embedding`: a learned vector of
+    each task. `sentence`: a vector that is learned from the words of the task's description. With a vector, the policy can be evaluated on
+    tasks that it was not trained on."""
+    task_vector_size: int = Field(64, ge=1, le=65_536)
+    """Numbers in a task's vector (E)."""
     head_width: int = Field(128, ge=1, le=65_536)
     """Hidden units of a head."""
     share_repeats: bool = True
@@ -400,6 +406,7 @@ class ExperimentConfig(Section):
         if learner.minibatches > parts:
             what = "traces" if learner.minibatch_of == "traces" else "steps"
             raise ValueError(f"learner.minibatches is {learner.minibatches}, but a batch has {parts} {what}")
+        self._check_conditioning()
         if self.curriculum.evidence == "evaluation" and self.evaluation.every_frames is None:
             raise ValueError("curriculum.evidence is 'evaluation', but evaluation.every_frames is null: there would be none")
         if self.learners.num_learners and not self.env_runners.num_env_runners:
@@ -410,3 +417,19 @@ class ExperimentConfig(Section):
         if learner.c_bar > learner.rho_bar:
             raise ValueError(f"learner.c_bar is {learner.c_bar}, above learner.rho_bar {learner.rho_bar}: V-trace needs rho_bar >= c_bar")
         return self
+
+    def _check_conditioning(self) -> None:
+        """Whether the parts of the model can serve tasks that have vectors instead of rows of their own."""
+        model = self.model
+        if model.conditioning == "one_hot":
+            return
+        if model.popart:
+            raise ValueError(
+                f"model.popart scales an output of each task's own, and model.conditioning {model.conditioning!r} has one output for all "
+                "tasks: set model.popart to false"
+            )
+        if model.heads == "multi":
+            raise ValueError(
+                f"model.conditioning {model.conditioning!r} needs a head that reads the task's vector, but model.heads 'multi' has one for "
+                "each trained task: set model.heads to 'single'"
+            )

@@ -235,6 +235,7 @@ def _fingerprint(path: Path) -> tuple[Any, ...]:
         layout.state,
         layout.note,
         *layout.all_results(),
+        *layout.all_unseen_results(),
         *layout.all_videos(),
     ]:
         with contextlib.suppress(OSError):  # not there, or gone meanwhile

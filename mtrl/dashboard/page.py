@@ -69,6 +69,9 @@ def head_of(run: Run, summary: Summary) -> Head:
         facts.append(("evaluated score", f"{newest.score_mean.text(3)} at {newest.step:,} frames, {rules}"))
     else:
         facts.append(("evaluated score", f"none yet: python launch.py evaluate {run.path}"))
+    if run.unseen is not None and run.unseen.unseen_score_mean is not None:
+        tasks = ", ".join(f"{name} {row.score.text()}" for name, row in run.unseen.tasks.items() if row.unseen)
+        facts.append(("score on tasks not trained", f"{run.unseen.unseen_score_mean.text(3)} at {run.unseen.step:,} frames: {tasks}"))
     if command := run.state.get("command"):
         facts.append(("command", str(command)))
     facts.append(("commit", str(run.versions.get("commit", UNKNOWN))))

@@ -18,7 +18,7 @@ import yaml
 
 from mtrl.config import DamagedFileError, check_seal
 from mtrl.evaluation.results import EvaluationResults, ResultsError
-from mtrl.storage.layout import RunLayout
+from mtrl.storage.layout import UNSEEN_RESULTS, RunLayout
 
 MAX_POINTS = 600  # of one curve in a page
 PAUSE_SECONDS = 600.0  # between two rows, above which the run was not training
@@ -37,6 +37,8 @@ class Run:
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     """Metrics by name, over lines that are evenly thinned; NaN where a line lacks one. All have the same length."""
     evaluations: list[EvaluationResults] = field(default_factory=list)
+    unseen: EvaluationResults | None = None
+    """The newest evaluation with tasks that the policy was not trained on."""
     """Results without their episodes, the newest checkpoint last."""
     videos: dict[str, Path] = field(default_factory=dict)
     """The newest video of each task."""
@@ -140,6 +142,8 @@ def read_run(path: Path, name: str = "") -> Run:
             results = _evaluation(run, layout.results(step))
             if results is not None:
                 run.evaluations.append(results)
+        if layout.unseen_results(step).exists():
+            run.unseen = _evaluation(run, layout.unseen_results(step)) or run.unseen
         videos = videos_of(layout, step, run.tasks)
         run.videos |= videos
         run.captions |= {task: caption_of(path) for task, path in videos.items()}
@@ -205,8 +209,8 @@ def evaluation_of(path: Path) -> EvaluationResults | None:
 
 
 def _unfinished(path: Path) -> bool:
-    """Whether an evaluation without results is only not finished yet, or was interrupted."""
-    return any(path.glob("unfinished-*")) or any(path.glob("*.log"))
+    """Whether an evaluation without results is only not finished yet, was interrupted, or was of tasks that were not trained."""
+    return any(path.glob("unfinished-*")) or any(path.glob("*.log")) or (path / UNSEEN_RESULTS).exists()
 
 
 def episodes_of(path: Path, results: EvaluationResults) -> list[Any]:

@@ -73,6 +73,9 @@ class PortableActor(nn.Module):
             kept = list(range(max(used, default=0) + 1)) if self._orthogonal else used or [0]
             encoder.experts = nn.ModuleList(encoder.experts[k] for k in kept)
             table = table[task : task + 1, kept]
+        self.vectors: Tensor | None
+        vectors = None if trunk.gate.vectors is None else trunk.gate.vectors().detach().clone()
+        self.register_buffer("vectors", vectors if vectors is None or task is None else vectors[task : task + 1])
         self.num_experts = len(encoder.experts)
         self.encoder = encoder
         self.weights: Tensor
@@ -92,6 +95,8 @@ class PortableActor(nn.Module):
         blend = mix if self._orthogonal else mix_plain
         obs = {self._observation: observation}
         features = torch.tanh(blend(self.encoder(obs, own_ids), self.weights[task_ids]))
+        if self.vectors is not None:
+            features = torch.cat([features, self.vectors[task_ids]], dim=-1)
         if self.memory is None:
             return self._output(self.head(features, None, task_ids))
         hidden, cell = self.memory.step(self.memory.project(features, obs, own_ids), dict(zip(MEMORY_INPUTS, memory, strict=True)))
@@ -117,7 +122,8 @@ class _PortableHead(nn.Module):
                 self.register_buffer(name, parameter.detach()[rows].clone() if parameter is not None else None)
         else:
             self.hidden, self.output = copy.deepcopy(head.hidden), copy.deepcopy(head.output)
-            self.register_buffer("task_bias", head.task_bias.detach()[rows].clone())  # type: ignore[operator, index]
+            bias: Any = head.task_bias
+            self.register_buffer("task_bias", bias.detach()[rows].clone() if bias is not None else None)
             self.recall_weight = copy.deepcopy(head.recall_weight)
 
     def forward(self, features: Tensor, held: Tensor | None, task_ids: Tensor) -> Tensor:
@@ -127,7 +133,9 @@ class _PortableHead(nn.Module):
             if held is not None:
                 sums = sums + torch.einsum("nhd,nd->nh", head.recall_weight[task_ids], held)
             return torch.einsum("noh,nh->no", head.output_weight[task_ids], torch.tanh(sums)) + head.output_bias[task_ids]
-        sums = head.hidden(features) + head.task_bias[task_ids]
+        sums = head.hidden(features)
+        if head.task_bias is not None:
+            sums = sums + head.task_bias[task_ids]
         if held is not None:
             sums = sums + torch.nn.functional.linear(held, head.recall_weight)
         return head.output(torch.tanh(sums))

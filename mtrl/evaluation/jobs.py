@@ -52,6 +52,7 @@ class Job:
     backend: str
     seed: int
     sampled: bool
+    suite: str = ""  # of a task that the policy was not trained on; the policy's own if empty
 
 
 Players = Callable[[Sequence[Job]], Iterator[tuple[Job, list[Episode]]]]
@@ -94,7 +95,7 @@ def in_processes(workers: int) -> Players:
 
 def play_job(job: Job) -> list[Episode]:
     """One job's episodes in the order of their numbers, which stand in `slot`."""
-    suite, actor = _load(job.policy)
+    suite, actor = _load(job.policy, job.suite)
     with _one_thread():
         return play(actor, suite, job.task, job.episodes, first=job.first, backend=job.backend, seed=job.seed, sampled=job.sampled)
 

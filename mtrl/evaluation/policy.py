@@ -9,23 +9,30 @@ from typing import Any
 
 from envs import TaskSuite, make_suite
 from mtrl.config import ConfigError, ModelConfig
+from mtrl.evaluation.unseen import suite_to_play
+from mtrl.models.conditioning import places_of, weights_for
 from mtrl.models.policy import Actor, build_policy, load_weights
 from mtrl.storage.checkpoint import load_policy
 
 
-def load_actor(policy: Path) -> tuple[TaskSuite, Actor]:
+def load_actor(policy: Path, suite: str = "") -> tuple[TaskSuite, Actor]:
     """The tasks and the actor of a policy's folder.
+
+    Args:
+        policy: its folder.
+        suite: the name of a suite with tasks that the policy was not trained on, for which the actor is to act; empty for its own.
 
     Raises:
         DamagedCheckpointError: a file is missing or not what was written.
         ConfigError: the tasks have changed so much since that its weights do not fit, or its actions mean something else now.
     """
     weights, description = load_policy(policy)
-    suite = make_suite(description["suite"])
-    check_actions(policy, description, suite)
-    network = build_policy(ModelConfig(**description["model"]), suite, seed=0)
-    load_weights(network, weights)
-    return suite, network.actor
+    own = make_suite(description["suite"])
+    played = suite_to_play(own, suite) if suite else own
+    check_actions(policy, description, played)
+    network = build_policy(ModelConfig(**description["model"]), played, seed=0)
+    load_weights(network, weights_for(network, weights, places_of(played, own.names)) if suite else weights)
+    return played, network.actor
 
 
 def check_actions(policy: Path, description: Mapping[str, Any], suite: TaskSuite) -> None:

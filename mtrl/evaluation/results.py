@@ -30,6 +30,8 @@ class TaskResult(NamedTuple):
     length_mean: float
     endless: int = 0
     """Episodes that had not ended when they were cut off; they count as far as they came."""
+    unseen: bool = False
+    """Whether the policy was not trained on the task."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class EvaluationResults:
     sampled_actions: bool
     tasks: dict[str, TaskResult]
     score_mean: Estimate
-    """Mean of the tasks' scores."""
+    """Mean of the scores of the tasks that the policy was trained on; NaN where none of them was played."""
     suite: str = ""
     rules: dict[str, str] = field(default_factory=dict)
     """Rules of the suite that every figure must name, such as the version of the rewards."""
@@ -57,6 +59,10 @@ class EvaluationResults:
     seconds: float = 0.0
     file: str = ""
     """The results file, relative to the run's directory."""
+    unseen_score_mean: Estimate | None = None
+    """Mean of the scores of the tasks that the policy was not trained on; None where none was played."""
+    played_suite: str = ""
+    """The suite that these tasks are from."""
     episodes: tuple[dict[str, Any], ...] = ()
     """Every episode with its score, in the order of tasks and numbers."""
 
@@ -72,27 +78,39 @@ class EvaluationResults:
                 raise TypeError("protocol")
             tasks = {str(name): _task(row) for name, row in values["tasks"].items()}
             known = {field.name for field in dataclasses.fields(cls)}
-            rest = {name: value for name, value in values.items() if name in known - {"tasks", "score_mean", "episodes", "step"}}
-            episodes = tuple(values.get("episodes") or ())
-            return cls(**rest, step=int(values["step"]), tasks=tasks, score_mean=_estimate(values["score_mean"]), episodes=episodes)
+            rest = {name: value for name, value in values.items() if name in known - _PARSED}
+            return cls(
+                **rest,
+                step=int(values["step"]),
+                tasks=tasks,
+                score_mean=_estimate(values["score_mean"]),
+                unseen_score_mean=_estimate(values["unseen_score_mean"]) if "unseen_score_mean" in values else None,
+                episodes=tuple(values.get("episodes") or ()),
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ResultsError(f"not the results of an evaluation: {error!r}") from None
 
     def to_json(self) -> dict[str, Any]:
         """The content of `results.json`. The episodes come last, so that a reader of the figures can stop before them."""
         tasks = {
-            name: row._asdict() | {"success_rate": row.success_rate.to_json(), "score": row.score.to_json()}
+            name: _figures(row) | {"success_rate": row.success_rate.to_json(), "score": row.score.to_json()}
             for name, row in self.tasks.items()
         }
-        values = {name: getattr(self, name) for name in _ORDER}
-        return values | {"tasks": tasks, "score_mean": self.score_mean.to_json(), "episodes": list(self.episodes)}
+        mean = self.unseen_score_mean
+        values = {name: getattr(self, name) for name in _ORDER if name not in _OF_UNSEEN or mean is not None}
+        values |= {"tasks": tasks, "score_mean": self.score_mean.to_json(), "episodes": list(self.episodes)}
+        return values | ({"unseen_score_mean": mean.to_json()} if mean is not None else {})
 
 
 _ORDER = (
     *("protocol", "changed", "suite", "rules", "step", "seed", "backend", "sampled_actions", "policy", "versions", "seconds"),
-    *("tasks", "score_mean", "file", "episodes"),
+    *("tasks", "score_mean", "unseen_score_mean", "played_suite", "file", "episodes"),
 )
 """The order of the fields in the file."""
+_OF_UNSEEN = {"unseen_score_mean", "played_suite"}
+"""Fields of results that have tasks which the policy was not trained on."""
+_PARSED = {"tasks", "score_mean", "unseen_score_mean", "episodes", "step"}
+"""Fields that are not taken over from the file as they are."""
 
 
 def read_results(path: Path) -> EvaluationResults:
@@ -123,6 +141,10 @@ def _estimate(values: Mapping[str, Any]) -> Estimate:
     return Estimate(value, low, high) if low < high else without_interval(value)
 
 
+def _figures(row: TaskResult) -> dict[str, Any]:
+    return {name: value for name, value in row._asdict().items() if name != "unseen" or value}
+
+
 def _task(row: Mapping[str, Any]) -> TaskResult:
     return TaskResult(
         n=int(row["n"]),
@@ -132,4 +154,5 @@ def _task(row: Mapping[str, Any]) -> TaskResult:
         return_mean=float(row.get("return_mean", float("nan"))),
         length_mean=float(row.get("length_mean", float("nan"))),
         endless=int(row.get("endless", 0)),
+        unseen=bool(row.get("unseen", False)),
     )

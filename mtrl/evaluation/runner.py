@@ -12,6 +12,7 @@ import errno
 import hashlib
 import itertools
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -21,10 +22,12 @@ from typing import Any
 import numpy as np
 
 from envs import Episode, EvaluationProtocol, TaskSuite, make_suite
-from mtrl.evaluation.intervals import Estimate, mean_over_tasks, score_interval, success_interval
+from mtrl.config import ModelConfig
+from mtrl.evaluation.intervals import Estimate, mean_over_tasks, score_interval, success_interval, without_interval
 from mtrl.evaluation.jobs import Job, Players, in_this_process
 from mtrl.evaluation.protocols import protocol_of
 from mtrl.evaluation.results import EvaluationResults, ResultsError, TaskResult, read_results, write_results
+from mtrl.evaluation.unseen import choose_tasks
 from mtrl.storage.checkpoint import load_policy, resolve_policy
 from mtrl.storage.layout import RESULTS_BY_OTHER_RULES, RunLayout
 from mtrl.storage.run_directory import RunDirectory, versions
@@ -38,6 +41,7 @@ def evaluate_run(
     *,
     checkpoint: str = "latest",
     tasks: Sequence[str] = (),
+    suite: str = "",
     episodes: int | None = None,
     backend: str | None = None,
     actions: str | None = None,
@@ -53,7 +57,10 @@ def evaluate_run(
     Args:
         directory: the run.
         checkpoint: `latest`, `best` or a number of frames.
-        tasks: names of those to play; all of the run's if empty.
+        tasks: names of those to play; all of the run's if empty. Of a policy with task vectors also tasks of the run's family that it was
+            not trained on.
+        suite: the name of a suite to play in place of the run's tasks. Results with tasks that were not trained are written to
+            `evaluation/STEP/results-unseen.json`, where these tasks are marked and have a mean score of their own.
         episodes: of each task; the protocol's number if None.
         backend: what steps the environments; the protocol's if None.
         actions: `sampled` from the policy, or the `greedy` ones; the protocol's if None.
@@ -66,30 +73,37 @@ def evaluate_run(
 
     Raises:
         CheckpointError: there is no such checkpoint, or its policy is damaged.
-        SuiteError: there is no such task.
+        SuiteError: there is no such suite or task.
+        UserError: the policy cannot play tasks that it was not trained on, or not these.
     """
     step = resolve_policy(directory.checkpoints, directory.policies, checkpoint).name
     policy_folder = directory.policies / step
     _, description = load_policy(policy_folder)
-    suite = make_suite(description["suite"])
-    protocol = protocol_of(suite)
-    indices = sorted({suite.index(name) for name in tasks}) or list(range(suite.num_tasks))
+    own = make_suite(description["suite"])
+    chosen = choose_tasks(own, ModelConfig(**description["model"]), tasks, suite)
+    played_in = chosen.suite
+    protocol = protocol_of(played_in)
     wanted, used_backend = episodes or protocol.episodes, backend or protocol.backend
     sampled = (actions or protocol.actions) == "sampled"
     jobs = [
-        Job(policy_folder.resolve(), task, first, min(JOB_EPISODES, wanted - first), used_backend, seed, sampled)
-        for task, first in itertools.product(indices, range(0, wanted, JOB_EPISODES))
+        Job(policy_folder.resolve(), task, first, min(JOB_EPISODES, wanted - first), used_backend, seed, sampled, chosen.name)
+        for task, first in itertools.product(chosen.tasks, range(0, wanted, JOB_EPISODES))
     ]
     folder = directory.layout.evaluation(step)
     kept = _Kept(folder, jobs, description["weights_sha256"])
     started = time.time()
     played = _play(kept, players or in_this_process, progress)
-    tasks_played, score_mean = summarize(suite, played)
+    figures, score_mean = summarize(played_in, played)
+    unseen = [name for name in figures if name not in own.names]
+    if unseen:
+        figures = {name: row._replace(unseen=name in unseen) for name, row in figures.items()}
+        trained = [row.score for row in figures.values() if not row.unseen]
+        score_mean = mean_over_tasks(trained) if trained else without_interval(math.nan)
     results = EvaluationResults(
         protocol=protocol.name,
-        changed=_changes(protocol, suite, {"episodes": episodes, "backend": backend, "actions": actions}, indices),
-        suite=suite.name,
-        rules=dict(suite.rules),
+        changed=_changes(protocol, played_in, {"episodes": episodes, "backend": backend, "actions": actions}, chosen.tasks),
+        suite=own.name,
+        rules=dict(played_in.rules),
         step=int(step),
         seed=seed,
         backend=used_backend,
@@ -97,9 +111,11 @@ def evaluate_run(
         policy={key: description[key] for key in ("commit", "config", "weights_sha256")},
         versions=versions(),
         seconds=time.time() - started,
-        tasks=tasks_played,
+        tasks=figures,
         score_mean=score_mean,
-        episodes=tuple(row._asdict() | {"score": float(suite.score(row.task_id, row.episode_return, row.success))} for row in played),
+        unseen_score_mean=mean_over_tasks([figures[name].score for name in unseen]) if unseen else None,
+        played_suite=chosen.name,
+        episodes=tuple(row._asdict() | {"score": float(played_in.score(row.task_id, row.episode_return, row.success))} for row in played),
     )
     if kept.read_only:
         return results
@@ -120,7 +136,11 @@ def _play(kept: _Kept, players: Players, progress: Callable[[int, int], None]) -
 
 
 def _results_file(layout: RunLayout, results: EvaluationResults) -> Path:
-    """The file of the results: results with changed options do not replace results of the protocol."""
+    """The file of the results: results with changed options do not replace results of the protocol, and those with tasks that were not
+    trained have a file of their own.
+    """
+    if results.unseen_score_mean is not None:
+        return layout.unseen_results(results.step)
     file = layout.results(results.step)
     if results.changed:
         with contextlib.suppress(ResultsError):  # nothing is there, or nothing that can be read

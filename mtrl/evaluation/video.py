@@ -57,7 +57,14 @@ def choose_renderer() -> None:
 
 
 def record_policy(
-    policy: Path, folder: Path, *, tasks: Sequence[str] = (), seed: int = 0, sampled: bool, report: Callable[[str], None] = lambda _: None
+    policy: Path,
+    folder: Path,
+    *,
+    tasks: Sequence[str] = (),
+    suite_name: str = "",
+    seed: int = 0,
+    sampled: bool,
+    report: Callable[[str], None] = lambda _: None,
 ) -> dict[str, str]:
     """Records one episode of each task.
 
@@ -65,6 +72,7 @@ def record_policy(
         policy: folder of a saved policy.
         folder: where the videos go, as `TASK.mp4`.
         tasks: names of the tasks to record; all if empty.
+        suite_name: of the suite that has them, where the policy was not trained on them.
         seed: of environments and actions.
         sampled: whether actions are drawn from the policy.
         report: called with a sentence about each task that cannot be recorded; no error is raised.
@@ -72,7 +80,7 @@ def record_policy(
     Returns:
         file names by task.
     """
-    suite, actor = load_actor(policy)
+    suite, actor = load_actor(policy, suite_name)
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for name in tasks or suite.names:

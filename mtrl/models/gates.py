@@ -1,4 +1,7 @@
-"""Gates: the weights of the experts for each task. A gate maps task ids [N] to weights [N, K]; `GATES` gives it a name."""
+"""Gates: the weights of the experts for each task. A gate maps task ids [N] to weights [N, K]; `GATES` gives it a name.
+
+Where tasks have vectors (`mtrl.models.conditioning`), a layer that reads them gives the numbers that a `LinearGate` has for each task.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtrl.config import ConfigError, ModelConfig, look_up
+from mtrl.models.conditioning import TaskVectors
 
 
 class Gate(nn.Module, ABC):
     """The weights of the experts for each task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vectors: TaskVectors | None = None
+        """The tasks' vectors, which the trunk appends to the mixed feature; None where tasks have none."""
 
     @abstractmethod
     def task_weights(self) -> Float[Tensor, "tasks K"]:
@@ -33,17 +42,34 @@ class Gate(nn.Module, ABC):
 
 
 class LinearGate(Gate):
-    """MOORE's task weights: a free number for each task and expert, neither normalised nor made positive."""
+    """MOORE's task weights: a number for each task and expert, neither normalised nor made positive.
+
+    The numbers are free, or with `read_vectors` a linear layer of the task's vector, as the free ones are of a one-hot vector.
+    """
 
     def __init__(self, num_tasks: int, num_experts: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_tasks, num_experts))
+        self.weight: nn.Parameter | None = nn.Parameter(torch.empty(num_tasks, num_experts))
         # The initial values of a linear layer that reads the task as one-hot.
         nn.init.uniform_(self.weight, -(num_tasks**-0.5), num_tasks**-0.5)
+        self.layer: nn.Linear | None = None
+
+    def read_vectors(self, vectors: TaskVectors) -> None:
+        """Replaces the free numbers by a linear layer of the tasks' vectors."""
+        assert self.weight is not None
+        self.layer = nn.Linear(vectors.size, self.weight.shape[1])
+        self.weight = None
+
+    def numbers(self) -> Float[Tensor, "tasks K"]:
+        """What the rule of the gate makes the weights of."""
+        if self.weight is not None:
+            return self.weight
+        assert self.layer is not None and self.vectors is not None
+        return self.layer(self.vectors())  # type: ignore[no-any-return]
 
     def task_weights(self) -> Float[Tensor, "tasks K"]:
         """The weights of every task."""
-        return self.weight
+        return self.numbers()
 
 
 class SoftmaxGate(LinearGate):
@@ -51,7 +77,7 @@ class SoftmaxGate(LinearGate):
 
     def task_weights(self) -> Float[Tensor, "tasks K"]:
         """The weights of every task."""
-        return self.weight.softmax(-1)
+        return self.numbers().softmax(-1)
 
 
 class TopKGate(LinearGate):
@@ -65,8 +91,9 @@ class TopKGate(LinearGate):
 
     def task_weights(self) -> Float[Tensor, "tasks K"]:
         """The weights of every task."""
-        largest = self.weight.topk(self._k, dim=-1)
-        return torch.zeros_like(self.weight).scatter(-1, largest.indices, largest.values.softmax(-1))
+        numbers = self.numbers()
+        largest = numbers.topk(self._k, dim=-1)
+        return torch.zeros_like(numbers).scatter(-1, largest.indices, largest.values.softmax(-1))
 
 
 class DSelectKGate(Gate):
@@ -129,7 +156,7 @@ class SkillsGate(LinearGate):
 
     def task_weights(self) -> Float[Tensor, "tasks K"]:
         """The weights of every task."""
-        logits: Tensor = self.weight
+        logits = self.numbers()
         if self.training and torch.is_grad_enabled():
             # Logistic noise makes the sigmoid a relaxed coin with the right probability of heads.
             generator = torch.Generator().manual_seed(self._seed + self._draws)
@@ -184,10 +211,26 @@ GATES: dict[str, Callable[[int, ModelConfig], Gate]] = {
 }
 
 
-def make_gate(model: ModelConfig, num_tasks: int) -> Gate:
+def make_gate(model: ModelConfig, num_tasks: int, vectors: TaskVectors | None = None) -> Gate:
     """The gate that the experiment names.
 
+    Args:
+        model: names it.
+        num_tasks: tasks of the suite.
+        vectors: of the tasks, if they have some.
+
     Raises:
-        ConfigError: there is none of that name, or it does not go with the number of experts.
+        ConfigError: there is none of that name, or it does not go with the number of experts or with vectors of the tasks.
     """
-    return look_up(model.gate, GATES, "model.gate", "gate")(num_tasks, model)
+    gate = look_up(model.gate, GATES, "model.gate", "gate")(num_tasks, model)
+    if vectors is None:
+        return gate
+    if isinstance(gate, LinearGate):
+        gate.read_vectors(vectors)
+    elif not isinstance(gate, UniformGate):
+        raise ConfigError(
+            f"model.gate {model.gate!r} has parameters of its own for each task, and model.conditioning {model.conditioning!r} needs "
+            "weights that depend on the task's vector: set model.gate to linear, softmax, topk, skills or uniform"
+        )
+    gate.vectors = vectors
+    return gate

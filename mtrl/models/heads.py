@@ -76,23 +76,29 @@ class MultiHead(Head):
 
 
 class SingleHead(Head):
-    """One head for all tasks that reads the task as one-hot beside the feature. Arguments as of `MultiHead`."""
+    """One head for all tasks that reads the task as one-hot beside the feature. Arguments as of `MultiHead`; with `num_tasks` 0 it reads
+    the feature alone, which then has the task's vector in it.
+    """
 
     def __init__(self, num_tasks: int, inputs: int, hidden: int, outputs: int, *, output_gain: float, memory: int = 0):
         super().__init__()
         self.hidden = nn.Linear(inputs, hidden)
         # A one-hot input selects a column of the weights: adding that column is the same and needs no concatenation.
-        self.task_bias = nn.Parameter(torch.zeros(num_tasks, hidden))
+        self.task_bias = nn.Parameter(torch.zeros(num_tasks, hidden)) if num_tasks else None
         self.output = nn.Linear(hidden, outputs)
         self.recall_weight = nn.Parameter(torch.zeros(hidden, memory)) if memory else None
         nn.init.xavier_uniform_(self.hidden.weight, nn.init.calculate_gain("tanh"))
-        nn.init.xavier_uniform_(self.task_bias.data, nn.init.calculate_gain("tanh"))
+        if self.task_bias is not None:
+            nn.init.xavier_uniform_(self.task_bias.data, nn.init.calculate_gain("tanh"))
         nn.init.xavier_uniform_(self.output.weight, output_gain)
 
     def project_features(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
         """See `Head`."""
+        sums: Tensor = self.hidden(features)
+        if self.task_bias is None:
+            return sums
         repeats = torch.tensor(counts, device=features.device)
-        return self.hidden(features) + self.task_bias.repeat_interleave(repeats, dim=0)
+        return sums + self.task_bias.repeat_interleave(repeats, dim=0)
 
     def project_memory(self, hidden: Float[Tensor, "N H"], counts: Sequence[int]) -> Float[Tensor, "N W"]:
         """See `Head`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
@@ -53,6 +55,19 @@ class Scale(nn.Module):
         self.mean += torch.where(count > 0, shift * count / both.clamp(min=1), 0.0)
         self.square += torch.where(count > 0, square + shift.square() * self.count * count / both.clamp(min=1), 0.0)
         self.count.copy_(both)
+
+    def rows_for(self, trained: Mapping[str, Tensor], places: Sequence[int | None]) -> dict[str, Tensor]:
+        """The statistics of tasks of which some were not trained; these have the statistics of all observations of all trained tasks.
+
+        Args:
+            trained: this module's entries in the state dict of the trained policy.
+            places: of the tasks among those of the trained policy; None for those that were not trained.
+        """
+        count, mean, square = (trained[name] for name in ("count", "mean", "square"))
+        total = count.sum(0)
+        centre = (count * mean).sum(0) / total.clamp(min=1)
+        of_all = {"count": total, "mean": centre, "square": (square + count * (mean - centre).square()).sum(0)}
+        return {name: torch.stack([row if at is None else trained[name][at] for at in places]) for name, row in of_all.items()}
 
 
 class ObservationScale(Scale):

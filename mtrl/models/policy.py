@@ -13,6 +13,7 @@ from envs import TaskSuite
 from envs.mixed import MixedSuite
 from mtrl.config import ConfigError, ModelConfig
 from mtrl.models.activations import tanh
+from mtrl.models.conditioning import make_task_vectors
 from mtrl.models.distributions import Distribution, Either, make_distribution
 from mtrl.models.encoders import make_encoder
 from mtrl.models.experts import mix, mix_plain
@@ -27,18 +28,22 @@ from mtrl.parallel import Total, alone
 
 
 class Trunk(nn.Module):
-    """Experts' features, mixed with the task's weights and squashed: tanh(w · V)."""
+    """Experts' features, mixed with the task's weights and squashed: tanh(w · V). Where tasks have vectors, the task's is appended."""
 
     def __init__(self, model: ModelConfig, suite: TaskSuite):
         super().__init__()
         self.encoder = make_encoder(suite.observation_space, model, suite.num_tasks)
-        self.gate = make_gate(model, suite.num_tasks)
-        self.feature_size = int(self.encoder.feature_size)  # type: ignore[arg-type]
+        vectors = make_task_vectors(model, suite)
+        self.gate = make_gate(model, suite.num_tasks, vectors)
+        self.feature_size = int(self.encoder.feature_size) + (vectors.size if vectors is not None else 0)  # type: ignore[arg-type]
         self._mix = mix if model.orthogonal else mix_plain
 
     def forward(self, rows: Rows) -> Float[Tensor, "N D"]:
         """The feature that heads or a memory read."""
-        return tanh(self._mix(self.encoder(rows.obs, rows.task_ids), self.gate(rows.task_ids)))
+        mixed = tanh(self._mix(self.encoder(rows.obs, rows.task_ids), self.gate(rows.task_ids)))
+        if self.gate.vectors is None:
+            return mixed
+        return torch.cat([mixed, self.gate.vectors()[rows.task_ids]], dim=-1)
 
 
 class MemoryStep(NamedTuple):
@@ -227,7 +232,8 @@ def is_memory(name: str) -> bool:
 def _make_head(model: ModelConfig, suite: TaskSuite, inputs: int, outputs: int, *, output_gain: float) -> Head:
     kind = MultiHead if model.heads == "multi" else SingleHead
     memory = model.memory_size if model.memory else 0
-    return kind(suite.num_tasks, inputs, model.head_width, outputs, output_gain=output_gain, memory=memory)
+    tasks = suite.num_tasks if model.conditioning == "one_hot" else 0
+    return kind(tasks, inputs, model.head_width, outputs, output_gain=output_gain, memory=memory)
 
 
 def _head_outputs(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 RESULTS = "results.json"
 RESULTS_BY_OTHER_RULES = "results-by-other-rules.json"
+UNSEEN_RESULTS = "results-unseen.json"
 ARCHIVED_CONFIG = re.compile(r"config-until-(\d{1,18})\.yaml")
 
 
@@ -104,6 +105,10 @@ class RunLayout:
         """The results of an evaluation."""
         return self.evaluation(step) / RESULTS
 
+    def unseen_results(self, step: int | str) -> Path:
+        """The results of an evaluation with tasks that the policy was not trained on."""
+        return self.evaluation(step) / UNSEEN_RESULTS
+
     def evaluation_log(self, step: int | str) -> Path:
         """The output of a background evaluation."""
         return self.evaluation(step) / "evaluation.log"
@@ -125,6 +130,10 @@ class RunLayout:
     def all_results(self) -> list[Path]:
         """The results that exist, in the order of frames."""
         return [path for step in self.evaluated_steps() if (path := self.results(step)).exists()]
+
+    def all_unseen_results(self) -> list[Path]:
+        """The results with tasks that were not trained, in the order of frames."""
+        return [path for step in self.evaluated_steps() if (path := self.unseen_results(step)).exists()]
 
     def all_videos(self) -> list[Path]:
         """The videos that exist."""

@@ -62,7 +62,9 @@ def _of_scheduler(name: str, state: dict[str, Any], fresh: dict[str, Any]) -> di
 
 def _fresh(config: ExperimentConfig, suite: TaskSuite, names: Sequence[str]) -> dict[str, Any]:
     """States of the parts of a new run with tasks of these names, and its optimisers' parameters."""
-    tasks = tuple(dataclasses.replace(suite.tasks[0], name=name) for name in names)
+    tasks = tuple(
+        suite.tasks[suite.index(name)] if name in suite.names else dataclasses.replace(suite.tasks[0], name=name) for name in names
+    )
     other = dataclasses.replace(suite, tasks=tasks)
     learner = Learner(config, other)
     # Options may name tasks; only the shape of a scheduler's state is looked at, which does not depend on them.

@@ -36,8 +36,8 @@ class EvaluateOptions:
     """The library that steps the environments."""
     actions: Annotated[str | None, arg(metavar="sampled|greedy", help_behavior_hint="(default: the suite's protocol)")] = None
     """Drawn from the policy, or always the most likely one."""
-    tasks: Annotated[str, arg(metavar="A,B,C", help_behavior_hint="(default: all)")] = ""
-    """Which of the run's tasks."""
+    tasks: Annotated[str, arg(metavar="A,B,C|SUITE", help_behavior_hint="(default: all)")] = ""
+    """Which of the run's tasks, or a suite; a policy with task vectors plays tasks that it was not trained on."""
     seed: Annotated[str, arg(metavar="N")] = "0"
     """Seed of environments and actions; they never repeat those of the training."""
     workers: Annotated[str | None, arg(metavar="N", help_behavior_hint="(default: one for each core)")] = None
@@ -83,7 +83,8 @@ def evaluate(arguments: list[str], program: str) -> int:
         results = evaluate_run(
             directory,
             checkpoint=options.checkpoint,
-            tasks=tuple(filter(None, (name.strip() for name in options.tasks.split(",")))),
+            tasks=tuple(filter(None, (name.strip() for name in options.tasks.split(",")))) if "/" not in options.tasks else (),
+            suite=options.tasks.strip() if "/" in options.tasks else "",
             episodes=int(options.episodes) if options.episodes else None,
             backend=options.backend,
             actions=options.actions,
@@ -105,6 +106,7 @@ def _record(directory: RunDirectory, results: EvaluationResults) -> None:
         directory.policies / str(results.step),
         folder,
         tasks=tuple(results.tasks),
+        suite_name=results.played_suite,
         seed=results.seed,
         sampled=results.sampled_actions,
         report=lambda problem: print(f"warning: {problem}", file=sys.stderr),
