@@ -28,6 +28,7 @@ EXPERIMENTS = {
         learner__surrogate="clipped", learner__epochs=3, learner__critic_updates=2, learner__popart_rate=0.1, model__popart=True, **STEADY
     ),
     "memory": toy_config(model__memory=True, model__memory_size=8, **STEADY),
+    "task vectors": toy_config(model__conditioning="sentence", model__heads="single", **STEADY),
     "observations are normalised": toy_config("context/pendulum", env_runners__slots=20, model__normalize_observations=True, **STEADY),
     "views of a grid": toy_config("minigrid/Empty-5x5,DoorKey-5x5", **STEADY),  # whose convolutions have weights of another layout
     "tasks are balanced": toy_config(learner__balancing="gradnorm", learner__combiner="aligned_mtl", model__trunks="shared", **STEADY),
