@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jinja2
 import plotly.graph_objects as go
+import plotly.offline
 from markupsafe import Markup
 
 from mtrl.config import ExperimentConfig, flatten
@@ -40,6 +43,23 @@ def make_templates() -> jinja2.Environment:
     )
     environment.filters |= {"figure": figure_html, "count": count, "duration": duration, "changed": changed_text}
     return environment
+
+
+def standalone(template: str, title: str, **values: Any) -> str:
+    """A page in one file, with style, script and Plotly in it, and the time at which it was made."""
+    static = Path(__file__).parent / "static"
+    return (
+        make_templates()
+        .get_template(template)
+        .render(
+            title=title,
+            made=time.strftime("%Y-%m-%d %H:%M"),
+            style=Markup((static / "style.css").read_text()),
+            script=Markup((static / "figures.js").read_text()),
+            plotly=Markup(plotly.offline.get_plotlyjs()),
+            **values,
+        )
+    )
 
 
 def figure_html(figure: go.Figure) -> Markup:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import plotly.offline
-from markupsafe import Markup
 
 from mtrl.dashboard.aggregates import by_tasks, compare
 from mtrl.dashboard.curves import Bands
 from mtrl.dashboard.methods import distinct_names
 from mtrl.dashboard.overview import changes, differences, overview_figures, run_figures
-from mtrl.dashboard.page import make_templates
+from mtrl.dashboard.page import standalone
 from mtrl.dashboard.runs import Run, read_run
 from mtrl.errors import UserError
 from mtrl.evaluation.results import EvaluationResults
@@ -63,26 +60,18 @@ def write_report(paths: Sequence[Path], output: Path, bands: Bands = "range") ->
 def render(runs: Sequence[Run], bands: Bands = "range") -> str:
     """The page. Every name out of a run is escaped."""
     comparisons = compare(runs)
-    static = Path(__file__).parent / "static"
-    return (
-        make_templates()
-        .get_template("report.html")
-        .render(
-            title=runs[0].name if len(runs) == 1 else f"Comparison of {len(runs)} runs",
-            made=time.strftime("%Y-%m-%d %H:%M"),
-            rows=[_row(run) for run in runs],
-            task_sets=len(by_tasks(runs)),
-            comparisons=comparisons,
-            videos={run.name: videos for run in runs if (videos := _inlined(run))},
-            captions={run.name: run.captions for run in runs},
-            overview=overview_figures(runs, comparisons, bands),
-            details=[(run, run_figures(run)) for run in runs] if len(runs) <= 5 else [],
-            differences=differences(runs),
-            versions=_versions(runs),
-            style=Markup((static / "style.css").read_text()),
-            script=Markup((static / "figures.js").read_text()),
-            plotly=Markup(plotly.offline.get_plotlyjs()),
-        )
+    return standalone(
+        "report.html",
+        runs[0].name if len(runs) == 1 else f"Comparison of {len(runs)} runs",
+        rows=[_row(run) for run in runs],
+        task_sets=len(by_tasks(runs)),
+        comparisons=comparisons,
+        videos={run.name: videos for run in runs if (videos := _inlined(run))},
+        captions={run.name: run.captions for run in runs},
+        overview=overview_figures(runs, comparisons, bands),
+        details=[(run, run_figures(run)) for run in runs] if len(runs) <= 5 else [],
+        differences=differences(runs),
+        versions=_versions(runs),
     )
 
 

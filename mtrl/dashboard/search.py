@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-import plotly.offline
-from markupsafe import Markup
 
 from mtrl.dashboard.drawing import COLOURS, new_figure
-from mtrl.dashboard.page import make_templates
+from mtrl.dashboard.page import standalone
 from mtrl.storage.sealed import replace_text
 from mtrl.storage.search_record import FILE, TrialRecord, read_search
 
@@ -30,24 +27,16 @@ def write_search_page(folder: Path) -> Path:
     """
     trials = [trial for trial in read_search(folder) if trial.curve]
     plan = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    static = Path(__file__).parent / "static"
-    page = (
-        make_templates()
-        .get_template("search.html")
-        .render(
-            title=f"Search over {plan['experiment']['name']}",
-            made=time.strftime("%Y-%m-%d %H:%M"),
-            method=plan["method"],
-            budget=f"{plan['budget'][1]:,.0f} {plan['budget'][0]}",
-            planned=plan["planned_trials"],
-            trials=trials,
-            fields=list(plan["space"]),
-            figures=[frontier_figure(trials, unit) for unit in UNITS] + [progress_figure(trials, plan["budget"][0])],
-            effects=[effect_figure(trials, field, kind) for field, (kind, _) in plan["space"].items()],
-            style=Markup((static / "style.css").read_text()),
-            script=Markup((static / "figures.js").read_text()),
-            plotly=Markup(plotly.offline.get_plotlyjs()),
-        )
+    page = standalone(
+        "search.html",
+        f"Search over {plan['experiment']['name']}",
+        method=plan["method"],
+        budget=f"{plan['budget'][1]:,.0f} {plan['budget'][0]}",
+        planned=plan["planned_trials"],
+        trials=trials,
+        fields=list(plan["space"]),
+        figures=[frontier_figure(trials, unit) for unit in UNITS] + [progress_figure(trials, plan["budget"][0])],
+        effects=[effect_figure(trials, field, kind) for field, (kind, _) in plan["space"].items()],
     )
     replace_text(folder / PAGE, page)
     return folder / PAGE
