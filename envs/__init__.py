@@ -2,7 +2,7 @@
 
 from envs.build import make_vector, step_once
 from envs.errors import SuiteError, TaskFault, UnknownSuiteError, UnknownTaskError
-from envs.registry import list_suites, make_suite
+from envs.registry import list_suites, make_suite, single_task
 from envs.task import EvaluationProtocol, PlayRecipe, Task, TaskSuite
 from envs.vector import Arrays, Episode, Fault, Step, VectorTasks
 
@@ -23,5 +23,6 @@ __all__ = [
     "list_suites",
     "make_suite",
     "make_vector",
+    "single_task",
     "step_once",
 ]

@@ -19,10 +19,11 @@ names no suites needs an example in `tests/contract.py`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from envs.errors import UnknownSuiteError, did_you_mean
+from envs.errors import SuiteError, UnknownSuiteError, did_you_mean
 from envs.mixed import mix, split_name
 from envs.suites import atari, babyai, chaos, context, metaworld, minigrid, toy
 from envs.suites import gym as registered
@@ -74,3 +75,33 @@ def make_suite(name: str) -> TaskSuite:
         hint = did_you_mean(name, known, cutoff=0.6) or f"; suites are {', '.join(known)}"
         raise UnknownSuiteError(f"there is no suite {name!r}{hint}")
     return suite
+
+
+def single_task(suite: TaskSuite, place: int) -> str:
+    """The name of the suite of one task alone.
+
+    Args:
+        suite: of several tasks.
+        place: of the task in it.
+
+    Raises:
+        SuiteError: the task has none.
+    """
+    parts = split_name(suite.name)
+    if len(parts) > 1:
+        suites = [make_suite(part) for part in parts]
+        own, local = [(each, number) for each in suites for number in range(each.num_tasks)][place]
+        return single_task(own, local)
+    task, (family, _, rest) = suite.tasks[place], suite.name.partition("/")
+    listed, mark, query = rest.partition("?")
+    written = listed.split(",")
+    candidates = [f"{family}/{task.name}{mark}{query}"]
+    if len(written) == suite.num_tasks:  # names that differ from those in the suite's name, as ids of Gymnasium do
+        candidates.insert(0, f"{family}/{written[place].strip()}{mark}{query}")
+    if task.context is not None:
+        candidates.append(f"{family}/{listed.partition('=')[0]}={task.context!r}")
+    for name in candidates:
+        with contextlib.suppress(SuiteError):
+            if make_suite(name).names == (task.name,):
+                return name
+    raise SuiteError(f"{task.name} of {suite.name} has no suite of its own")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mtrl.cli.commands.bench import bench
+from mtrl.cli.commands.compare_alone import compare_alone
 from mtrl.cli.commands.dashboard import dashboard
 from mtrl.cli.commands.doctor import doctor
 from mtrl.cli.commands.evaluate import evaluate
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[[list[str], str], int]] = {
     "evaluate": evaluate,
     "sweep": sweep,
     "search": search,
+    "compare-alone": compare_alone,
     "report": report,
     "dashboard": dashboard,
     "export": export,

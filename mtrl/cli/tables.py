@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from envs import list_suites, make_suite
+from mtrl.benchmark.alone import TaskComparison
 from mtrl.curriculum.decisions import figures_of_tasks
 from mtrl.evaluation.jobs import EPISODE_STEPS
 from mtrl.evaluation.protocols import GENERIC
@@ -135,6 +136,19 @@ def print_explanation(replayed: Explanation, task: str | None) -> None:
                 "by another version of the scheduler, or with other options"
             )
         )
+
+
+def print_alone(tasks: Sequence[TaskComparison]) -> None:
+    """Tasks learned together and alone, the one that loses most first."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("task", no_wrap=True)
+    for title in ("together", "alone", "difference", "behind since", "opposed gradients"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for task in tasks:
+        since = "–" if task.behind_since is None else f"{task.behind_since:,.0f} frames"
+        conflict = "–" if np.isnan(task.conflict) else f"{task.conflict:.2f}"
+        table.add_row(task.name, *(figure.text(3) for figure in (task.together, task.alone, task.difference)), since, conflict)
+    rich.console.Console().print(table)
 
 
 def print_suites() -> None:

@@ -1,0 +1,116 @@
+"""Which tasks lose by being learned together: every task of an experiment alone with its part of the frames, against all in one policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from envs import TaskSuite, make_suite, single_task
+from mtrl.config import ExperimentConfig, override
+from mtrl.dashboard.alone import PAGE, write_alone_page
+from mtrl.dashboard.runs import Run, read_run
+from mtrl.distributed.sweep import sweep
+from mtrl.evaluation.intervals import Estimate
+from mtrl.evaluation.statistics import mean_interval
+
+TOGETHER = "together"
+BEHIND = 0.1  # of the score, by which a task counts as behind
+
+
+class TaskComparison(NamedTuple):
+    """One task, learned together and alone with equal frames of the task. Scores are means over its newest 100 training episodes."""
+
+    name: str
+    together: Estimate
+    alone: Estimate
+    difference: Estimate  # together less alone, paired by seed
+    behind_since: float | None  # frames of the task from which on it stays behind to the end; None if it does not
+    conflict: float  # mean share of the other tasks with an opposed gradient; NaN where it was not measured
+    entropy_alone: float  # of the policy at the end, in nats
+
+
+def compare_alone(config: ExperimentConfig, seeds: int, folder: Path, *, full_batches: bool = False) -> list[TaskComparison]:
+    """Trains all tasks together and each alone, and writes a page. Runs that are in the folder already are kept.
+
+    Alone, a task has its equal part of the experiment's frames, and of its slots, so that it makes as many updates from as many frames.
+
+    Args:
+        config: the experiment; a curriculum is left out in the runs of single tasks.
+        seeds: runs of each.
+        folder: holds a folder of runs for `together` and for each task.
+        full_batches: whether a task alone has all slots of the experiment, and so fewer and larger updates.
+
+    Returns:
+        the tasks, the one that loses most first.
+
+    Raises:
+        SuiteError: a task has no suite of its own.
+    """
+    suite = make_suite(config.suite.name)
+    plans = plans_alone(config, suite, full_batches=full_batches)
+    together = [read_run(path) for path in sweep(config, range(seeds), folder / TOGETHER)]
+    found, alone = [], {}
+    for name, plan in plans.items():
+        alone[name] = [read_run(path) for path in sweep(plan, range(seeds), folder / name.replace("/", "-"))]
+        found.append(compare_task(name, together, alone[name]))
+        print(f"{name}: together {found[-1].together.text(3)}, alone {found[-1].alone.text(3)}", flush=True)
+    found.sort(key=lambda task: task.difference.value)
+    write_alone_page(folder / PAGE, config.name, [task._asdict() for task in found], together, alone)
+    return found
+
+
+def plans_alone(config: ExperimentConfig, suite: TaskSuite, *, full_batches: bool = False) -> dict[str, ExperimentConfig]:
+    """The experiment of each task alone."""
+    count = suite.num_tasks
+    slots = config.env_runners.slots if full_batches else max(1, config.env_runners.slots // count)
+    changes: dict[str, Any] = {
+        "total_frames": max(1, config.total_frames // count),
+        "env_runners.slots": slots,
+        "env_runners.slots_per_task": None,
+        "curriculum.scheduler": "uniform",
+        "curriculum.options": {},
+    }
+    names = {task: single_task(suite, place) for place, task in enumerate(suite.names)}
+    return {task: override(config, changes | {"suite.name": name, "name": f"{config.name}-{task}"}) for task, name in names.items()}
+
+
+def compare_task(name: str, together: Sequence[Run], alone: Sequence[Run]) -> TaskComparison:
+    """One task in runs of the same seeds."""
+    scores = [np.array([run.last(f"tasks/{name}/score") or 0.0 for run in runs]) for runs in (together, alone)]
+    rng = np.random.default_rng(0)
+    conflicts = [run.column(f"tasks/{name}/gradient_conflict") for run in together]
+    known = np.concatenate([column[~np.isnan(column)] for column in conflicts])
+    entropies = [run.last("learner/entropy") for run in alone]
+    return TaskComparison(
+        name,
+        mean_interval(scores[0], rng),
+        mean_interval(scores[1], rng),
+        mean_interval(scores[0] - scores[1], rng),
+        behind_since(name, together, alone),
+        float(known.mean()) if len(known) else float("nan"),
+        float(np.mean([entropy for entropy in entropies if entropy is not None] or [np.nan])),
+    )
+
+
+def behind_since(name: str, together: Sequence[Run], alone: Sequence[Run]) -> float | None:
+    """The task's frames from which on its mean score together stays `BEHIND` below that alone until the end."""
+    lines = [[curve_of(name, run) for run in runs] for runs in (together, alone)]
+    if any(len(x) < 2 for each in lines for x, _ in each):
+        return None
+    grid = np.linspace(0, min(x[-1] for each in lines for x, _ in each), 200)
+    ours, theirs = (np.mean([np.interp(grid, x, y) for x, y in each], axis=0) for each in lines)
+    behind = theirs - ours >= BEHIND
+    if not behind[-1]:
+        return None
+    caught_up = np.flatnonzero(~behind)
+    return float(grid[caught_up[-1] + 1]) if len(caught_up) else 0.0
+
+
+def curve_of(name: str, run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """The task's score over its own frames."""
+    x, y = run.column(f"tasks/{name}/frames"), run.column(f"tasks/{name}/score")
+    known = ~np.isnan(x) & ~np.isnan(y)
+    return x[known], y[known]
