@@ -280,7 +280,7 @@ def test_a_finished_run_says_what_would_go_on(trained: Path, capsys: pytest.Capt
 
 def test_what_a_checkpoint_depends_on_cannot_change(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = complaint(["train", "--resume", str(trained), "--model.experts", "3"], capsys)
-    assert "model.experts cannot change" in said and "has 2, the command line 3" in said
+    assert "model.experts cannot change" in said and "has 2, the new experiment 3" in said
 
 
 def test_the_curriculum_can_change(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,15 +10,13 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mtrl.cli.arguments import parse_with_experiment
 from mtrl.cli.shared import DEFAULT_CONFIG, check_packages, find_config
-from mtrl.config import ExperimentConfig, flatten, load_config, override, without_effect
+from mtrl.config import ExperimentConfig, load_config
 from mtrl.errors import UserError
+from mtrl.runs import begin, go_on, named_after_suite
 from mtrl.storage.layout import RunLayout
 
 if TYPE_CHECKING:
     from mtrl.training.console import Console
-    from mtrl.training.trainer import Trainer
-
-FIXED_ON_RESUME = ("model.", "learner.actor.name", "learner.critic.name")  # what a checkpoint's contents depend on
 
 
 @dataclass(frozen=True)
@@ -71,20 +66,17 @@ def train(arguments: list[str], program: str) -> int:
     console = make_console(program.removesuffix(" train"), plain=options.plain)
     directory = _existing_run(options) or _fetched_run(options, config, console)
     if directory is None:
-        return _start(config, options.run_dir, console, options.init_experts, profiled=options.profile)
+        return begin(config, options.run_dir, console, experts=options.init_experts, profiled=options.profile).code
     if options.profile:
         raise UserError("--profile is for the beginning of a run; leave it out to go on with one")
-    return _go_on(directory, config, console, repeated=options.auto_resume, allow_task_change=options.allow_task_change)
+    return go_on(directory, config, console, repeated=options.auto_resume, allow_task_change=options.allow_task_change)
 
 
 def _named(config: ExperimentConfig, options: TrainOptions) -> ExperimentConfig:
     """The experiment; of other tasks than those of the default configuration it does not keep that one's name."""
     if options.config is not None or _existing_run(options) is not None:
         return config
-    default = load_config(find_config(DEFAULT_CONFIG))
-    if config.name != default.name or config.suite.name == default.suite.name:
-        return config
-    return override(config, {"name": re.sub(r"[^\w.-]+", "_", config.suite.name)[:60]})
+    return named_after_suite(config, load_config(find_config(DEFAULT_CONFIG)))
 
 
 def _beginning(config: ExperimentConfig) -> str:
@@ -127,101 +119,3 @@ def _fetched_run(options: TrainOptions, config: ExperimentConfig, console: Conso
     from mtrl.storage.mirror import fetch
 
     return options.run_dir if fetch(config.checkpoints.copy_to, options.run_dir, console.message) else None
-
-
-def _start(config: ExperimentConfig, path: Path | None, console: Console, experts: Path | None, *, profiled: bool) -> int:
-    from mtrl.storage.checkpoint import load_policy, resolve_policy
-    from mtrl.storage.lock import run_lock
-    from mtrl.storage.run_directory import RunDirectory, new_folder
-    from mtrl.training.run import run_training
-
-    if config.model.freeze_experts and experts is None:
-        console.message("warning: model.freeze_experts without --init-experts: experts stay as they were drawn at random")
-    for sentence in without_effect(config):
-        console.message(f"warning: {sentence}")
-    weights = None
-    if experts is not None:
-        source = RunDirectory.open(experts)
-        tensors, _ = load_policy(resolve_policy(source.checkpoints, source.policies, "latest"))
-        weights = {name: tensor.numpy() for name, tensor in tensors.items()}
-    # The trainer first: an experiment that cannot start leaves no directory behind.
-    with _trainer(config) as trainer:
-        if weights is not None:
-            trainer.load_experts(weights)
-        folder = new_folder(path, config.name)
-        with run_lock(folder):  # before anything is written: another process may have been given the same folder
-            directory = RunDirectory.create(folder, config)
-            if profiled:
-                from mtrl.training.profiling import profile_training
-
-                console.message(profile_training(trainer, directory.layout.profile))
-            return run_training(trainer, directory, console)
-
-
-def _go_on(path: Path, config: ExperimentConfig, console: Console, *, repeated: bool, allow_task_change: bool) -> int:
-    """Goes on with the run in `path`. With `repeated`, nothing to go on from and nothing left to do are as good."""
-    from mtrl.storage.lock import PATIENCE_SECONDS, run_lock
-    from mtrl.storage.run_directory import RunDirectory, RunDirectoryError, read_config
-    from mtrl.training.run import run_training
-    from mtrl.training.saving import resume
-
-    before = read_config(path)
-    _check_changes(path, before, config)
-    # A job that is started again may meet the lock of a machine that was lost; a person who resumes can be asked at once.
-    patience = max(PATIENCE_SECONDS, 3 * before.report_seconds) if repeated else 0.0
-    with run_lock(path, patience=patience, tell=console.message), _trainer(config) as trainer:
-        directory = RunDirectory(path, config)
-        if not resume(trainer, directory, console, allow_task_change=allow_task_change) and not repeated:
-            raise UserError(f"{path} has no checkpoint to go on from")
-        if trainer.frames >= config.total_frames:
-            finished = f"{path} has trained on {trainer.frames:,} of {config.total_frames:,} frames"
-            if not repeated:
-                raise UserError(f"{finished}; give a larger --total-frames to go on")
-            console.message(f"{finished}: nothing to do")
-            return 0
-        if before.learner.balancing != config.learner.balancing:
-            console.message(f"learner.balancing is {config.learner.balancing} now; its weights begin anew")
-        if before.curriculum != config.curriculum and trainer.frames > 0:
-            directory.archive_decisions(trainer.frames)
-            console.message(_changed_curriculum(before, config))
-        try:
-            if before != config and trainer.frames > 0:
-                directory.archive_config(before, trainer.frames)
-            directory.write_config()
-        except OSError as error:
-            raise RunDirectoryError(f"cannot write to {path}: {error.strerror}") from None
-        return run_training(trainer, directory, console)
-
-
-@contextmanager
-def _trainer(config: ExperimentConfig) -> Iterator[Trainer]:
-    """The experiment's trainer, in this process or on Ray, which is imported for nothing else; closed at the end."""
-    if config.env_runners.num_env_runners == 0:
-        from mtrl.training.trainer import build_trainer
-
-        trainer = build_trainer(config)
-        try:
-            yield trainer
-        finally:
-            trainer.close()
-    else:
-        from mtrl.distributed import build_ray_trainer
-
-        algorithm, trainer = build_ray_trainer(config)
-        try:
-            yield trainer
-        finally:
-            algorithm.stop()
-
-
-def _check_changes(path: Path, old: ExperimentConfig, new: ExperimentConfig) -> None:
-    before, after = flatten(old.model_dump()), flatten(new.model_dump())
-    for name, value in before.items():
-        if name.startswith(FIXED_ON_RESUME) and value != after[name]:
-            raise UserError(f"{name} cannot change when a run is resumed: {path} has {value!r}, the command line {after[name]!r}")
-
-
-def _changed_curriculum(before: ExperimentConfig, after: ExperimentConfig) -> str:
-    old, new = before.curriculum.scheduler, after.curriculum.scheduler
-    who = f"{new} follows {old} and begins anew" if new != old else f"{new} goes on"
-    return f"the curriculum has changed: {who}, with what is known of the tasks; the decisions until now are put aside"
