@@ -95,6 +95,10 @@ def copy(trained: Path, tmp_path: Path) -> Path:
         (["train", "toy", "--env-runners.slots", "2"], "env_runners.slots is 2, but toy/three has 3 tasks"),
         (["train", "toy", "--model.experts", "900"], "model.experts is 900, but the experts' features have"),
         (["train", "toy", "--curriculum.scheduler", "unifrom"], "curriculum.scheduler: no scheduler 'unifrom'; known are uniform"),
+        (
+            ["train", "toy", "--model.heads", "singel"],
+            "no head 'singel'; known are multi, single, and module:Class",
+        ),
         (["train", "--resume", "no/such/run"], "there is no run directory no/such/run"),
         (["train", "--resume", "configs"], "configs is not a run directory: it has no config.yaml"),
         (["train", "toy", "--resume", "runs/x"], "leave out CONFIG (toy)"),

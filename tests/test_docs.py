@@ -51,6 +51,7 @@ def test_relative_links_resolve(page):
     ("name", "option", "runners"),
     [
         ("gate", "--model.gate my_gate:make", 1),
+        ("head", "--model.heads my_head:SharedHidden", 0),
         ("encoder", "--model.encoder my_encoder:SineEncoder", 0),
         ("scheduler", "--curriculum.scheduler my_scheduler:Hardest", 0),
         ("balancer", "--learner.balancing my_balancer:InverseLoss", 0),

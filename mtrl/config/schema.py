@@ -123,8 +123,9 @@ class ModelConfig(Section):
     critic's errors alone, and at their scale its first reward would outweigh all other tasks."""
     trunks: Literal["separate", "shared"] = "separate"
     """Whether actor and critic have separate experts or share them."""
-    heads: Literal["multi", "single"] = "multi"
-    """One head for each task, or one head that reads the task."""
+    heads: str = "multi"
+    """The heads of actor and critic; one of `mtrl.models.heads.HEADS`, or your own as `module:Class`. `multi` is one head for each task,
+    `single` one head that reads the task."""
     conditioning: Literal["one_hot", "embedding", "sentence"] = "one_hot"
     """What gate and heads read of the task. `one_hot`: its number, with rows of their own for each task. `embedding`: a learned vector of
     each task. `sentence`: a vector that is learned from the words of the task's description. With a vector, the policy can be evaluated on

@@ -25,7 +25,7 @@ from mtrl.evaluation.policy import load_actor
 from mtrl.evaluation.results import EvaluationResults, ResultsError, read_results
 from mtrl.models.distributions import Either, Normal, TanhNormal
 from mtrl.models.experts import mix, mix_plain
-from mtrl.models.heads import MultiHead
+from mtrl.models.heads import Head, MultiHead, SingleHead
 from mtrl.models.policy import Actor
 from mtrl.storage.checkpoint import load_policy, resolve_policy
 from mtrl.storage.run_directory import RunDirectory
@@ -81,7 +81,8 @@ class PortableActor(nn.Module):
         self.weights: Tensor
         self.register_buffer("weights", table)
         self.memory = copy.deepcopy(actor.memory)
-        self.head = _PortableHead(actor.head, task)
+        own = not isinstance(actor.head, MultiHead | SingleHead)
+        self.head = _OwnHead(actor.head, actor.num_tasks, task) if own else _PortableHead(actor.head, task)
         self._continuous = isinstance(actor.distribution, Normal)
 
     def forward(self, observation: Tensor, *inputs: Tensor) -> Any:
@@ -139,6 +140,25 @@ class _PortableHead(nn.Module):
         if held is not None:
             sums = sums + torch.nn.functional.linear(held, head.recall_weight)
         return head.output(torch.tanh(sums))
+
+
+class _OwnHead(nn.Module):
+    """A head of the user's own, of which nothing is known but that its rows are sorted by task: it is asked for all rows of every task."""
+
+    def __init__(self, head: Head, num_tasks: int, task: int | None):
+        super().__init__()
+        self.head = copy.deepcopy(head)
+        self._num_tasks = num_tasks
+        self._tasks = range(num_tasks) if task is None else [task]
+
+    def forward(self, features: Tensor, held: Tensor | None, task_ids: Tensor) -> Tensor:
+        outputs = torch.stack([self._of_task(features, held, task) for task in self._tasks], dim=1)  # [N, tasks, O]
+        return outputs.gather(1, task_ids[:, None, None].expand(-1, 1, outputs.shape[2])).squeeze(1)
+
+    def _of_task(self, features: Tensor, held: Tensor | None, task: int) -> Tensor:
+        counts = [features.shape[0] if each == task else 0 for each in range(self._num_tasks)]
+        sums = self.head.project_features(features, counts)
+        return self.head.outputs(sums if held is None else sums + self.head.project_memory(held, counts), counts)
 
 
 def export_run(directory: RunDirectory, *, checkpoint: str = "latest", task: str | None = None, output: Path | None = None) -> Exported:

@@ -1,15 +1,19 @@
-"""Heads: from the mixed feature and the memory's hidden state to a policy's parameters or a value."""
+"""Heads: from the mixed feature and the memory's hidden state to a policy's parameters or a value.
+
+A new head is a subclass of `Head` and a line in `HEADS`, or a class of one's own that the experiment names as `module:Class`.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mtrl.config import ModelConfig, look_up
 from mtrl.models.activations import tanh
 
 
@@ -18,7 +22,7 @@ class Head(nn.Module, ABC):
 
     The first layer is a sum of two parts: `project_features` of the features, computed once for each distinct observation, and
     `project_memory` of the memory's outputs at each step. The memory's outputs are not small at initialisation and carry no information
-    yet, so `recall_weight` starts at zero.
+    yet, so `recall_weight`, which reads them, starts at zero. The name matters: by it the learner finds what reads the memory.
     """
 
     def forward(self, features: Float[Tensor, "N D"], counts: Sequence[int]) -> Float[Tensor, "N O"]:
@@ -133,6 +137,31 @@ class KindHead(Head):
         repeats = torch.tensor(counts, device=sums.device)
         kinds = self.kinds[: len(counts)].repeat_interleave(repeats).to(outputs.dtype)
         return torch.cat([kinds.unsqueeze(1), outputs[:, 1:]], dim=1)
+
+
+HEADS: dict[str, Callable[..., Head]] = {
+    "multi": MultiHead,
+    "single": SingleHead,
+}
+
+
+def make_head(model: ModelConfig, num_tasks: int, inputs: int, outputs: int, *, output_gain: float) -> Head:
+    """The head that the experiment names.
+
+    Args:
+        model: names the head, and has the number of its hidden units and of the memory's.
+        num_tasks: tasks. With a vector of the task in each feature (`model.conditioning`) the head is told 0, as it has nothing for each.
+        inputs: size of a feature (D).
+        outputs: of each row (O).
+        output_gain: of the last layer's initial weights.
+
+    Raises:
+        ConfigError: there is no head of that name.
+    """
+    memory = model.memory_size if model.memory else 0
+    kind = look_up(model.heads, HEADS, "model.heads", "head")
+    rows = num_tasks if model.conditioning == "one_hot" else 0
+    return kind(rows, inputs, model.head_width, outputs, output_gain=output_gain, memory=memory)
 
 
 def _by_task(rows: Tensor, weight: Tensor, bias: Tensor | None, counts: Sequence[int]) -> Tensor:

@@ -18,7 +18,7 @@ from mtrl.models.distributions import Distribution, Either, make_distribution
 from mtrl.models.encoders import make_encoder
 from mtrl.models.experts import mix, mix_plain
 from mtrl.models.gates import Gate, make_gate
-from mtrl.models.heads import Head, KindHead, MultiHead, SingleHead
+from mtrl.models.heads import Head, KindHead, MultiHead, make_head
 from mtrl.models.memory import Memory
 from mtrl.models.normalization import ObservationScale
 from mtrl.models.popart import PopArt
@@ -68,7 +68,7 @@ class Actor(nn.Module):
             view = make_view(suite.observation_space, suite.num_tasks)
             self.memory = Memory(self.trunk.feature_size, model.memory_size, self.distribution, model.memory_t_max, view)
         # Near-uniform actions at the start.
-        self.head = _make_head(model, suite, self.trunk.feature_size, self.distribution.num_parameters, output_gain=0.01)
+        self.head = make_head(model, suite.num_tasks, self.trunk.feature_size, self.distribution.num_parameters, output_gain=0.01)
         if isinstance(suite, MixedSuite) and isinstance(self.distribution, Either):
             self.head = KindHead(self.head, suite.action_kinds)
 
@@ -111,7 +111,7 @@ class Critic(nn.Module):
         self.trunk = None if shared else Trunk(model, suite)
         # Without a memory values begin at some tenths, and one step per batch takes a hundred batches to unlearn them. Until then what
         # ends an episode costs its value, and policies with one learned to leave RedBlueDoors' doors alone (docs/results.md).
-        self.head = _make_head(model, suite, actor.trunk.feature_size, 1, output_gain=0.01 if model.memory else 1.0)
+        self.head = make_head(model, suite.num_tasks, actor.trunk.feature_size, 1, output_gain=0.01 if model.memory else 1.0)
         if model.popart and not isinstance(self.head, MultiHead):
             raise ConfigError("model.popart scales each task's own output: it needs model.heads 'multi'")
         self.popart = PopArt(suite.num_tasks, model.popart_min_scale) if model.popart else None
@@ -227,13 +227,6 @@ def is_expert(name: str) -> bool:
 def is_memory(name: str) -> bool:
     """Whether an entry of the policy's, the actor's or the critic's state dict belongs to the LSTM or to a layer that reads it."""
     return "memory." in name or name.endswith("recall_weight")
-
-
-def _make_head(model: ModelConfig, suite: TaskSuite, inputs: int, outputs: int, *, output_gain: float) -> Head:
-    kind = MultiHead if model.heads == "multi" else SingleHead
-    memory = model.memory_size if model.memory else 0
-    tasks = suite.num_tasks if model.conditioning == "one_hot" else 0
-    return kind(tasks, inputs, model.head_width, outputs, output_gain=output_gain, memory=memory)
 
 
 def _head_outputs(
