@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mtrl.config import ExperimentConfig, flatten, override, without_effect
+from mtrl.config import ExperimentConfig, flatten, without_effect
 from mtrl.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +29,14 @@ def named_after_suite(config: ExperimentConfig, default: ExperimentConfig) -> Ex
     """The experiment; of other tasks than those of the default experiment it does not keep that one's name."""
     if config.name != default.name or config.suite.name == default.suite.name:
         return config
-    return override(config, {"name": re.sub(r"[^\w.-]+", "_", config.suite.name)[:60]})
+    return config.model_copy(update={"name": re.sub(r"[^\w.-]+", "_", config.suite.name)[:60]})
+
+
+def announcement(config: ExperimentConfig) -> str:
+    """What is about to happen, for the seconds in which packages are loaded and processes started."""
+    runners = config.env_runners.num_env_runners
+    where = "in this process" if runners == 0 else f"on Ray with {runners} runner{'s' if runners > 1 else ''}"
+    return f"{config.suite.name}: starting {where}"
 
 
 def begin(config: ExperimentConfig, path: Path | None, console: Console, *, experts: Path | None = None, profiled: bool = False) -> Outcome:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mtrl.config import ExperimentConfig, load_config, parse_config
 from mtrl.errors import UserError, did_you_mean
 from mtrl.machine import PACKAGE, PROJECT_ROOT
+from mtrl.runs import named_after_suite
 
 DEFAULT_CONFIG = "minigrid_mt3"
 
@@ -26,6 +28,20 @@ def find_config(name: str) -> Path:
         return known[path.stem]
     hint = did_you_mean(path.stem, known) or f"there are {', '.join(known)}"
     raise UserError(f"no experiment {name}: neither a file nor a name in configs/; {hint}")
+
+
+def find_experiment(name: str) -> ExperimentConfig:
+    """The experiment that `name` means: a YAML file, the name of one of ours, or a suite with the settings of the default experiment.
+
+    Raises:
+        UserError: there is no such file or name; a suite's name is not looked up.
+    """
+    path = Path(name)
+    if "/" not in name or path.is_file() or path.suffix in (".yaml", ".yml"):
+        return load_config(find_config(name))
+    default = load_config(find_config(DEFAULT_CONFIG))
+    values = default.model_dump(exclude_unset=True)
+    return named_after_suite(parse_config(values | {"suite": values.get("suite", {}) | {"name": name}}), default)
 
 
 def find_space(name: str) -> Path:

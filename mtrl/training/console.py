@@ -29,6 +29,22 @@ class Console(Protocol):
         """The run has ended."""
 
 
+class SilentConsole:
+    """Shows nothing; a run's messages are in its `messages.log` all the same."""
+
+    def start(self, config: ExperimentConfig, suite: TaskSuite, directory: Path) -> None:
+        """See `Console`."""
+
+    def update(self, metrics: dict[str, float]) -> None:
+        """See `Console`."""
+
+    def message(self, text: str) -> None:
+        """See `Console`."""
+
+    def close(self) -> None:
+        """See `Console`."""
+
+
 class GuardedConsole:
     """A console that falls silent when its terminal or pipe has gone, so that the run can go on or be saved.
 

@@ -12,7 +12,7 @@ from mtrl.cli.arguments import parse_with_experiment
 from mtrl.cli.shared import DEFAULT_CONFIG, check_packages, find_config
 from mtrl.config import ExperimentConfig, load_config
 from mtrl.errors import UserError
-from mtrl.runs import begin, go_on, named_after_suite
+from mtrl.runs import announcement, begin, go_on, named_after_suite
 from mtrl.storage.layout import RunLayout
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def train(arguments: list[str], program: str) -> int:
     from mtrl.storage.trackers import check_trackers
 
     check_trackers(config)
-    print(_beginning(config), flush=True)
+    print(announcement(config), flush=True)
     console = make_console(program.removesuffix(" train"), plain=options.plain)
     directory = _existing_run(options) or _fetched_run(options, config, console)
     if directory is None:
@@ -77,13 +77,6 @@ def _named(config: ExperimentConfig, options: TrainOptions) -> ExperimentConfig:
     if options.config is not None or _existing_run(options) is not None:
         return config
     return named_after_suite(config, load_config(find_config(DEFAULT_CONFIG)))
-
-
-def _beginning(config: ExperimentConfig) -> str:
-    """What is about to happen, for the seconds in which packages are loaded and processes started."""
-    runners = config.env_runners.num_env_runners
-    where = "in this process" if runners == 0 else f"on Ray with {runners} runner{'s' if runners > 1 else ''}"
-    return f"{config.suite.name}: starting {where}"
 
 
 def _starting_experiment(options: TrainOptions) -> ExperimentConfig:
