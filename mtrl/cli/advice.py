@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mtrl.config import ExperimentConfig
+from mtrl.config.advice import Advice
 
 GIB = 2**30
 PROCESS_BYTES = GIB  # torch and a simulator in one process
@@ -18,14 +19,6 @@ class Machine(NamedTuple):
     memory: float  # bytes that are free
     gpus: int
     bfloat16: bool  # whether the learner's device multiplies it in hardware
-
-
-class Advice(NamedTuple):
-    """A value for a field of the experiment, and why."""
-
-    field: str
-    value: Any
-    reason: str
 
 
 def advise(config: ExperimentConfig, machine: Machine) -> list[Advice]:

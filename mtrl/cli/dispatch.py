@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mtrl.cli.commands.bench import bench
+from mtrl.cli.commands.check import check
 from mtrl.cli.commands.compare_alone import compare_alone
 from mtrl.cli.commands.dashboard import dashboard
 from mtrl.cli.commands.doctor import doctor
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Callable[[list[str], str], int]] = {
     "export": export,
     "explain": explain,
     "suites": suites,
+    "check": check,
     "doctor": doctor,
     "bench": bench,
 }

@@ -24,12 +24,12 @@ from typing import Any
 
 import rich.console
 from packaging.requirements import Requirement
-from rich.table import Table
 from rich.text import Text
 
 from mtrl.cli.advice import Machine, advise
+from mtrl.cli.findings import findings_table
 from mtrl.config import ExperimentConfig, dump_yaml, override
-from mtrl.errors import UserError
+from mtrl.config.advice import follow, write_config
 from mtrl.machine import (
     OBJECT_STORE_BYTES,
     PACKAGES,
@@ -101,15 +101,11 @@ def _advise(console: rich.console.Console, config: ExperimentConfig, path: Path 
     advice = advise(config, Machine(usable_cores(), available_memory(), len(facts["gpus"]), facts["bfloat16"]))
     console.print(Text("\nFor this machine:"))
     for each in advice:
-        value = "null" if each.value is None else each.value
-        console.print(Text(f"  --{each.field.replace('_', '-')} {value}: {each.reason}"), soft_wrap=True)
+        console.print(Text(f"  {each.option}: {each.reason}"), soft_wrap=True)
     if path is None:
         console.print(Text("doctor --write FILE writes the experiment with these values."))
         return
-    try:
-        path.write_text(dump_yaml(override(config, {each.field: each.value for each in advice})), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    write_config(follow(config, advice), path)
     console.print(Text(f"to train it: python launch.py train {path}"), soft_wrap=True)
 
 
@@ -123,14 +119,8 @@ def examine_cluster(config: ExperimentConfig, run_dir: Path | None) -> int:
 
 def _conclude(console: rich.console.Console, findings: list[Finding], config: ExperimentConfig) -> int:
     """Prints the findings and returns the exit code."""
-    table = Table.grid(padding=(0, 2))
-    for width in (7, 24, None):
-        table.add_column(width=width, no_wrap=width == 7)
-    styles = {"ok": "green", "note": "yellow", "problem": "bold red"}
-    for finding in findings:
-        table.add_row(Text(finding.level, style=styles[finding.level]), finding.subject, Text(finding.text))
     console.print()
-    console.print(table)
+    console.print(findings_table(findings))
     console.print()
     problems = sum(finding.level == "problem" for finding in findings)
     if problems:
