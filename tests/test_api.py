@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -31,6 +32,7 @@ from mtrl.rollouts.inference import Inference
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "guides" / "python.md").read_text()
 TINY = {"env_runners": {"slots": 6, "unroll_length": 8}, "model": {"head_width": 16, "experts": 1}, "total_frames": 400, "progress": False}
+ONCE = {"learner": {"epochs": 1, "minibatches": 1}}  # where the default experiment, which a suite gets, makes 64 steps of a batch
 MEMORY = TINY | {"model": TINY["model"] | {"memory": True, "memory_size": 8}, "learner": {"minibatch_of": "traces"}}
 
 
@@ -177,6 +179,27 @@ def test_an_interrupt_saves_and_is_raised(tmp_path):
     assert run.resume(total_frames=frames + 100, progress=False) is run and run.state == "finished"
 
 
+class Overflowing(gymnasium.Env):
+    """Pays more than a sum of floats can hold."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 3e38, False, False, {}
+
+
+def test_a_run_that_fails_raises_the_reason(tmp_path):
+    gymnasium.register("Overflowing-v0", Overflowing, max_episode_steps=10)
+    with pytest.raises(mtrl.TrainingError, match="Overflowing-v0"):
+        mtrl.train("gym/Overflowing-v0", run_dir=tmp_path / "run", **TINY | ONCE | {"total_frames": 10**6})
+    assert mtrl.load_run(tmp_path / "run").state == "failed"
+
+
 def test_other_threads_train_without_handlers_and_without_ray(tmp_path):
     raised, before = [], signal.getsignal(signal.SIGTERM)
 
@@ -257,7 +280,7 @@ def test_an_observation_of_another_shape_is_refused(run, observation, said):
 
 def test_actions_are_those_of_the_environments_of_each_kind(tmp_path):
     """Of a mixed suite: a number for one task, a vector within -1 and 1 for another, which `make_env` maps to the torque's bounds."""
-    run = mtrl.train("toy/cue+gym/Pendulum-v1?low=-1600&high=0", run_dir=tmp_path / "run", **TINY)
+    run = mtrl.train("toy/cue+gym/Pendulum-v1?low=-1600&high=0", run_dir=tmp_path / "run", **TINY | ONCE)
     (folder,) = (run.path / "policy").iterdir()
     policy = mtrl.load_policy(folder, seed=1)
     assert policy.act({"vector": np.zeros(8, np.float32)}, "cue") in (0, 1, 2)
