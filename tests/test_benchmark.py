@@ -13,6 +13,7 @@ import pytest
 from helpers import toy_config
 
 from envs import make_suite
+from mtrl.benchmark import chaos as chaos_module
 from mtrl.benchmark import speed
 from mtrl.benchmark.gate import judge
 from mtrl.benchmark.initial_rollout import initial_rollout
@@ -120,3 +121,14 @@ def test_a_gate_tells_a_slow_tree_from_an_equal_one(tmp_path: Path) -> None:
     command[-1] = command[-1].replace("'HEAD'", "'nowhere'")
     unknown = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True)
     assert unknown.returncode == 2 and "git has no commit nowhere" in unknown.stderr
+
+
+def test_rays_note_of_a_cluster_that_has_ended_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    note = tmp_path / "ray" / "ray_current_cluster"
+    note.parent.mkdir()
+    note.write_text("127.0.0.1:1234\n")
+    chaos_module._forget_cluster("127.0.0.1:99")
+    assert note.exists(), "that of another cluster"
+    chaos_module._forget_cluster("127.0.0.1:1234")
+    assert not note.exists()

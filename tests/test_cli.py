@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import rich.console
+from rich.table import Table
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -27,8 +28,10 @@ from mtrl.cli import dispatch as cli
 from mtrl.cli import shared
 from mtrl.cli.arguments import parse_with_experiment
 from mtrl.cli.commands import train
+from mtrl.cli.commands.evaluate import _whole_names
 from mtrl.cli.console import PlainConsole, RunView, Status, TerminalConsole, amount, duration, short_names, shorten
 from mtrl.cli.dispatch import main
+from mtrl.cli.tables import wide_console
 from mtrl.config import ExperimentConfig, load_config
 from mtrl.errors import UserError
 from mtrl.storage.checkpoint import newest_valid
@@ -629,7 +632,7 @@ def test_a_word_behind_help_finds_options(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit) as end:
         main(["train", "--help", "entropy"])
     out = capsys.readouterr().out
-    assert end.value.code in (0, None) and "--learner.entropy-decay true|false (default: false)" in out
+    assert end.value.code in (0, None) and "--learner.entropy-decay true|false (default: true)" in out
     heads = [line for line in out.splitlines() if line.startswith("--")]
     assert 2 <= len(heads) <= 12 and not any("slots" in head for head in heads)
     with pytest.raises(SystemExit):
@@ -801,3 +804,32 @@ def test_a_fault_of_ours_says_where_to_report_it(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr and "Please report it" in done.stderr.splitlines()[-1]
+
+
+def test_the_help_for_a_word_has_the_values_of_the_experiment(capsys):
+    """minigrid_mt3 has eight passes and a trace decay of 0.95, the classes one pass and 1."""
+    for words, expected in ((["epochs"], "--learner.epochs INT (default: 8)"), (["lambda"], "--learner.lambda_ NUMBER (default: 0.95)")):
+        with pytest.raises(SystemExit):
+            main(["train", "--help", *words])
+        assert expected in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["train", "toy", "--help", "report_seconds"])
+    assert "no option has" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["train", "debug_1gpu", "--help", "slots"])
+    assert f"--env-runners.slots INT (default: {load_config('configs/debug_1gpu.yaml').env_runners.slots})" in capsys.readouterr().out
+
+
+def test_tables_are_not_cut_on_narrow_terminals(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    table = Table(box=None)
+    for name in ("a long name of a column", "another one that is long", "the figure"):
+        table.add_column(name, no_wrap=True)
+    table.add_row("x" * 30, "y" * 30, "0.123")
+    wide_console(table).print(table)
+    assert "0.123" in capsys.readouterr().out
+
+
+def test_tasks_may_be_named_as_the_status_block_shows_them():
+    suite = "gym/CartPole-v1,Acrobot-v1".replace("Acrobot-v1", "CartPole-v0")
+    assert _whole_names(["CartPole-v0", "v1", "nobody"], suite) == ["CartPole-v0", "CartPole-v1", "nobody"]

@@ -294,6 +294,9 @@ def test_what_cannot_be_done_is_one_sentence(runs, tmp_path, capsys):
     assert "needs the directory of a run" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "nowhere")]) == 2
     assert "there is no run directory" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["report", str(tmp_path / "empty")]) == 2
+    assert "there is no run in" in capsys.readouterr().err
     with pytest.raises(UserError, match="cannot write"):
         write_report(runs[:1], tmp_path / "no" / "such" / "folder.html")
 

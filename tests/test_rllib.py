@@ -181,3 +181,11 @@ def test_the_guide_lists_what_is_mapped():
     page = (Path(__file__).parents[1] / "docs" / "guides" / "rllib.md").read_text()
     for word in ("num_envs_per_env_runner", "rollout_fragment_length", "train_batch_size_per_learner", "on_episode_end", "get_module"):
         assert word in page
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("vf_loss_coeff", "set learner.value_cost"), ("nonsense", "the experiment has its own settings")]
+)
+def test_settings_of_other_algorithms_are_refused_by_name(name, said):
+    with pytest.raises(ConfigError, match=rf"training\({name}=…\) is no setting of MultiTaskIMPALA; {said}"):
+        MultiTaskIMPALAConfig().training(**{name: 0.5})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -106,6 +108,9 @@ def _run(config: ExperimentConfig, seconds: float, *, kills: bool) -> ChaosOutco
                     killed, next_kill = killed + 1, elapsed + KILL_SECONDS
             if process.poll() is not None:
                 raise RuntimeError(f"the run ended by itself with code {process.returncode}; see {folder / 'log'}")
+        except (KeyboardInterrupt, SystemExit):
+            shutil.rmtree(folder, ignore_errors=True)  # nobody asks for what was measured until then
+            raise
         finally:
             end(process)
     return _outcome(config, folder, time.monotonic() - start, killed)
@@ -141,6 +146,7 @@ class _Nodes:
     def __exit__(self, *error: object) -> None:
         self.second = False
         kill_family(self._first)
+        _forget_cluster(self._address)
 
     @property
     def second(self) -> bool:
@@ -170,6 +176,14 @@ class _Nodes:
             if time.monotonic() > end:
                 raise RuntimeError(f"Ray did not start; see {self._log.name}")
             time.sleep(0.2)
+
+
+def _forget_cluster(address: str) -> None:
+    """Removes Ray's note of the newest cluster on this machine if it is this one: later drivers would try to join it."""
+    note = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+    with contextlib.suppress(OSError):
+        if note.read_text().strip() == address:
+            note.unlink()
 
 
 def _outcome(config: ExperimentConfig, folder: Path, seconds: float, kills: int) -> ChaosOutcome:

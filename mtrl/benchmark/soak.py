@@ -62,7 +62,8 @@ def _judged(times: np.ndarray, usages: list[ProcessUsage]) -> dict[str, float]:
             continue
         line = linregress(times[settled], np.array(values)[settled])
         found[name] = float(line.slope)
-        low, high = line.slope - 1.96 * line.stderr, line.slope + 1.96 * line.stderr
+        error = 0.0 if np.ptp(np.array(values)[settled]) == 0 else line.stderr  # SciPy's is NaN where nothing changes
+        low, high = line.slope - 1.96 * error, line.slope + 1.96 * error
         print(f"{name}: {line.slope:+.3f} {unit} a minute ({low:+.3f} to {high:+.3f}), {values[-1]:,.0f} {unit} at the end")
     found["shared"] = max(usage.shared for usage in usages) / MEBIBYTE
     print(f"object store and other shared memory: at most {found['shared']:.0f} MiB")

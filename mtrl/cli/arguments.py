@@ -33,7 +33,7 @@ else:
 REGISTRY = re.compile(r"(?:one|any) of `(mtrl(?:\.\w+)+)\.([A-Z]+)`")  # in the description of a field
 _explaining: ContextVar[bool] = ContextVar("explaining", default=False)  # whether help is wanted: registries are not imported otherwise
 
-SHORT_NAMES = {"num_env_runners": "--num-env-runners"}  # fields that may also be given without their section
+SHORT_NAMES = {"num_env_runners": "--num-env-runners", "lambda_": "--learner.lambda"}  # further names of fields
 
 
 def parse(default: Options, arguments: Sequence[str], program: str, description: str) -> Options:
@@ -69,7 +69,8 @@ def parse_with_experiment(
 
     arguments = [_present_name(argument) for argument in arguments]
     if (word := _searched(arguments)) is not None:
-        print(_matching_options(word))
+        given = [argument for argument in arguments if argument not in ("-h", "--help", word)]
+        print(_matching_options(word, base(read(ExperimentConfig(), given).options)))
         raise SystemExit(0)
     _explaining.set("--help" in arguments or "-h" in arguments)
     others = [argument for argument in arguments if argument not in ("-h", "--help")]
@@ -156,6 +157,8 @@ def _value(text: str) -> Any:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return ",".join(map(str, value))
     return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
 
 
@@ -202,26 +205,25 @@ def _searched(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def _matching_options(word: str) -> str:
-    """The experiment's options that have a word in their name or description."""
+def _matching_options(word: str, experiment: ExperimentConfig) -> str:
+    """The experiment's options that have a word in their name or description, with the values that this experiment has."""
     found = []
-    for option, field in _all_fields(ExperimentConfig, "--"):
+    for option, field, value in _all_fields(experiment, "--"):
         text = " ".join((with_choices(field.description) or "").split())
         if word.lower() in f"{option} {text}".lower():
-            head = f"{option} {_metavar(field.annotation)} (default: {_text(field.get_default(call_default_factory=True))})"
+            head = f"{option} {_metavar(field.annotation)} (default: {_text(value)})"
             found.append("\n".join([head, *textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent="    ")]))
     return "\n".join(found) if found else f"no option has the word {word!r} in its name or description; --help lists them all"
 
 
-def _all_fields(section: type[Section], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
-    """Every option of the experiment with its field."""
-    for name, field in section.model_fields.items():
-        option = prefix + re.sub("_(?!$)", "-", name)
-        annotation: Any = field.annotation
-        if _is_section(annotation):
-            yield from _all_fields(annotation, option + ".")
+def _all_fields(section: Section, prefix: str) -> Iterator[tuple[str, FieldInfo, Any]]:
+    """Every option of the experiment with its field and its value."""
+    for name, field in type(section).model_fields.items():
+        option, value = prefix + re.sub("_(?!$)", "-", name), getattr(section, name)
+        if isinstance(value, Section):
+            yield from _all_fields(value, option + ".")
         else:
-            yield option, field
+            yield option, field, value
 
 
 def _field_options(options: Any) -> list[str]:

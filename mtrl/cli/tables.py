@@ -9,6 +9,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import rich.console
+import rich.measure
 from rich.table import Table
 from rich.text import Text
 
@@ -22,12 +23,19 @@ from mtrl.evaluation.statistics import aggregate, interquartile_mean, mean, mean
 from mtrl.storage.search_record import TrialRecord
 from mtrl.training.explain import Explanation
 
+WIDEST = 1000  # characters of a line of a table
 WIDEST_SUITE = 124  # characters of a line of `print_suites`
+
+
+def wide_console(table: Table) -> rich.console.Console:
+    """A console that is wide enough for a table: on a narrow terminal its lines go on below, and no figure is cut."""
+    terminal = rich.console.Console()
+    terminal.width = max(terminal.width, rich.measure.Measurement.get(terminal, terminal.options.update(max_width=WIDEST), table).maximum)
+    return terminal
 
 
 def print_results(results: EvaluationResults, directory: Path) -> None:
     """An evaluation's figures with their 95 % intervals, and where the file is."""
-    terminal = rich.console.Console()
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("task", no_wrap=True)
     with_return = results.protocol == GENERIC.name  # nobody has published what a good return is
@@ -44,6 +52,7 @@ def print_results(results: EvaluationResults, directory: Path) -> None:
             str(row.n),
             f"{row.length_mean:.0f}",
         )
+    terminal = wide_console(table)
     terminal.print(table)
     for name, row in results.tasks.items():
         if row.endless:
@@ -61,7 +70,6 @@ def print_results(results: EvaluationResults, directory: Path) -> None:
 
 def print_sweep(names: list[str], results: list[EvaluationResults]) -> None:
     """Evaluations of one experiment under several seeds: each task's mean over seeds, and all of them together, with 95 % intervals."""
-    terminal = rich.console.Console()
     tasks = list(results[0].tasks)
     scores = np.array([[result.tasks[task].score.value for task in tasks] for result in results])  # [runs, tasks]
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -73,6 +81,7 @@ def print_sweep(names: list[str], results: list[EvaluationResults]) -> None:
         table.add_row(task, mean_interval(own, rng).text(), *_numbers(own))
     for title, statistic in (("mean", mean), ("IQM", interquartile_mean)):
         table.add_row(title, aggregate(scores, statistic, rng).text(), *_numbers(statistic(scores)))
+    terminal = wide_console(table)
     terminal.print(table)
     changed = "".join(f", but {name} {value}" for name, value in results[0].changed.items())
     frames = ", ".join(f"{result.step:,}" for result in results)
@@ -81,7 +90,6 @@ def print_sweep(names: list[str], results: list[EvaluationResults]) -> None:
 
 def print_search(trials: Sequence[TrialRecord], most: int) -> None:
     """The best trials of a search with their settings, and how all of them ended."""
-    terminal = rich.console.Console()
     fields = list(trials[0].values) if trials else []
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("trial", no_wrap=True)
@@ -91,6 +99,7 @@ def print_search(trials: Sequence[TrialRecord], most: int) -> None:
         frames, seconds, _ = trial.curve[-1]
         values = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in trial.values.values()]
         table.add_row(trial.name, f"{trial.best:.3f}", f"{frames:,.0f}", f"{seconds:.0f}", *values)
+    terminal = wide_console(table)
     terminal.print(table)
     states = Counter(trial.state for trial in trials)
     spent = [sum(trial.curve[-1][unit] for trial in trials if trial.curve) for unit in (0, 1)]
@@ -104,7 +113,6 @@ def _numbers(values: np.ndarray) -> list[str]:
 
 def print_explanation(replayed: Explanation, task: str | None) -> None:
     """Why tasks got their shares: all tasks in one decision, or one task over the run."""
-    terminal = rich.console.Console()
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("frames" if task else "task", no_wrap=True)
     for title in ("episodes", *figures_of_tasks(replayed.shown[-1])):
@@ -115,6 +123,7 @@ def print_explanation(replayed: Explanation, task: str | None) -> None:
         boost = " boosted" if step.forgotten[index] else ""
         numbers = ["–" if np.isnan(values[index]) else f"{values[index]:.3f}" for values in figures_of_tasks(step).values()]
         table.add_row(first, f"{int(step.decision.evidence.episodes[index]):,}", *numbers[:-1], numbers[-1] + boost)
+    terminal = wide_console(table)
     terminal.print(table)
     last = replayed.shown[-1].decision
     terminal.print(
@@ -148,7 +157,7 @@ def print_alone(tasks: Sequence[TaskComparison]) -> None:
         since = "–" if task.behind_since is None else f"{task.behind_since:,.0f} frames"
         conflict = "–" if np.isnan(task.conflict) else f"{task.conflict:.2f}"
         table.add_row(task.name, *(figure.text(3) for figure in (task.together, task.alone, task.difference)), since, conflict)
-    rich.console.Console().print(table)
+    wide_console(table).print(table)
 
 
 def print_suites() -> None:

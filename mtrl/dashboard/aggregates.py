@@ -116,7 +116,8 @@ def _remarks(runs: Sequence[Run], common: Sequence[str]) -> list[str]:
     newest = [run.evaluations[-1] for run in evaluated]
     remarks = []
     if len(evaluated) < len(runs):
-        remarks.append(f"{len(runs) - len(evaluated)} of {len(runs)} runs have no evaluation.")
+        missing = len(runs) - len(evaluated)
+        remarks.append(f"{missing} of {len(runs)} runs {'has' if missing == 1 else 'have'} no evaluation.")
     if len(protocols := sorted({results.protocol for results in newest})) > 1:
         remarks.append(f"The protocols differ: {', '.join(protocols)}.")
     options = [changed_text(results) for results in newest]

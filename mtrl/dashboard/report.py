@@ -87,6 +87,8 @@ def _runs_in(path: Path) -> list[Path]:
     if layout.config.exists() or layout.metrics.exists():
         return [path]
     inner = sorted(entry for entry in path.iterdir() if entry.is_dir() and RunLayout(entry).config.exists())
+    if not inner and not any(path.iterdir()):
+        raise UserError(f"there is no run in {path}")
     return inner or [path]
 
 

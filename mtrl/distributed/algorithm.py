@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 import tempfile
@@ -39,6 +40,16 @@ from mtrl.learning.learner import Learner
 from mtrl.models.policy import load_weights
 from mtrl.training.trainer import Trainer, leave_threads_to_learner
 
+FIELDS_OF_IMPALA = {
+    "vf_loss_coeff": "learner.value_cost",
+    "vtrace_clip_rho_threshold": "learner.rho_bar",
+    "vtrace_clip_pg_rho_threshold": "learner.rho_bar",
+    "num_gpus": "learner.device",
+    "minibatch_size": "learner.minibatches",
+    "num_epochs": "learner.epochs",
+    "grad_clip": "learner.actor.max_grad_norm",
+}
+"""Settings of RLlib's IMPALA, and the fields that have their effect here."""
 LOSSES = {"policy_loss": "learner/policy_loss", "vf_loss": "learner/value_loss", "entropy": "learner/entropy"}  # RLlib's names and ours
 
 logger = logging.getLogger("mtrl")
@@ -104,7 +115,16 @@ class MultiTaskIMPALAConfig(AlgorithmConfig):
             entropy_coeff: weight of the entropy.
             total_frames: where a decaying learning rate arrives at 0.
             kwargs: RLlib's other settings; `validate` refuses those that have no effect here.
+
+        Raises:
+            ConfigError: a setting of another algorithm of RLlib, such as IMPALA's `vf_loss_coeff`.
         """
+        known = inspect.signature(super().training).parameters
+        for name in kwargs:
+            if name not in known:
+                ours = FIELDS_OF_IMPALA.get(name)
+                hint = f"set {ours} of the experiment" if ours else "the experiment has its own settings (docs/configuration.md)"
+                raise ConfigError(f"training({name}=…) is no setting of MultiTaskIMPALA; {hint}")
         super().training(**kwargs)
         given = {"lr": lr, "gamma": gamma, "entropy_coeff": entropy_coeff, "total_frames": total_frames}
         for name, value in given.items():

@@ -40,7 +40,7 @@ class Progress(tune.Callback):
         score = f", score {result['score_mean']:.3f}" if result.get("score_mean") is not None else ""
         name = Path(trial.config["trial"]["path"]).name
         speed = f"{result['frames_per_second']:,.0f} frames/s"
-        print(f"{name}: {result['frames']:,.0f} of {total:,} frames ({result['frames'] / total:.0%}), {speed}{score}", flush=True)
+        print(f"{name}: {result['frames']:,.0f} of {total:,} frames ({min(1.0, result['frames'] / total):.0%}), {speed}{score}", flush=True)
 
 
 def sweep(config: ExperimentConfig, seeds: Sequence[int], folder: Path) -> list[Path]:

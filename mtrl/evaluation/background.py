@@ -55,6 +55,11 @@ class BackgroundEvaluation:
         self._missed |= overdue
         return overdue
 
+    def left_out(self, frames: int) -> int:
+        """The number of evaluations that were due since the newest one began, and for which there will be no policy any more."""
+        every = self._config.every_frames
+        return 0 if every is None else max(0, (frames - self._last) // every - 1)
+
     def start(self, step: int) -> None:
         """Begins to evaluate the policy saved at `step`."""
         self._step, self._last, self._missed = step, step, False

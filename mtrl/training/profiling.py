@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def profile_training(trainer: Trainer, folder: Path) -> str:
     seconds, trained = time.perf_counter() - start, trainer.frames - frames
     parts = trainer.metrics()
 
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its profiler writes two lines of its own to standard error
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
     with profile(activities=activities) as recorded:
         _train(trainer, RECORDED_UPDATES)

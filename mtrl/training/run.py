@@ -193,7 +193,9 @@ class TrainingRun:
             except CheckpointError as error:
                 self._console.message(f"warning: {error}")
         comparison = "" if best is None or value > best else f", best {best:.3f}"
-        self._console.message(f"evaluated step {results.step:,}: mean score {value:.3f}{comparison}")
+        left_out = self._background.left_out(self._trainer.frames)
+        meanwhile = f"; {left_out} evaluation{'s' if left_out > 1 else ''} left out meanwhile" if left_out else ""
+        self._console.message(f"evaluated step {results.step:,}: mean score {value:.3f}{comparison}{meanwhile}")
         # A line of its own: the frames of its policy are not those of the training now, and two may end between two reports.
         self._write({"summary/frames": self._trainer.frames, **evaluation_metrics(results)})
 

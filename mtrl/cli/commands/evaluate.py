@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +74,7 @@ def evaluate(arguments: list[str], program: str) -> int:
     from mtrl.storage.run_directory import RunDirectory
 
     directory = RunDirectory.open(Path(options.run))
+    tasks = [name for name in map(str.strip, options.tasks.split(",")) if name] if "/" not in options.tasks else []
     players = in_processes(workers)
     if options.ray:
         from mtrl.distributed.evaluation import play_on_ray
@@ -83,7 +84,7 @@ def evaluate(arguments: list[str], program: str) -> int:
         results = evaluate_run(
             directory,
             checkpoint=options.checkpoint,
-            tasks=tuple(filter(None, (name.strip() for name in options.tasks.split(",")))) if "/" not in options.tasks else (),
+            tasks=tuple(_whole_names(tasks, directory.config.suite.name)) if tasks else (),
             suite=options.tasks.strip() if "/" in options.tasks else "",
             episodes=int(options.episodes) if options.episodes else None,
             backend=options.backend,
@@ -96,6 +97,16 @@ def evaluate(arguments: list[str], program: str) -> int:
     if options.video:
         _record(directory, results)
     return 0
+
+
+def _whole_names(tasks: Sequence[str], suite: str) -> list[str]:
+    """The tasks' names where some are given as the status block of a training shows them, without the words that all names share."""
+    from envs import make_suite
+    from mtrl.cli.console import short_names
+
+    names = make_suite(suite).names
+    whole = dict(zip(short_names(names), names, strict=True))
+    return [task if task in names else whole.get(task, task) for task in tasks]
 
 
 def _record(directory: RunDirectory, results: EvaluationResults) -> None:

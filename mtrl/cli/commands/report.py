@@ -22,7 +22,7 @@ class ReportOptions:
     output: Annotated[Path, arg(aliases=("-o",), metavar="FILE")] = Path("report.html")
     """The HTML file to write."""
     bands: Literal["range", "interval"] = "range"
-    """Bands of curves over several runs: from the lowest to the highest run, or the 95 %% interval of the mean."""
+    """Bands of curves over several runs: from the lowest to the highest run, or the 95 percent interval of the mean."""
 
 
 def report(arguments: list[str], program: str) -> int:

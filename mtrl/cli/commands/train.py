@@ -63,6 +63,9 @@ def train(arguments: list[str], program: str) -> int:
 
     check_trackers(config)
     print(announcement(config), flush=True)
+    if _takes_default(options) and not config.suite.name.startswith("minigrid/"):
+        advice = f"{program.removesuffix(' train')} check {config.suite.name}"
+        print(f"settings of {DEFAULT_CONFIG}, which are made for grid worlds; for others: {advice}", flush=True)
     console = make_console(program.removesuffix(" train"), plain=options.plain)
     directory = _existing_run(options) or _fetched_run(options, config, console)
     if directory is None:
@@ -74,9 +77,12 @@ def train(arguments: list[str], program: str) -> int:
 
 def _named(config: ExperimentConfig, options: TrainOptions) -> ExperimentConfig:
     """The experiment; of other tasks than those of the default configuration it does not keep that one's name."""
-    if options.config is not None or _existing_run(options) is not None:
-        return config
-    return named_after_suite(config, load_config(find_config(DEFAULT_CONFIG)))
+    return named_after_suite(config, load_config(find_config(DEFAULT_CONFIG))) if _takes_default(options) else config
+
+
+def _takes_default(options: TrainOptions) -> bool:
+    """Whether the line names neither an experiment nor a run."""
+    return options.config is None and _existing_run(options) is None
 
 
 def _starting_experiment(options: TrainOptions) -> ExperimentConfig:
