@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 
+from envs.backends.choice import Workers, gymnasium_backend
 from envs.backends.joined import JoinedBackend
 from envs.errors import SuiteError
 from envs.mixed import MixedSuite
@@ -28,6 +29,9 @@ def make_vector(
     restart_count: int = 0,
     first_number: int = 0,
     tolerant: bool = False,
+    env_workers: int | Literal["auto"] = 0,
+    cores: int = 1,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> VectorTasks:
     """Environments for `counts` slots.
 
@@ -41,6 +45,10 @@ def make_vector(
         restart_count: how often the runner was started again; a restart does not repeat the streams of an earlier start.
         first_number: the number of each task's first environment; seeds depend on these numbers.
         tolerant: replace an environment that fails and go on. Gymnasium only: EnvPool cannot replace a single environment.
+        env_workers: processes that step Gymnasium's environments, with the same results as this process, which steps them at 0; `auto`
+            takes one for each of `cores` if a step is slow.
+        cores: cores that are free while environments are stepped.
+        say: told, in a sentence, which workers step what.
 
     Raises:
         SuiteError: the backend does not have these tasks, its package is missing, or `counts` does not fit the suite.
@@ -49,7 +57,8 @@ def make_vector(
         counts = [counts // suite.num_tasks + (task < counts % suite.num_tasks) for task in range(suite.num_tasks)]
     checked = check_counts(counts, suite)
     seeds = SeedSequences(seed, runner_index, restart_count, first_number)
-    return SlotTable(suite, build_backend(suite, backend, seeds, num_threads, tolerant), checked)
+    workers = Workers(env_workers, cores, int(checked.sum()), say)
+    return SlotTable(suite, build_backend(suite, backend, seeds, num_threads, tolerant, workers), checked)
 
 
 def step_once(suite: TaskSuite, backend: BackendName) -> None:
@@ -61,22 +70,28 @@ def step_once(suite: TaskSuite, backend: BackendName) -> None:
 
 
 def build_backend(
-    suite: TaskSuite, backend: BackendName | Literal["auto"], seeds: SeedSequences, num_threads: int, tolerant: bool
+    suite: TaskSuite,
+    backend: BackendName | Literal["auto"],
+    seeds: SeedSequences,
+    num_threads: int,
+    tolerant: bool,
+    workers: Workers | None = None,
 ) -> Backend:
-    """The backend of a suite's environments; the arguments are those of `make_vector`.
+    """The backend of a suite's environments; the arguments are those of `make_vector`, and the workers of its environments.
 
     Raises:
         SuiteError: the backend does not have these tasks, or its package is missing.
     """
+    workers = workers or Workers()
     if isinstance(suite, MixedSuite):
         return JoinedBackend(
-            [build_backend(part, backend, seeds, num_threads, tolerant) for part in suite.parts],
+            [build_backend(part, backend, seeds, num_threads, tolerant, workers) for part in suite.parts],
             [part.num_tasks for part in suite.parts],
             suite.widen,
             suite.actions_of,
         )
     if backend == "auto" and any(task.envpool_id for task in suite.tasks) and "envpool" not in suite.backends:
-        return _fastest_for_each(suite, seeds, num_threads, tolerant)
+        return _fastest_for_each(suite, seeds, num_threads, tolerant, workers)
     chosen = suite.backends[0] if backend == "auto" else backend
     if chosen not in suite.backends:
         missing = [task.name for task in suite.tasks if not task.envpool_id]
@@ -85,13 +100,11 @@ def build_backend(
         from envs.backends.envpool import EnvPoolBackend
 
         return EnvPoolBackend(suite, seeds, num_threads)
-    from envs.backends.gymnasium import GymnasiumBackend
-
-    return GymnasiumBackend(suite, seeds, tolerant)
+    return gymnasium_backend(suite, seeds, tolerant, workers)
 
 
-def _fastest_for_each(suite: TaskSuite, seeds: SeedSequences, num_threads: int, tolerant: bool) -> JoinedBackend:
+def _fastest_for_each(suite: TaskSuite, seeds: SeedSequences, num_threads: int, tolerant: bool, workers: Workers) -> JoinedBackend:
     """EnvPool for the tasks that it has, and Gymnasium for the others."""
     runs = [tuple(run) for _, run in itertools.groupby(suite.tasks, key=lambda task: task.envpool_id is not None)]
-    backends = [build_backend(dataclasses.replace(suite, tasks=run), "auto", seeds, num_threads, tolerant) for run in runs]
+    backends = [build_backend(dataclasses.replace(suite, tasks=run), "auto", seeds, num_threads, tolerant, workers) for run in runs]
     return JoinedBackend(backends, [len(run) for run in runs])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class SuiteError(ValueError):
@@ -20,6 +21,11 @@ class TaskFault(RuntimeError):  # noqa: N818  (not an error of the caller's)
     def __init__(self, task_id: int, task: str, reason: str):
         super().__init__(f"{task}: {reason}")
         self.task_id = task_id
+        self._arguments = (task, reason)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy in another process is made of the same three arguments."""
+        return (type(self), (self.task_id, *self._arguments), self.__dict__)
 
 
 class UnknownSuiteError(SuiteError):

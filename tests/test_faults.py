@@ -177,6 +177,9 @@ class FaultySource:
     def faults(self):
         return []
 
+    def remarks(self):
+        return []
+
     def close(self):
         self.collector.close()
 

@@ -203,6 +203,9 @@ class EagerSource:
     def faults(self):
         return []
 
+    def remarks(self):
+        return []
+
     def close(self):
         pass
 

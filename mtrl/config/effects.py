@@ -18,6 +18,7 @@ class Rule(NamedTuple):
 
 
 RULES = (
+    Rule(("suite.env_workers",), lambda c: c.suite.backend != "envpool", "suite.backend auto or gymnasium"),
     Rule(("model.gate_experts",), lambda c: c.model.gate in ("topk", "dselect_k"), "model.gate topk or dselect_k"),
     Rule(("learner.gate_cost",), lambda c: c.model.gate == "dselect_k", "model.gate dselect_k"),
     Rule(

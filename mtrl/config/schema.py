@@ -42,6 +42,19 @@ def warn_of_former_name(former: str, present: str) -> None:
     warnings.warn(f"{former} is now called {present}; the former name will be refused in the next version", FutureWarning, stacklevel=2)
 
 
+def auto_or_whole(value: Any, least: int) -> Any:
+    """Checks the value of a field that is `auto` or a whole number: one sentence for both, where pydantic would write one for each.
+
+    Raises:
+        ValueError: it is neither, or a number below `least`.
+    """
+    if value != "auto" and not (
+        isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer() and value >= least
+    ):
+        raise ValueError(f"must be 'auto' or a whole number of {least} or more")
+    return value
+
+
 class SuiteConfig(Section):
     """The tasks."""
 
@@ -49,6 +62,15 @@ class SuiteConfig(Section):
     """The tasks, as `launch.py suites` lists them."""
     backend: Literal["auto", "envpool", "gymnasium"] = "auto"
     """The library that steps the environments; `auto` takes the fastest one that has the suite's tasks."""
+    env_workers: int | Literal["auto"] = "auto"
+    """Processes that step Gymnasium's environments for each runner, or for a run in one process; results do not depend on them. 0: the
+    process itself, where a debugger can stop. `auto`: one for each core that it may use if a step of a task takes longer than 0.3 ms, else
+    0."""
+
+    @pydantic.field_validator("env_workers", mode="before")
+    @classmethod
+    def _auto_or_a_number(cls, value: Any) -> Any:
+        return auto_or_whole(value, 0)
 
 
 class EnvRunnersConfig(Section):
@@ -278,12 +300,7 @@ class LearnerConfig(Section):
     @pydantic.field_validator("rollouts_per_update", mode="before")
     @classmethod
     def _auto_or_a_number(cls, value: Any) -> Any:
-        """One sentence for both, where pydantic would write one for each."""
-        if value != "auto" and not (
-            isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer() and value >= 1
-        ):
-            raise ValueError("must be 'auto' or a whole number of 1 or more")
-        return value
+        return auto_or_whole(value, 1)
 
 
 class LearnersConfig(Section):

@@ -86,6 +86,7 @@ class MultiTaskEnvRunner(EnvRunner):
                 shares=None if newest is None else newest.shares,
                 tolerant=True,
                 marker=self._watchdog.marker,
+                say=print,  # into the log of this actor
             )
         published = ray.get(self._server.newer_than.remote(self._serial))
         if published is not None:

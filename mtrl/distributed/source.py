@@ -71,6 +71,10 @@ class RaySource:
         faults, self._faults = self._faults, []
         return faults
 
+    def remarks(self) -> list[str]:
+        """None: runners write theirs to their own logs."""
+        return []
+
     def state_dict(self) -> dict[str, Any]:
         """The number of processes that have run this experiment; rollouts in flight are not saved."""
         return source_state(self._restarts)

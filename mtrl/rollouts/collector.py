@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from envs import Episode, Fault, TaskSuite, VectorTasks, make_vector
 from envs.vector import Arrays
 from mtrl.config import ConfigError, ExperimentConfig
+from mtrl.machine import whole_cores
 from mtrl.models.policy import Actor, build_policy
 from mtrl.rollouts.allocation import Allocator
 from mtrl.rollouts.inference import Inference, SlotMemories
@@ -142,6 +144,7 @@ def build_collector(
     shares: np.ndarray | None = None,
     tolerant: bool = False,
     marker: np.ndarray | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> Collector:
     """The collector of runner number `runner`; runners and restarts never share a stream of random numbers.
 
@@ -153,6 +156,7 @@ def build_collector(
         shares: wanted share of the slots per task [num_tasks]; tasks without a share get no environment yet.
         tolerant: whether environments that fail are replaced.
         marker: an array [1] for the task that is being stepped, see `VectorTasks.watch`.
+        say: told, in a sentence, which worker processes step what.
 
     Raises:
         ConfigError: the suite cannot be collected as the experiment says.
@@ -168,6 +172,9 @@ def build_collector(
         num_threads=runners.env_threads,
         restart_count=restart_count,
         tolerant=tolerant,
+        env_workers=config.suite.env_workers,
+        cores=_cores_for_environments(config),
+        say=say,
     )
     if marker is not None:
         tasks.watch(marker)
@@ -185,6 +192,14 @@ def _first_counts(slots: int, suite: TaskSuite, shares: np.ndarray | None) -> np
     counts[places] = slots // len(places)
     counts[places[: slots % len(places)]] += 1
     return counts
+
+
+def _cores_for_environments(config: ExperimentConfig) -> int:
+    """Cores that are free while environments are stepped: in a run in one process all, since the learner waits then; else those of one
+    runner.
+    """
+    runners = config.env_runners
+    return whole_cores() if runners.num_env_runners == 0 else min(whole_cores(), int(runners.num_cpus_per_env_runner))
 
 
 def check_fit(config: ExperimentConfig, suite: TaskSuite) -> None:

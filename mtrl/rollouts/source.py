@@ -28,6 +28,9 @@ class RolloutSource(Protocol):
     def faults(self) -> list[SourceFault]:
         """The faults since the last call, without those that came with rollouts."""
 
+    def remarks(self) -> list[str]:
+        """Sentences about how rollouts are collected, since the last call."""
+
     def state_dict(self) -> dict[str, Any]:
         """The state besides weights and shares that the next rollouts depend on: a `source_state`, so that every source can load it."""
 
@@ -54,7 +57,7 @@ def restarts_after(state: dict[str, Any]) -> int:
 
 
 class InProcessSource:
-    """A collector in this process: no Ray, repeatable, and a breakpoint stops everything."""
+    """A collector in this process: no Ray, repeatable, and with `suite.env_workers` 0 a breakpoint stops everything."""
 
     asynchronous = False
     lost = 0
@@ -64,7 +67,8 @@ class InProcessSource:
         self._config = config
         self._suite = suite
         self._restarts = 0
-        self._collector = build_collector(config, suite, runner=0)
+        self._remarks: list[str] = []
+        self._collector = build_collector(config, suite, runner=0, say=self._remarks.append)
 
     def publish(self, version: int, weights: Arrays, shares: np.ndarray) -> None:
         """Acts with these weights and shares from the next unroll on."""
@@ -79,6 +83,11 @@ class InProcessSource:
         """None: in this process an error is raised where it happens, for a debugger to stop there."""
         return []
 
+    def remarks(self) -> list[str]:
+        """Which worker processes step what."""
+        remarks, self._remarks[:] = list(self._remarks), []
+        return remarks
+
     def state_dict(self) -> dict[str, Any]:
         """The collector's random state, and how often environments were started."""
         return source_state(self._restarts, self._collector.state_dict())
@@ -87,7 +96,8 @@ class InProcessSource:
         """Goes on with the saved random state in new episodes, which differ from the first episodes of the earlier run."""
         self._collector.close()
         self._restarts = restarts_after(state)
-        self._collector = build_collector(self._config, self._suite, runner=0, restart_count=self._restarts)
+        self._remarks.clear()
+        self._collector = build_collector(self._config, self._suite, runner=0, restart_count=self._restarts, say=self._remarks.append)
         collector = state.get("collector")
         if collector is not None:  # None: the earlier run had other tasks or ran on Ray
             self._collector.load_state_dict(collector)

@@ -50,6 +50,8 @@ def run_training(trainer: Trainer, directory: RunDirectory, console: Console, re
     with _signals([] if received is None else received) as received:
         guarded = GuardedConsole(console, lambda: received.append(signal.SIGPIPE), directory.write_message)
         guarded.start(trainer.config, trainer.suite, directory.path)
+        for remark in trainer.remarks():
+            guarded.message(remark)
         run = TrainingRun(trainer, directory, guarded)
         directory.write_state("training", frames=trainer.frames)
         try:

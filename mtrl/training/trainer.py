@@ -132,6 +132,10 @@ class Trainer:
         self._messages.clear()
         return messages
 
+    def remarks(self) -> list[str]:
+        """Sentences about how the run works, since the last call."""
+        return self._source.remarks()
+
     def decisions(self) -> list[Decision]:
         """The curriculum's decisions since the last call, the newest `MOST_DECISIONS` of them."""
         decisions = list(self._decisions)
