@@ -205,8 +205,8 @@ def test_an_interrupt_of_a_step_does_not_mix_up_the_next(made):
 
 
 PARENT = """
-import os, signal, sys, time, numpy, envs
-tasks = envs.make_vector(envs.make_suite("chaos/toy/three?sleep=1"), 4, env_workers=2)
+import os, sys, numpy, envs
+tasks = envs.make_vector(envs.make_suite(f"chaos/toy/three?{sys.argv[1]}=1"), 4, env_workers=2)
 tasks.reset()
 print(*open(f"/proc/self/task/{os.getpid()}/children").read().split(), flush=True)
 try:
@@ -218,10 +218,10 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("which", [signal.SIGKILL, signal.SIGINT])
-def test_workers_end_with_their_parent(which):
-    """It is killed in the middle of a step, or the whole group is interrupted, as a terminal does."""
-    command = [sys.executable, "-c", PARENT]
+@pytest.mark.parametrize(("which", "environment"), [(signal.SIGKILL, "hang"), (signal.SIGINT, "sleep")])
+def test_workers_end_with_their_parent(which, environment):
+    """It is killed in the middle of a step that hangs, or the whole group is interrupted, as a terminal does."""
+    command = [sys.executable, "-c", PARENT, environment]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
     workers = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(workers) == 2
@@ -255,6 +255,14 @@ def test_slow_steps_get_a_worker_for_each_core(made):
     assert "ms: 3 worker processes step 4 environments (started in " in sentence
 
 
+def test_environments_that_crash_are_measured_elsewhere():
+    """A runner goes on where one dies in the measurement, and finds a slow one as a run in one process does."""
+    found = [choice.slow_task_elsewhere(envs.make_suite(f"chaos/toy/three?{query}&only=cue")) for query in ("crash=1", "sleep=0.005")]
+    assert found[0] == "an environment ended the process that measured its steps"
+    assert found[1].startswith("a step of cue takes ")
+    assert choice.slow_task_elsewhere(envs.make_suite("toy/three")) is None
+
+
 def test_a_debugger_keeps_environments_in_this_process(made, monkeypatch):
     monkeypatch.setattr(choice.sys, "gettrace", lambda: print)
     before = set(children())
@@ -269,7 +277,7 @@ def test_measuring_draws_from_no_stream_of_the_run():
     suite.action_space.seed(0)
     np.random.seed(0)
     state = np.random.get_state()[1].copy()
-    assert choice.slow_task(suite).task == suite.names[0]
+    assert choice.slow_task(suite).startswith(f"a step of {suite.names[0]} takes ")
     assert [suite.action_space.sample() for _ in range(5)] == expected
     np.testing.assert_array_equal(np.random.get_state()[1], state)
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+import json
+import pickle
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from envs.backends.gymnasium import GymnasiumBackend
-from envs.backends.workers import WorkerBackend
+from envs.backends.worker import Setup
+from envs.backends.workers import WorkerBackend, packed, python
 from envs.errors import SuiteError
 from envs.seeds import SeedSequences
 from envs.task import Task, TaskSuite
@@ -23,6 +27,8 @@ STEPS = 10  # of which the median is taken
 WARM_UP_STEPS = 2  # that do not count: libraries are loaded, functions are compiled
 TASK_SECONDS = 0.5  # for the steps of one task
 ALL_SECONDS = 5.0  # for all tasks; those that come later are not measured
+ELSEWHERE_SECONDS = 60.0  # for another process to measure
+MEASURE = "from envs.backends.choice import tell_slow_task; tell_slow_task()"
 
 
 @dataclass(frozen=True)
@@ -39,13 +45,6 @@ class Workers:
     """Told what was chosen."""
 
 
-class Measured(NamedTuple):
-    """How long a task's steps take."""
-
-    task: str
-    seconds: float  # median
-
-
 def gymnasium_backend(suite: TaskSuite, seeds: SeedSequences, tolerant: bool, workers: Workers) -> Backend:
     """The plain loop, or workers with the same results.
 
@@ -55,10 +54,11 @@ def gymnasium_backend(suite: TaskSuite, seeds: SeedSequences, tolerant: bool, wo
     count = min(workers.cores if workers.wanted == "auto" else workers.wanted, workers.slots)
     if workers.wanted == "auto":
         # A debugger that traces this process would miss what happens in others.
-        slow = slow_task(suite) if count > 1 and sys.gettrace() is None else None
+        measure = slow_task_elsewhere if tolerant else slow_task
+        slow = measure(suite) if count > 1 and sys.gettrace() is None else None
         if slow is None:
             return GymnasiumBackend(suite, seeds, tolerant)
-        because = f"a step of {slow.task} takes {slow.seconds * 1e3:.1f} ms: "
+        because = f"{slow}: "
     elif count > 0:
         because = ""
     else:
@@ -77,8 +77,8 @@ def gymnasium_backend(suite: TaskSuite, seeds: SeedSequences, tolerant: bool, wo
     return backend
 
 
-def slow_task(suite: TaskSuite) -> Measured | None:
-    """The first task with a step slower than `SLOW_SECONDS`, measured in an environment of its own; None if there is none.
+def slow_task(suite: TaskSuite) -> str | None:
+    """The words for the first task with a step slower than `SLOW_SECONDS`, measured in an environment of its own; None if there is none.
 
     One slow task is enough: a step of all slots waits for it.
     """
@@ -88,8 +88,31 @@ def slow_task(suite: TaskSuite) -> Measured | None:
             break
         seconds = _step_seconds(task, suite)
         if seconds > SLOW_SECONDS:
-            return Measured(task.name, seconds)
+            return f"a step of {task.name} takes {seconds * 1e3:.1f} ms"
     return None
+
+
+def slow_task_elsewhere(suite: TaskSuite) -> str | None:
+    """The same in another process, which an environment may take along; such an environment belongs in a worker, however fast it is."""
+    try:
+        data = packed(suite, SeedSequences(0, 0, 0), True)
+    except Exception:  # something in the suite cannot leave this process
+        return None
+    try:
+        done = subprocess.run(python(MEASURE), input=data, stdout=subprocess.PIPE, timeout=ELSEWHERE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"steps were not measured within {ELSEWHERE_SECONDS:.0f} s"
+    try:
+        return json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        return "an environment ended the process that measured its steps"
+
+
+def tell_slow_task() -> None:
+    """Reads what `packed` has made from the standard input, and prints the slow task as JSON on the last line."""
+    setup: Setup = pickle.loads(sys.stdin.buffer.read()).fn
+    setup.register()
+    print(f"\n{json.dumps(slow_task(setup.suite))}", flush=True)
 
 
 def _step_seconds(task: Task, suite: TaskSuite) -> float:

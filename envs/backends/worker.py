@@ -40,6 +40,13 @@ class Setup(NamedTuple):
     seeds: SeedSequences
     tolerant: bool
 
+    def register(self) -> None:
+        """Adds the parent's environments to Gymnasium's registry."""
+        # Modules that register the same ones when they are imported are told so by a warning.
+        warnings.filterwarnings("ignore", message=".*already in registry")
+        for name, spec in self.registry.items():
+            gymnasium.registry.setdefault(name, spec)
+
 
 class Request(NamedTuple):
     """Environments to step."""
@@ -67,6 +74,7 @@ def main(channel: int, memory: int, parent: int) -> None:
     _leave_signals_to_parent()
     _end_with(parent)
     faulthandler.enable()
+    sys.breakpointhook = _no_debugger
     connection = Connection(channel)
     try:
         share = _Share(connection.recv().fn, memory)
@@ -85,10 +93,7 @@ class _Share:
     """The environments of this process."""
 
     def __init__(self, setup: Setup, memory: int):
-        # Modules that register the same ones when they are imported are told so by a warning.
-        warnings.filterwarnings("ignore", message=".*already in registry")
-        for name, spec in setup.registry.items():
-            gymnasium.registry.setdefault(name, spec)
+        setup.register()
         self._setup = setup
         self._rows = SharedRows(setup.suite, memory)
         self._places: list[Place] = []
@@ -145,7 +150,6 @@ def _leave_signals_to_parent() -> None:
     for number in SIGNALS:
         signal.signal(number, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked by the parent until now
-    sys.breakpointhook = _no_debugger
 
 
 def _no_debugger(*args: Any, **kwargs: Any) -> None:

@@ -33,7 +33,7 @@ from envs.vector import Arrays, BackendStep, Fault
 LOOK_SECONDS = 0.05  # between two looks at the task that is being stepped
 CLOSE_SECONDS = 3.0  # for a worker to close its environments
 IDLE_DEATHS = 3  # of a worker between two steps, in a row, which something else than its environments has ended
-START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from envs.backends.worker import main; main(*map(int, sys.argv[2:]))"
+START = "from envs.backends.worker import main; main(*map(int, sys.argv[2:]))"
 
 
 class WorkerBackend:
@@ -63,7 +63,7 @@ class WorkerBackend:
         self._workers: list[_Worker] = []
         nothing = np.empty(0, np.int64)
         try:
-            setup = pickle.dumps(CloudpickleWrapper(Setup(dict(gymnasium.registry), suite, seeds, tolerant)))  # type: ignore[arg-type]
+            setup = packed(suite, seeds, tolerant)
             self._workers += [_Worker(suite, setup) for _ in range(num_workers)]
             for worker in self._workers:  # all of them start at the same time
                 worker.send(Request(nothing, None))
@@ -176,6 +176,21 @@ class WorkerBackend:
         return obs
 
 
+def packed(suite: TaskSuite, seeds: SeedSequences, tolerant: bool) -> bytes:
+    """What a worker has to know, for `pickle.loads(...).fn` in another process.
+
+    Raises:
+        Exception: something in the suite cannot leave this process.
+    """
+    return pickle.dumps(CloudpickleWrapper(Setup(dict(gymnasium.registry), suite, seeds, tolerant)))  # type: ignore[arg-type]
+
+
+def python(code: str, *arguments: int) -> list[str]:
+    """The command that runs code in a new interpreter, which finds modules where this one does; the arguments begin at `sys.argv[2]`."""
+    folders = json.dumps([str(folder) for folder in sys.path])
+    return [sys.executable, "-P", "-c", f"import json, sys; sys.path[:] = json.loads(sys.argv[1]); {code}", folders, *map(str, arguments)]
+
+
 class _Part(NamedTuple):
     """What one worker does in a step."""
 
@@ -280,10 +295,10 @@ class _Worker:
         self._new, self._requests = True, 0
         self.connection, theirs = Pipe()
         files = (theirs.fileno(), self.rows.file)
-        arguments = [json.dumps(sys.path), *map(str, files), str(os.getpid())]
+        command = python(START, *files, os.getpid())
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            self._process = subprocess.Popen([sys.executable, "-P", "-c", START, *arguments], stdin=subprocess.DEVNULL, pass_fds=files)
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=files)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             theirs.close()
