@@ -1,14 +1,16 @@
 """What early stopping saves in a search.
 
-    python docs/experiments/measure_search.py [--trials 64] [--budget 100_000] [--seeds 3] [--method asha]
+    python docs/experiments/measure_search.py [--trials 64] [--budget 100_000] [--seeds 3] [--method asha] [--folder DIR]
 
 For each seed, searches `minigrid_mt3` over `configs/spaces/minigrid.yaml` by random search and by the method, in turns. Prints the best
-score of each, the frames of each, and at which share of the random search's frames the method had reached that search's best score.
+score of each, the frames of each, and at which share of the random search's frames the method had reached that search's best score. With a
+folder, searches are kept, and the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import subprocess
 import sys
@@ -28,8 +30,8 @@ def main() -> None:
     arguments = _arguments()
     shares = []
     for seed in range(arguments.seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            found = {method: run(method, seed, Path(folder) / method, arguments) for method in ("random", arguments.method)}
+        with contextlib.nullcontext(arguments.folder) if arguments.folder else tempfile.TemporaryDirectory() as folder:
+            found = {method: run(method, seed, Path(folder) / f"{method}-{seed}", arguments) for method in ("random", arguments.method)}
         best = {method: max(trial.best or 0.0 for trial in trials) for method, trials in found.items()}
         spent = {method: spent_until_best(trials, "frames")[-1][0] for method, trials in found.items()}
         needed = cost_of(found[arguments.method], best["random"])
@@ -63,6 +65,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--budget", default="100_000")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--method", default="asha")
+    parser.add_argument("--folder")
     return parser.parse_args()
 
 

@@ -40,8 +40,8 @@ from mtrl.training.saving import save
 from mtrl.training.trainer import Trainer
 
 METRIC = "objective"
-RUNGS = 16  # ASHA looks at a trial first after this part of its budget,
-REDUCTION = 4  # then after four times as much, and lets one of four go on
+FIRST_RUNG = 4  # ASHA looks at a trial after a quarter of its budget: before, most agents have hardly finished an episode
+REDUCTION = 4  # and lets one of four go on
 PERTURBATIONS = 16  # of a trial, by population-based training
 REPORT_SECONDS = 1.0
 SUMMARY_SECONDS = 10.0  # between two lines about the whole search
@@ -286,7 +286,7 @@ def _method_of_tune(method: Method, space: Space, budget: Budget, seed: int) -> 
         UserError: Optuna is not installed.
     """
     # A trial ends itself at its budget, in order; Tune would stop it in the middle of its last checkpoint.
-    most, first = max(2, math.ceil(budget.most)), max(1, int(budget.most / RUNGS))
+    most, first = max(2, math.ceil(budget.most)), max(1, int(budget.most / FIRST_RUNG))
     halving = ASHAScheduler(time_attr=budget.unit, max_t=2 * most, grace_period=first, reduction_factor=REDUCTION)
     if method == "optuna":
         try:
