@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import Silent, toy_config
@@ -18,7 +19,7 @@ from mtrl.training.run import run_training
 from mtrl.training.trainer import build_trainer
 
 
-def test_a_run_evaluates_on_the_side_and_at_its_end(tmp_path: Path) -> None:
+def test_a_run_evaluates_on_the_side_and_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = toy_config(
         total_frames=30_000,
         report_seconds=0.5,
@@ -28,7 +29,18 @@ def test_a_run_evaluates_on_the_side_and_at_its_end(tmp_path: Path) -> None:
         curriculum__evidence="evaluation",
     )
     directory, trainer, console = RunDirectory.create(tmp_path / "run", config), build_trainer(config), Silent()
+    states: list[dict[str, Any]] = []
+    original = RunDirectory.write_state
+
+    def write_state(self: RunDirectory, state: str, **details: Any) -> None:
+        original(self, state, **details)
+        states.append(json.loads(self.layout.state.read_text()))
+
+    monkeypatch.setattr(RunDirectory, "write_state", write_state)
     assert run_training(trainer, directory, console) == 0
+    # While it waits for its last evaluations it says so: the dashboard tells it from a run that was killed.
+    assert [states[0]["state"], states[-1]["state"]] == ["training", "finished"]
+    assert states[-2]["state"] == "training" and states[-2]["evaluating"] == trainer.frames
     found = {int(path.parent.name): json.loads(path.read_text()) for path in directory.path.glob("evaluation/*/results.json")}
     assert len(found) >= 2 and trainer.frames in found
     assert not any("warning" in message for message in console.messages)

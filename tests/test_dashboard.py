@@ -102,9 +102,17 @@ def test_states_are_told_apart(tmp_path):
     os.utime(slow / "metrics.jsonl", (now - 200, now - 200))  # it reports every 100 s
     old = run_below(tmp_path, "former-version", row(0))
     os.utime(old / "metrics.jsonl", (now - 301, now - 301))
+    # The training has ended; the state is written again while the last policy is evaluated, and no metrics are.
+    for name, age in (("last-evaluation", 5), ("killed-in-it", 301)):
+        run = run_below(tmp_path, name, row(0) | {"summary/frames": 1000}, config=config, state={"state": "training", "evaluating": 1000})
+        os.utime(run / "metrics.jsonl", (now - 900, now - 900))
+        os.utime(run / "state.json", (now - age, now - age))
     client = TestClient(make_app(tmp_path))
-    states = {entry["id"]: entry["state"] for entry in client.get("/api/runs").json()}
+    listed = {entry["id"]: entry for entry in client.get("/api/runs").json()}
+    states = {name: entry["state"] for name, entry in listed.items()}
     others = {"going-on": "training", "killed": "stopped", "slow": "training", "former-version": "unknown"}
+    others |= {"last-evaluation": "evaluating", "killed-in-it": "stopped"}
+    assert listed["last-evaluation"]["live"] and "time left" not in client.get("/run/last-evaluation").text
     assert states == ends | others
     page = client.get("/run/going-on").text
     assert "25%" in page and "30 s" in page, "progress and time left"
@@ -367,7 +375,15 @@ def test_a_share_leads_to_the_decision_behind_it(client, root):
     assert f"decision?frames={found.before}" in page and f"decision?frames={found.after}" in page
     newest = decision_at(read_run(root / "first"), None)
     assert newest.after is None and newest.frames > found.frames
-    assert client.get("/run/first/decision?frames=-1").status_code == 404
+    for frames in ("-1", "nan"):
+        missing = client.get(f"/run/first/decision?frames={frames}")
+        assert (
+            missing.status_code == 404 and "No decision of first up to these frames" in missing.text and "No such run" not in missing.text
+        )
+    # Shares stand next to the task, where a narrow screen shows them; links are told apart.
+    assert list(found.columns)[:2] == ["share", "share before"]
+    assert re.search(r"update [\d,]+\.\s+· <a [^>]+>decision before</a>\s+· <a [^>]+>decision after</a>", page)
+    assert "a task that was not observed yet keeps its uniform share" in page
     assert client.get("/run/first/decision?frames=x").status_code == 400
 
 
@@ -381,5 +397,5 @@ def test_looking_at_a_decision_runs_no_code_of_the_run(tmp_path, root, monkeypat
     values["curriculum"] = {"scheduler": "foreign_rule:Rule"}
     config.write_text(yaml.safe_dump(values))
     found = decision_at(read_run(tmp_path / "run"), None)
-    assert "foreign_rule:Rule is not part of this program" in found.remark
+    assert "foreign_rule:Rule is not part of this program" in found.remark and "`" not in found.remark
     assert "weight" not in found.columns and sum(found.columns["share"]) == pytest.approx(1)

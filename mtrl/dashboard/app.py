@@ -23,7 +23,7 @@ from starlette.staticfiles import StaticFiles
 from mtrl.dashboard.aggregates import compare
 from mtrl.dashboard.curves import Bands, one_task
 from mtrl.dashboard.decisions import decision_at
-from mtrl.dashboard.folder import RunFolder, Summary
+from mtrl.dashboard.folder import LIVE_STATES, RunFolder, Summary
 from mtrl.dashboard.guard import LOOPBACK, SecurityHeaders, TokenGuard, is_from_here
 from mtrl.dashboard.overview import changes, differences, figures_of
 from mtrl.dashboard.page import head_of, make_templates
@@ -105,7 +105,7 @@ class _Pages:
         run = self._run(request)
         found = decision_at(run, _frames(request))
         if found is None:
-            raise HTTPException(404, "no such decision")
+            return self._missing(f"No decision of {run.name} up to these frames", "The run's log of decisions is empty or begins later.")
         return self._page("decision.html", run=run, found=found)
 
     def video(self, request: Request) -> Response:
@@ -129,13 +129,13 @@ class _Pages:
 
     def not_found(self, request: Request, error: Exception) -> Response:
         """A page that looks again, since a run may begin after its page was opened."""
-        return HTMLResponse(self._templates.get_template("missing.html").render(), 404)
+        return self._missing("No such run or task", "This page looks again every few seconds: a run appears here when it has begun.")
 
     def compare(self, request: Request) -> Response:
         return self._of_runs(self._chosen(request), _bands(request))
 
     def api_runs(self, request: Request) -> Response:
-        return JSONResponse([row._asdict() | {"progress": row.progress, "live": row.state == "training"} for row in self._summaries()])
+        return JSONResponse([row._asdict() | {"progress": row.progress, "live": row.state in LIVE_STATES} for row in self._summaries()])
 
     def api_fields(self, request: Request) -> Response:
         name = request.query_params.get("name", "")
@@ -181,6 +181,9 @@ class _Pages:
             has_decisions=len(runs) == 1 and RunLayout(runs[0].path).decisions.is_file(),
             captions={run.name: run.captions for run in runs},
         )
+
+    def _missing(self, what: str, note: str) -> Response:
+        return HTMLResponse(self._templates.get_template("missing.html").render(what=what, note=note), 404)
 
     def _page(self, template: str, **values: Any) -> Response:
         return HTMLResponse(self._templates.get_template(template).render(**values))

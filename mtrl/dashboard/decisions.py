@@ -23,6 +23,7 @@ from mtrl.dashboard.runs import Run, inside
 from mtrl.storage.layout import RunLayout
 
 SECONDS = 3.0  # for making all decisions again; a visitor does not wait longer
+SLOW = "the scheduler needs too long for a page; the command explain shows its figures"
 OTHERWISE = "the scheduler's figures come from another version or other options than the logged shares"
 
 
@@ -56,10 +57,10 @@ def decision_at(run: Run, frames: float | None) -> ShownDecision | None:
         figures = {"success": decision.evidence.success_rates, "value error": decision.evidence.value_errors}
     else:
         figures = figures_of_tasks(repeated)
-    figures = {"episodes": decision.evidence.episodes} | {name: values for name, values in figures.items() if name != "share"}
+    shares = {"share": decision.shares}  # next to the task, where a narrow screen shows them
     if len(until) > 1 and len(until[-2].shares) == len(decision.shares):
-        figures["share before"] = until[-2].shares
-    figures["share"] = decision.shares
+        shares["share before"] = until[-2].shares
+    figures = shares | {"episodes": decision.evidence.episodes} | {name: values for name, values in figures.items() if name != "share"}
     return ShownDecision(
         decision.frames,
         decision.version,
@@ -77,7 +78,10 @@ def _repeat(run: Run, decisions: Sequence[Decision], tasks: Sequence[str]) -> tu
     try:
         config = CurriculumConfig.model_validate(_curriculum(run))
         if config.scheduler not in SCHEDULERS:
-            return None, f"the scheduler {config.scheduler} is not part of this program; `explain` shows what it made of the evidence"
+            return (
+                None,
+                f"the scheduler {config.scheduler} is not part of this program; the command explain shows its figures",
+            )
         decider = Decider(config, make_scheduler(config, tasks), tasks)
     except (ConfigError, pydantic.ValidationError):
         return None, "the run's curriculum cannot be read"
@@ -90,7 +94,7 @@ def _repeat(run: Run, decisions: Sequence[Decision], tasks: Sequence[str]) -> tu
         if newest and newest[0].decision is decisions[-1]:
             return newest[0], "" if agrees(newest[0]) else OTHERWISE
     slow = time.monotonic() >= end
-    return None, "the scheduler needs too long for a page; `explain` shows its figures" if slow else "the log does not fit the run's tasks"
+    return None, SLOW if slow else "the log does not fit the run's tasks"
 
 
 def _decisions(run: Run) -> list[Decision]:

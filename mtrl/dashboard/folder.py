@@ -24,7 +24,8 @@ LIVE_SECONDS = 60.0
 CACHED_RUNS = 32
 LOG_BYTES = 2**17  # of messages that a page shows
 DEEPEST = 4  # folders between the root and a run
-STATES = ("training", "finished", "interrupted", "failed")
+LIVE_STATES = ("training", "evaluating")
+STATES = (*LIVE_STATES, "finished", "interrupted", "failed")
 SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
 
 
@@ -41,7 +42,8 @@ class Summary(NamedTuple):
     score: float | None
     evaluated: dict[str, float | None] | None  # value, low, high of the newest evaluation's mean score
     state: str
-    """`training`, `finished`, `interrupted`, `failed`, `stopped` where it wrote nothing for a while without an end, or `unknown`."""
+    """`training`, `evaluating` the last policy, `finished`, `interrupted`, `failed`, `stopped` where it wrote nothing for a while without
+    an end, or `unknown`."""
     reason: str
     """Why it ended."""
     tags: list[str]
@@ -94,12 +96,17 @@ class RunFolder:
             if known is None or known[0] != fingerprint:
                 known = (fingerprint, self._summarize(name))
                 self._summaries[name] = known
-        metrics = RunLayout(self.root / name).metrics
-        written = max((time_ns for file, time_ns, _ in fingerprint if Path(file) == metrics), default=0) / 1e9
-        summary = known[1]._replace(changed=written)
-        if summary.state in ("training", "unknown"):
+        layout = RunLayout(self.root / name)
+        times = {Path(file): time_ns / 1e9 for file, time_ns, _ in fingerprint}
+        summary = known[1]._replace(changed=times.get(layout.metrics, 0.0))
+        if summary.state in (*LIVE_STATES, "unknown"):
+            # The state is written again and again while a run that has ended its training waits for its last evaluation.
+            written = max(summary.changed, times.get(layout.state, 0.0) if summary.state == "evaluating" else 0.0)
             quiet = time.time() - written > self._patience(name)
-            summary = summary._replace(state="training" if not quiet else "stopped" if summary.state == "training" else "unknown")
+            if quiet:
+                summary = summary._replace(state="stopped" if summary.state in LIVE_STATES else "unknown")
+            elif summary.state == "unknown":
+                summary = summary._replace(state="training")
         return summary
 
     def field(self, name: str, field: str) -> Any:
@@ -129,7 +136,7 @@ class RunFolder:
         return {}
 
     def _patience(self, name: str) -> float:
-        """Seconds without a line of metrics, after which a run that trains is taken for one that has stopped."""
+        """Seconds without a sign of life, after which a run that trains or evaluates is taken for one that has stopped."""
         seconds = self._config(name).get("report_seconds")
         return max(LIVE_SECONDS, 3 * seconds) if isinstance(seconds, int | float) else LIVE_SECONDS
 
@@ -179,6 +186,8 @@ class RunFolder:
         row, results, config, state = last_row(path), evaluation_of(path), self._config(name), read_state(path)
         total, seed = config.get("total_frames"), config.get("seed")
         known = str(state.get("state", "unknown"))
+        if known == "training" and "evaluating" in state:
+            known = "evaluating"
         return Summary(
             id=name,
             experiment=str(config.get("name", "")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import signal
 import threading
 import time
@@ -29,6 +30,7 @@ from mtrl.training.trainer import Trainer
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # the last is what Slurm's jobs ask to be warned with
 WAIT_SECONDS = 0.2  # for rollouts, before signals and whatever else is due are looked at
 POLL_SECONDS = 0.2  # between two checks of an evaluation that is waited for
+STATE_SECONDS = 10.0  # between two writings of the state during such an evaluation, which writes no metrics
 COPY_SECONDS = 600.0  # for a copy to another file system to end with the run
 SIGNAL_COPY_SECONDS = 1.0  # the same after a signal, when the system may kill this process at any moment
 
@@ -217,11 +219,16 @@ class TrainingRun:
         frames = self._trainer.frames
         if self._background.running is None:
             self._background.start(frames)
+        written = -math.inf
         while (step := self._background.running) is not None and not received:
+            if time.monotonic() - written >= STATE_SECONDS:
+                written = time.monotonic()
+                self._directory.write_state("training", frames=frames, evaluating=step)
             time.sleep(POLL_SECONDS)
             self._take_in_evaluation()
             if self._background.running is None and step != frames:
                 self._background.start(frames)
+                written = -math.inf
 
     def _recover(self, lost: LearnerLostError) -> None:
         """Starts new learners, and goes back to the newest checkpoint.
