@@ -377,9 +377,8 @@ def test_a_share_leads_to_the_decision_behind_it(client, root):
     assert newest.after is None and newest.frames > found.frames
     for frames in ("-1", "nan"):
         missing = client.get(f"/run/first/decision?frames={frames}")
-        assert (
-            missing.status_code == 404 and "No decision of first up to these frames" in missing.text and "No such run" not in missing.text
-        )
+        assert missing.status_code == 404 and "No such run" not in missing.text
+        assert "No decision of first up to these frames" in missing.text
     # Shares stand next to the task, where a narrow screen shows them; links are told apart.
     assert list(found.columns)[:2] == ["share", "share before"]
     assert re.search(r"update [\d,]+\.\s+· <a [^>]+>decision before</a>\s+· <a [^>]+>decision after</a>", page)

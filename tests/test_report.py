@@ -319,6 +319,11 @@ def test_the_use_of_the_experts_is_a_share_of_the_weights_sizes():
         ("expert 0", [10, 30], [0.625, 0.25]),
         ("expert 1", [10, 30], [0.375, 0.75]),
     ]
+    # One point has no area: it is a bar.
+    early = {name: values[:1] for name, values in run.columns.items()}
+    drawn = expert_usage(Run(Path("run"), columns=early))
+    assert [(trace.type, list(trace.x), list(trace.y)) for trace in drawn.data] == [("bar", ["10"], [0.625]), ("bar", ["10"], [0.375])]
+    assert drawn.layout.barmode == "stack"
     nothing = Run(Path("run"), columns={"summary/frames": np.array([10.0]), "tasks/a/frames": np.array([5.0])})
     assert expert_usage(nothing) is None
     many = {f"experts/a/weight_{k}": np.array([1.0, 2.0]) for k in range(12)}
@@ -334,3 +339,56 @@ def test_conflicts_of_gradients_are_means_over_the_newest_quarter():
     drawn = gradient_conflicts(Run(Path("run"), columns=columns))
     np.testing.assert_allclose(drawn.data[0].z, [[np.nan, -0.6, np.nan], [-0.6, np.nan, np.nan], [np.nan] * 3])
     assert gradient_conflicts(Run(Path("run"), columns={"tasks/a/frames": np.arange(8.0)})) is None
+    # Columns have numbers, and what was not measured is grey, which is no colour of the scale.
+    assert list(drawn.data[0].x) == ["1", "2", "3"] and list(drawn.data[0].y) == ["1 a", "2 b", "3 c"]
+    np.testing.assert_allclose(np.isnan(drawn.data[1].z), ~np.isnan(drawn.data[0].z))
+    assert {colour for _, colour in drawn.data[1].colorscale} == {"#999999"}
+
+
+def test_conflicts_that_only_early_lines_have_are_shown():
+    """Measured in the first five of forty lines: the newest quarter of the measurements are the last two."""
+    values = np.full(40, np.nan)
+    values[:5] = [0.9, 0.9, 0.9, -0.2, -0.4]
+    columns = {f"tasks/{task}/frames": np.arange(40.0) for task in "ab"}
+    columns |= {"gradients/a/cosine_1": values, "gradients/b/cosine_0": values}
+    drawn = gradient_conflicts(Run(Path("run"), columns=columns))
+    np.testing.assert_allclose(drawn.data[0].z, [[np.nan, -0.3], [-0.3, np.nan]])
+
+
+def test_axes_begin_where_their_figures_do(runs):
+    """Frames begin at 0 in all curves of a run; a mean of sizes is not below 0."""
+    found = {figure.layout.title.text: figure for figure in figures_of([read_run(runs[0])])}
+    for title in ("Mean score of training episodes", "Score by task", "Share of trained frames by task"):
+        assert found[title].layout.xaxis.rangemode == "tozero", title
+    assert found["Similarity of the experts before they are made orthogonal"].layout.yaxis.rangemode == "tozero"
+
+
+def test_a_run_beside_a_mean_has_no_markers_that_the_mean_lacks(runs):
+    figure = next(each for each in figures_of([read_run(path) for path in runs]) if each.layout.title.text == "Speed")
+    lines = [trace for trace in figure.data if trace.showlegend is not False]
+    assert [trace.mode for trace in lines] == ["lines", "lines"]
+    alone = next(each for each in figures_of([read_run(runs[0]), read_run(runs[2])]) if each.layout.title.text == "Speed")
+    assert [trace.mode for trace in alone.data] == ["lines+markers", "lines+markers"]
+
+
+def test_a_method_of_runs_with_the_same_seed_counts_runs(tmp_path):
+    paths = sweep_of(tmp_path / "A", 0.001, (0.0, 1.0))
+    again = shutil.copytree(paths[1], tmp_path / "A" / "seed-1-again")
+    for chosen, name in ((paths, "2 seeds"), ([*paths, again], "3 runs"), ([paths[1], again], "2 runs")):
+        [comparison] = compare([read_run(path) for path in chosen])
+        assert [method.name for method in comparison.methods] == [f"seed-{0 if chosen[0] == paths[0] else 1} ({name})"]
+
+
+def test_scores_of_training_are_marked_beside_evaluated_ones(tmp_path):
+    evaluated = read_run(write_run(tmp_path / "evaluated", {"name": "toy", "x": 1}, {1000: {"a": [1.0, 0.0]}}))
+    trained = read_run(write_run(tmp_path / "trained", {"name": "toy", "x": 2}, {}))
+    for run in (evaluated, trained):
+        run.columns |= {f"tasks/{task}/score": np.array([0.1, 0.25]) for task in "ab"}
+    figure = next(each for each in figures_of([evaluated, trained]) if each.layout.title.text == "Newest score by task and run")
+    assert list(figure.data[0].x) == ["evaluated", "trained *"]
+    assert [list(row) for row in figure.data[0].text] == [["0.50", "0.25*"], ["0.25*", "0.25*"]]
+    assert "training" in figure.layout.title.subtitle.text
+    figure = next(each for each in figures_of([evaluated, evaluated]) if each.layout.title.text == "Newest score by task and run")
+    evaluated.columns |= {"tasks/b/score": np.array([np.nan, np.nan])}
+    figure = next(each for each in figures_of([evaluated, evaluated]) if each.layout.title.text == "Newest score by task and run")
+    assert figure.layout.title.subtitle.text is None, "nothing to mark"

@@ -19,7 +19,7 @@ Bands = Literal["range", "interval"]
 Line = tuple[np.ndarray, np.ndarray]  # x, y
 
 POINTS = 200  # of a mean over seeds, and of one run's curve among many
-COUNTED = ("frames/s", "updates", "steps")  # units of what is never below 0
+NEVER_NEGATIVE = ("frames/s", "updates", "steps", "mean |cosine|", "mean |error|")  # units
 FEW_RUNS = 5  # up to this number of runs, curves are drawn with all points
 FEW_POINTS = 30  # up to this number of points, all lines of a figure have markers
 
@@ -40,7 +40,7 @@ def curves(
     if over == "frames":
         mark_changes(figure, runs)
     figure.update_xaxes(rangemode="tozero")
-    if unit in COUNTED:
+    if unit in NEVER_NEGATIVE:
         figure.update_yaxes(rangemode="tozero")
     if top is not None:
         figure.update_yaxes(range=[0, top])
@@ -110,17 +110,17 @@ def mark_changes(figure: go.Figure, runs: Sequence[Run]) -> None:
 def _draw_methods(figure: go.Figure, methods: Sequence[Method], line: Callable[[Run], Line], bands: Bands) -> None:
     """A line for each method with data: a run's own, or the mean of several with a band."""
     drawn = [(method, [points for run in method.runs if len((points := line(run))[0])]) for method in methods]
-    few = all(len(x) <= FEW_POINTS for _, lines in drawn for x, _ in lines)
-    banded = False
+    banded = any(_in_common(lines) is not None for _, lines in drawn)
+    # A mean lies between the points of its runs and has no markers, and then no line of the figure has.
+    markers = not banded and all(len(x) <= FEW_POINTS for _, lines in drawn for x, _ in lines)
     for index, (method, lines) in enumerate(drawn):
         colour = COLOURS[index % len(COLOURS)]
-        start, stop = max((x[0] for x, _ in lines), default=0.0), min((x[-1] for x, _ in lines), default=0.0)
-        if len(lines) > 1 and start < stop:
+        if (part := _in_common(lines)) is not None:
+            start, stop = part
             grid = np.linspace(start, stop, POINTS)
             values = np.array([np.interp(grid, x, y) for x, y in lines])
             low, high = (values.min(0), values.max(0)) if bands == "range" else mean_band(values, np.random.default_rng(0))
             add_band(figure, grid, values.mean(0), low, high, method.name, colour)
-            banded = True
             continue
         for number, (x, y) in enumerate(lines):  # one run, or several that have no frames in common
             figure.add_scatter(
@@ -130,12 +130,20 @@ def _draw_methods(figure: go.Figure, methods: Sequence[Method], line: Callable[[
                 legendgroup=method.name,
                 showlegend=number == 0,
                 line={"color": colour},
-                mode="lines+markers" if few else "lines",
+                mode="lines+markers" if markers or len(x) == 1 else "lines",
             )
     if banded:
         meaning = "lowest to highest" if bands == "range" else "95 % interval of the mean"
         subtitle(figure, f"line: mean over runs; band: {meaning}")
     with_legend(figure, len(methods) > 1 or len(methods[0].runs) > 1)
+
+
+def _in_common(lines: Sequence[Line]) -> tuple[float, float] | None:
+    """The first and last x that the lines of several runs have in common; None where they have none."""
+    if len(lines) < 2:
+        return None
+    start, stop = max(x[0] for x, _ in lines), min(x[-1] for x, _ in lines)
+    return (start, stop) if start < stop else None
 
 
 def _unit_of_time(runs: Sequence[Run]) -> tuple[float, str]:

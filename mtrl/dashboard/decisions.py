@@ -78,10 +78,7 @@ def _repeat(run: Run, decisions: Sequence[Decision], tasks: Sequence[str]) -> tu
     try:
         config = CurriculumConfig.model_validate(_curriculum(run))
         if config.scheduler not in SCHEDULERS:
-            return (
-                None,
-                f"the scheduler {config.scheduler} is not part of this program; the command explain shows its figures",
-            )
+            return None, f"the scheduler {config.scheduler} is not part of this program; the command explain shows its figures"
         decider = Decider(config, make_scheduler(config, tasks), tasks)
     except (ConfigError, pydantic.ValidationError):
         return None, "the run's curriculum cannot be read"

@@ -15,6 +15,7 @@ from mtrl.evaluation.intervals import Estimate
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255", "#999933", "#332288", "#44AA99")
 MOST_CELLS_WITH_NUMBERS = 400
 HEIGHT = 360
+UNKNOWN_COLOUR = "#999999"
 ROW_HEIGHT = 18  # of a heat map; labels do not overlap
 
 
@@ -68,6 +69,17 @@ def with_legend(figure: go.Figure, wanted: bool = True) -> go.Figure:
     return figure
 
 
+def add_share(figure: go.Figure, x: np.ndarray, y: np.ndarray, name: str, colour: str) -> None:
+    """A layer of shares that stand on each other, over trained frames; a part of a bar where there is one point, which has no area."""
+    if len(x) == 1:
+        figure.add_bar(x=[f"{x[0]:,.0f}"], y=y, name=name, marker={"color": colour}, width=0.2)
+        figure.update_layout(barmode="stack")
+        figure.update_xaxes(type="category")
+    else:
+        figure.add_scatter(x=x, y=y, name=name, stackgroup="shares", line={"color": colour})
+        figure.update_xaxes(rangemode="tozero")
+
+
 def add_band(figure: go.Figure, x: np.ndarray, y: np.ndarray, low: np.ndarray, high: np.ndarray, name: str, colour: str) -> None:
     """A line with a band from `low` to `high`."""
     edge = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False, "legendgroup": name}
@@ -84,15 +96,27 @@ def error_bars(estimates: Sequence[Estimate]) -> dict[str, object]:
 
 
 def heat_map(
-    rows: Sequence[str], columns: Sequence[str], values: np.ndarray, title: str, *, low: float, high: float, diverging: bool = False
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: np.ndarray,
+    title: str,
+    *,
+    low: float,
+    high: float,
+    diverging: bool = False,
+    marks: np.ndarray | None = None,
 ) -> go.Figure:
-    """A table of numbers as colours, with the numbers in it. The scale runs from dark to light for all kinds of sight; one that
-    diverges runs from blue to red around the middle of `low` and `high`.
+    """A table of numbers as colours, with the numbers in it, and `marks` [rows, columns] behind them.
+
+    The scale runs from dark to light for all kinds of sight; one that diverges runs from blue to red around the middle of `low` and `high`,
+    with grey, which it does not have, for what is not known.
     """
     figure = new_figure(title, "", "")
     # Numbers in a thousand cells take a browser a second to draw, and nobody can read them; each cell still says its own when pointed at.
     shown = values.size <= MOST_CELLS_WITH_NUMBERS
     text = [["" if np.isnan(value) else f"{value:.2f}" for value in row] for row in values]
+    if marks is not None:
+        text = [[cell + mark for cell, mark in zip(*pair, strict=True)] for pair in zip(text, marks, strict=True)]
     figure.add_heatmap(
         z=values,
         x=list(columns),
@@ -104,6 +128,10 @@ def heat_map(
         colorscale="RdBu_r" if diverging else "Cividis",
         colorbar={"thickness": 12},
     )
+    if diverging and np.isnan(values).any():
+        unknown = np.where(np.isnan(values), 1.0, np.nan)
+        grey = [[0, UNKNOWN_COLOUR], [1, UNKNOWN_COLOUR]]
+        figure.add_heatmap(z=unknown, x=list(columns), y=list(rows), colorscale=grey, showscale=False, hoverinfo="skip")
     figure.update_yaxes(autorange="reversed", showgrid=False, tickmode="linear", dtick=1)
     figure.update_xaxes(showgrid=False)
     figure.update_layout(height=max(240, 120 + ROW_HEIGHT * len(rows)), hovermode="closest")

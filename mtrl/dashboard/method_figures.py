@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mtrl.dashboard.aggregates import Comparison, pairwise_improvement
-from mtrl.dashboard.drawing import COLOURS, add_band, error_bars, heat_map, new_figure, style, subtitle, with_legend
+from mtrl.dashboard.drawing import COLOURS, add_band, add_share, error_bars, heat_map, new_figure, style, subtitle, with_legend
 from mtrl.dashboard.methods import Method
 from mtrl.dashboard.runs import Run
 from mtrl.evaluation.statistics import iqm_band, performance_profile, profile_band
@@ -118,7 +118,7 @@ def _mean_shares(method: Method) -> go.Figure | None:
     figure = new_figure(f"Shares of the tasks, {method.name}", "trained frames", "share")
     for index, task in enumerate(runs[0].tasks):
         lines = [np.interp(grid, *_known(run.frames, run.column(f"tasks/{task}/share_trained"))) for run in runs]
-        figure.add_scatter(x=grid, y=np.mean(lines, axis=0), name=task, stackgroup="tasks", line={"color": COLOURS[index]})
+        add_share(figure, grid, np.mean(lines, axis=0), task, COLOURS[index])
     figure.update_yaxes(range=[0, 1.02])
     subtitle(figure, f"trained frames, mean over {len(runs)} run{'s' if len(runs) > 1 else ''}")
     return with_legend(figure)

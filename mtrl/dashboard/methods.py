@@ -15,7 +15,7 @@ PASSING = ("checkpoints.", "evaluation.", "faults.")  # groups of fields that do
 
 
 class Method(NamedTuple):
-    """Runs of one experiment under several seeds."""
+    """Runs of one experiment, which may differ in their seeds."""
 
     name: str
     runs: list[Run]
@@ -32,7 +32,7 @@ def methods_of(runs: Sequence[Run]) -> list[Method]:
         found.setdefault(run.group, []).append(run)
     members = list(found.values())
     titles = _titles(members)
-    names = [f"{title} ({len(own)} seeds)" if len(own) > 1 else own[0].name for title, own in zip(titles, members, strict=True)]
+    names = [f"{title} ({_size(own)})" if len(own) > 1 else own[0].name for title, own in zip(titles, members, strict=True)]
     return [Method(name, own) for name, own in zip(numbered(names), members, strict=True)]
 
 
@@ -57,6 +57,12 @@ def as_written(value: object) -> str:
 def numbered(names: Sequence[str]) -> list[str]:
     """Names with a number where two are the same."""
     return [f"{name} #{list(names[: i + 1]).count(name)}" if list(names).count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def _size(runs: Sequence[Run]) -> str:
+    """The number of seeds where each run has one of its own, else the number of runs."""
+    seeds = {str(run.config["seed"]) for run in runs if "seed" in run.config}
+    return f"{len(runs)} {'seeds' if len(seeds) == len(runs) else 'runs'}"
 
 
 def _titles(members: list[list[Run]]) -> list[str]:

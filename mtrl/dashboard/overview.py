@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from mtrl.config import flatten
 from mtrl.dashboard.aggregates import Comparison, by_tasks, compare
 from mtrl.dashboard.curves import Bands, curves, evaluation_curves
-from mtrl.dashboard.drawing import heat_map
+from mtrl.dashboard.drawing import heat_map, subtitle
 from mtrl.dashboard.method_figures import improvements, interval_estimates, iqm_curves, profiles, shares_by_method
 from mtrl.dashboard.methods import as_written, methods_of
 from mtrl.dashboard.runs import Run
@@ -56,8 +56,7 @@ def overview_figures(runs: Sequence[Run], comparisons: Sequence[Comparison], ban
         figures += shares_by_method(methods_of(members))
     tasks = all_tasks(runs)
     if len(runs) > 1 and tasks:
-        scores = np.array([[_newest_score(run, task) for run in runs] for task in tasks])
-        figures.append(heat_map(tasks, [run.name for run in runs], scores, "Newest score by task and run", low=0, high=1))
+        figures.append(_newest_scores(runs, tasks))
     figures += [
         curves(runs, "summary/frames_per_second", "Speed", "frames/s", bands=bands),
         curves(runs, "summary/policy_lag", "Policy lag", "updates", bands=bands),
@@ -93,9 +92,19 @@ def _differences(configs: Sequence[dict[str, object]]) -> list[tuple[str, list[s
     return [(name, values) for name, values in table if len(set(values)) > 1]
 
 
-def _newest_score(run: Run, task: str) -> float:
-    """Evaluated where there is an evaluation, else of training episodes."""
-    if run.evaluations and task in run.evaluations[-1].tasks:
-        return float(run.evaluations[-1].tasks[task].score.value)
-    score = run.last(f"tasks/{task}/score")
-    return np.nan if score is None else score
+def _newest_scores(runs: Sequence[Run], tasks: Sequence[str]) -> go.Figure:
+    """Evaluated scores, and marked ones of training episodes where a run has no evaluation of a task."""
+    values, marks = np.full((len(tasks), len(runs)), np.nan), np.full((len(tasks), len(runs)), "", dtype=object)
+    for column, run in enumerate(runs):
+        evaluated = run.evaluations[-1].tasks if run.evaluations else {}
+        for row, task in enumerate(tasks):
+            if task in evaluated:
+                values[row, column] = evaluated[task].score.value
+            elif (score := run.last(f"tasks/{task}/score")) is not None:
+                values[row, column], marks[row, column] = score, "*"
+    # The name of a run without evaluations is marked as well: large tables have no numbers.
+    names = [run.name if run.evaluations else f"{run.name} *" for run in runs]
+    figure = heat_map(tasks, names, values, "Newest score by task and run", low=0, high=1, marks=marks)
+    if (marks == "*").any():
+        subtitle(figure, "*: not evaluated, score of training episodes")
+    return figure

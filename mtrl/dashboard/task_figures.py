@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
 import plotly.graph_objects as go
 
 from mtrl.dashboard.curves import mark_changes
-from mtrl.dashboard.drawing import COLOURS, ROW_HEIGHT, error_bars, heat_map, new_figure, subtitle, with_legend
+from mtrl.dashboard.drawing import COLOURS, ROW_HEIGHT, add_share, error_bars, heat_map, new_figure, subtitle, with_legend
 from mtrl.dashboard.runs import Run
 
 FEW_TASKS = 10  # up to this number of tasks, each has a line
@@ -21,9 +22,14 @@ def task_curves(run: Run, metric: str, title: str, unit: str, *, stacked: bool =
     if len(run.tasks) > FEW_TASKS:
         return _task_history(run, metric, title, unit)
     figure = new_figure(title, "trained frames", unit)
-    for index, task in enumerate(run.tasks):
-        extra = {"stackgroup": "tasks"} if stacked else {}
-        figure.add_scatter(x=run.frames, y=run.column(f"tasks/{task}/{metric}"), name=task, line={"color": COLOURS[index]}, **extra)
+    figure.update_xaxes(rangemode="tozero")
+    values = np.array([run.column(f"tasks/{task}/{metric}") for task in run.tasks])  # [tasks, rows]
+    known = ~np.isnan(values).all(axis=0)  # a line about an evaluation has none
+    for task, own, colour in zip(run.tasks, values, COLOURS, strict=False):
+        if stacked:
+            add_share(figure, run.frames[known], own[known], task, colour)
+        else:
+            figure.add_scatter(x=run.frames, y=own, name=task, line={"color": colour})
     if unit in ("score", "share"):
         figure.update_yaxes(range=[0, 1.02])
     mark_changes(figure, [run])
@@ -89,9 +95,7 @@ def expert_usage(run: Run) -> go.Figure | None:
         return heat_map([f"expert {k}" for k in experts], frames, values, USAGE, low=0.0, high=float(values.max()))
     figure = new_figure(USAGE, "trained frames", "share")
     for index, k in enumerate(experts):
-        figure.add_scatter(
-            x=run.frames[known], y=shares[index, known], name=f"expert {k}", stackgroup="experts", line={"color": COLOURS[index]}
-        )
+        add_share(figure, run.frames[known], shares[index, known], f"expert {k}", COLOURS[index])
     figure.update_yaxes(range=[0, 1.02])
     subtitle(figure, "sizes of the task weights, mean over tasks")
     mark_changes(figure, [run])
@@ -99,19 +103,26 @@ def expert_usage(run: Run) -> go.Figure | None:
 
 
 def gradient_conflicts(run: Run) -> go.Figure | None:
-    """The cosine of the gradients of each two tasks, mean over the run's newest quarter; None where it was never measured."""
+    """The cosine of the gradients of each two tasks, as a mean over the newest quarter of its measurements; None where there is none.
+
+    The gradients are those at the mixed feature of the experts. Below 0, learning one task moves the other back.
+    """
     if not run.tasks or not any(name.startswith("gradients/") for name in run.columns):
         return None
     measured = [[run.column(f"gradients/{task}/cosine_{k}") for k in range(len(run.tasks))] for task in run.tasks]
-    cosines = np.array(measured)[:, :, -max(1, -(-run.num_rows // 4)) :]  # [tasks, tasks, rows]
-    known = ~np.isnan(cosines)
-    if not known.any():
+    cosines = np.array(measured)  # [tasks, tasks, rows]
+    cosines = cosines[:, :, ~np.isnan(cosines).all(axis=(0, 1))]  # most lines of metrics may have none
+    if not cosines.shape[2]:
         return None
+    cosines = cosines[:, :, -math.ceil(cosines.shape[2] / 4) :]
+    known = ~np.isnan(cosines)
     sums, counts = np.where(known, cosines, 0.0).sum(axis=2), known.sum(axis=2)
     values = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-    figure = heat_map(run.tasks, run.tasks, values, "Cosine of the tasks' gradients", low=-1.0, high=1.0, diverging=True)
-    figure.update_xaxes(tickmode="linear", dtick=1)
-    subtitle(figure, "at the mixed feature of the experts, mean over the newest quarter; below 0: learning one moves the other back")
+    numbers = [str(k) for k in range(1, len(run.tasks) + 1)]  # the columns': names would take the room of the cells
+    named = [f"{number} {task}" for number, task in zip(numbers, run.tasks, strict=True)]
+    figure = heat_map(named, numbers, values, "Cosine of the tasks' gradients", low=-1.0, high=1.0, diverging=True)
+    figure.update_xaxes(type="category")
+    subtitle(figure, "newest quarter; below 0: opposed; grey: none")
     return figure
 
 
