@@ -388,7 +388,6 @@ def test_scores_of_training_are_marked_beside_evaluated_ones(tmp_path):
     assert list(figure.data[0].x) == ["evaluated", "trained *"]
     assert [list(row) for row in figure.data[0].text] == [["0.50", "0.25*"], ["0.25*", "0.25*"]]
     assert "training" in figure.layout.title.subtitle.text
-    figure = next(each for each in figures_of([evaluated, evaluated]) if each.layout.title.text == "Newest score by task and run")
     evaluated.columns |= {"tasks/b/score": np.array([np.nan, np.nan])}
     figure = next(each for each in figures_of([evaluated, evaluated]) if each.layout.title.text == "Newest score by task and run")
     assert figure.layout.title.subtitle.text is None, "nothing to mark"

@@ -19,6 +19,7 @@ from mtrl.dashboard.methods import as_written
 from mtrl.dashboard.runs import Run
 
 UNKNOWN = "–"
+TALL = 600  # pixels of a figure, above which it has a row of the page to itself: beside it would be a hole
 PASSING_FIELDS = ("name", "seed", "suite.name", "total_frames")  # shown by themselves
 
 
@@ -66,14 +67,15 @@ def figure_html(figure: go.Figure) -> Markup:
     """The figure as data, which the page's script draws when it comes into view. With `<` escaped no name can end the script."""
     content = figure.to_json().replace("<", "\\u003c")
     height = int(figure.layout.height or 0)
-    wide = " wide" if (figure.layout.meta or {}).get("wide") else ""
+    wide = " wide" if height > TALL or (figure.layout.meta or {}).get("wide") else ""
     return Markup(f'<div class="plot{wide}" style="min-height:{height}px"></div><script type="application/json">{content}</script>')
 
 
 def head_of(run: Run, summary: Summary) -> Head:
     """State, progress, scores, command and configuration of a run."""
     facts = [("state", summary.state + (f": {summary.reason}" if summary.reason else ""))]
-    facts.append(("suite", f"{summary.suite or UNKNOWN}, {len(run.tasks)} tasks"))
+    facts.append(("suite", summary.suite or UNKNOWN))
+    facts.append(("tasks", str(len(run.tasks))))
     share = "" if summary.progress is None else f" ({summary.progress:.0%} of {summary.total_frames:,.0f})"
     facts.append(("frames", f"{count(summary.frames)}{share}"))
     hours = float(run.hours[-1]) if run.num_rows else None

@@ -2,13 +2,16 @@
 // Draws the figures of a page in its colours, when they come into view, or all of them for a printer.
 
 const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
+const PRINTED = { width: 660, height: 960 }; // of a page's column; whether a printer has more or less is not known before it prints
 const DARK = { "#0072B2": "#56A9E8", "#882255": "#D97AA8", "#332288": "#9A8CF0", "#999933": "#C5C55A", "#D55E00": "#F08040", "#009E73": "#2FC79B" };
+
+function printing() { return document.documentElement.classList.contains("printing"); }
 
 function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
 
 // Lighter lines on dark paper; text and grid in the page's colours.
 function themed(figure) {
-  const dark = matchMedia("(prefers-color-scheme: dark)").matches && !matchMedia("print").matches;
+  const dark = matchMedia("(prefers-color-scheme: dark)").matches && !printing() && !matchMedia("print").matches;
   let text = JSON.stringify(figure);
   if (dark) for (const [light, own] of Object.entries(DARK)) text = text.replaceAll(light, own);
   const own = JSON.parse(text), ink = colour("--soft"), line = colour("--line");
@@ -69,11 +72,16 @@ function addButtons(place) {
 
 function draw(place) {
   const text = place.nextElementSibling.textContent;
-  if (place.dataset.drawn === colour("--paper") && place.drawnText === text) return;
+  const look = colour("--paper") + (printing() ? " printed" : "");
+  if (place.dataset.drawn === look && place.drawnText === text) return;
   const figure = themed(JSON.parse(text));
+  if (printing()) Object.assign(figure.layout, { width: PRINTED.width, height: Math.min(figure.layout.height, PRINTED.height) });
   place.dataset.title = (figure.layout.title || {}).text || "figure";
   Plotly.react(place, figure.data, figure.layout, CONFIG).then(() => {
     addButtons(place);
+    // A narrower page shows the picture smaller and whole.
+    if (printing()) place.querySelectorAll(".main-svg").forEach(svg => svg.setAttribute("viewBox", `0 0 ${svg.getAttribute("width")} ${svg.getAttribute("height")}`));
+    else if (place.clientWidth !== place._fullLayout.width) Plotly.Plots.resize(place); // it was printed
     const { run, decisions } = figure.layout.meta || {};
     if (run && document.body.dataset.links !== "none" && !place.linked) {
       place.linked = true;
@@ -83,7 +91,7 @@ function draw(place) {
     }
   });
   place.drawnText = text;
-  place.dataset.drawn = colour("--paper");
+  place.dataset.drawn = look;
 }
 
 const watcher = new IntersectionObserver(entries => entries.forEach(entry => {
@@ -95,7 +103,10 @@ function watchFigures() { document.querySelectorAll(".plot").forEach(place => { 
 function redrawAll() { document.querySelectorAll(".plot").forEach(draw); }
 
 watchFigures();
-addEventListener("beforeprint", redrawAll);
+for (const [event, printed] of [["beforeprint", true], ["afterprint", false]]) addEventListener(event, () => {
+  document.documentElement.classList.toggle("printing", printed);
+  redrawAll();
+});
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawAll);
 
 // Sorts a table by the column whose head is pressed, numbers first; a second time turns it round.
