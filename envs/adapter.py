@@ -1,132 +1,129 @@
-"""Other people's environments behind one contract: spaces that policies act in, plain numbers, and errors that name what is wrong.
+"""Other people's environments behind one contract: spaces that policies act in, arrays that encoders read, plain numbers, and errors that
+name what is wrong.
 
-`Adapted` wraps any environment that `gymnasium.make` makes. Actions of the policy are
-
-- `Discrete`: 0 … n - 1, shifted by the space's `start`;
-- `Box` of floats of any shape: a vector. A dimension with finite bounds is mapped from [-1, 1] to them, as RLlib's `normalize_actions`
-  does; one with an infinite bound stays in the environment's units and is clipped at the finite one.
-
-Observations are what `FlattenObservation` gives, a vector of float32, unless the suite reads them itself.
+`Adapted` wraps any environment that `gymnasium.make` makes. Its actions are those of `envs.actions`, and its observations those of
+`envs.observations`, unless the suite reads them itself. Where the environment says which actions are allowed, as `action_mask` in its
+observation or in `info`, the observation has an array `action_mask`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
+from gymnasium.spaces import Box, Dict, MultiBinary
 
-from envs.errors import SuiteError
-
-READABLE = (Box, Discrete, MultiBinary, MultiDiscrete, Text)
-"""Spaces that a vector can hold."""
+from envs.actions import action_rule, canonical_actions, choices_of, read_mask
+from envs.errors import MisfitError
+from envs.observations import GRID_SHAPE, MASK, Arrays, Observations, leaf_kind, read_observations, shown
 
 
 class Adapted(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """An environment with canonical actions, rewards, ends and `info["success"]`.
+    """An environment with canonical actions, observations, rewards, ends and `info["success"]`.
+
+    Args:
+        env: the environment.
+        observations: how its observations are read; by default as `read_observations` does.
+        masked: whether `info` has an `action_mask`. One in the observation is found without.
 
     Raises:
-        SuiteError: no policy can act in the environment's action space.
+        SuiteError: no policy can act in the environment's action space, or read what it observes.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any]):
+    def __init__(self, env: gymnasium.Env[Any, Any], observations: Observations | None = None, *, masked: bool = False):
         super().__init__(env)
         self.action_space, self._to_environment = canonical_actions(env.action_space)
-        self.action_rule = self._action_rule()
+        self.action_rule = action_rule(env.action_space)
+        self._choices = choices_of(env.action_space)
+        space: Any = env.observation_space
+        self._mask_observed = self._choices is not None and isinstance(space, Dict) and MASK in space.spaces
+        if self._mask_observed:
+            space = Dict({name: part for name, part in space.items() if name != MASK})
+        self._masked = self._mask_observed or (masked and self._choices is not None)
+        own = observations or read_observations(space)
+        self._read, self.left_out = own.read, own.left_out
+        mask = {MASK: MultiBinary(sum(self._choices))} if self._masked and self._choices is not None else {}
+        self.observation_space = Dict(own.space.spaces | mask)
+        self._steps = 0
 
-    def _action_rule(self) -> str | None:
-        """What is done to the policy's actions; None where they are given to the environment as they are."""
-        if isinstance(self.env.action_space, Box) and self._to_environment is not _same:
-            return f"from -1 … 1 to the bounds of {_shown(self.env.action_space)}"
-        return None
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
+        """Begins an episode. The options that our own environments read are not handed on.
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begins an episode. The options that our own environments read are not handed on."""
+        Raises:
+            MisfitError: the observation is not of the environment's space, or no action is allowed.
+        """
         with staying_here():
             observation, info = self.env.reset(seed=seed)
-        return observation, info or {}
+        self._steps = 0
+        return self._arrays(observation, info or {}, ended=False), info or {}
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """A step. Rewards and ends may be NumPy's scalars, or arrays of one element."""
+    def step(self, action: Any) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
+        """A step. Rewards and ends may be NumPy's scalars, or arrays of one element.
+
+        Raises:
+            MisfitError: the observation is not of the environment's space, or no action is allowed.
+        """
         observation, reward, terminated, truncated, info = self.env.step(self._to_environment(action))
+        self._steps += 1
         info = dict(info or {})
         success = truth("info['success']", info.get("success", info.get("is_success", False)))
-        return (
-            observation,
-            number("the reward", reward),
-            truth("terminated", terminated),
-            truth("truncated", truncated),
-            info | {"success": success},
+        over, cut = truth("terminated", terminated), truth("truncated", truncated)
+        arrays = self._arrays(observation, info, ended=over or cut)
+        return arrays, number("the reward", reward), over, cut, info | {"success": success}
+
+    def _arrays(self, observation: Any, info: dict[str, Any], *, ended: bool) -> Arrays:
+        try:
+            arrays = self._read(observation)
+            if self._masked:
+                arrays[MASK] = self._mask(observation, info, ended=ended)
+        except MisfitError as error:
+            when = f"after step {self._steps}" if self._steps else "at the beginning of an episode"
+            raise MisfitError(f"{error} ({when})") from None
+        return arrays
+
+    def _mask(self, observation: Any, info: dict[str, Any], *, ended: bool) -> np.ndarray:
+        """The allowed actions; all where the environment names none, and at an episode's end, after which nobody acts."""
+        assert self._choices is not None
+        given = observation.get(MASK) if self._mask_observed else info.get(MASK)
+        if given is None or ended:
+            return np.ones(sum(self._choices), np.int8)
+        return read_mask(given, self._choices)
+
+
+class StackedImages(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """Images beside those of the steps before, as further channels, the oldest first; at the beginning the first one is repeated.
+
+    Args:
+        env: an environment with the arrays of `Adapted`.
+        count: images side by side.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], count: int):
+        own: Any = env.observation_space
+        super().__init__(gymnasium.wrappers.FrameStackObservation(env, count))
+        self._images = images_of(own)
+        stacked: Any = self.env.observation_space
+        joined = {name: (self._joined(stacked[name].low), self._joined(stacked[name].high)) for name in self._images}
+        self.observation_space = Dict(
+            {name: Box(*joined[name], dtype=space.dtype) if name in joined else space for name, space in own.items()}
         )
 
+    def observation(self, observation: Arrays) -> Arrays:
+        """All images of an array as one, and of all other arrays the newest."""
+        return {name: self._joined(array) if name in self._images else array[-1] for name, array in observation.items()}
 
-def canonical_actions(space: gymnasium.Space[Any] | None) -> tuple[gymnasium.Space[Any], Callable[[Any], Any]]:
-    """The space that a policy acts in, and the function from its actions to those of `space`.
-
-    Raises:
-        SuiteError: it is a space of another kind. The message says what to wrap.
-    """
-    if isinstance(space, Discrete):
-        start, kind = int(space.start), np.dtype(space.dtype).type
-        return Discrete(int(space.n)), lambda action: kind(start + int(action))
-    if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating):
-        return _canonical_box(space)
-    raise SuiteError(
-        f"its actions are {space}; a policy acts in one Discrete or one Box of floats, so wrap it in one of Gymnasium's action wrappers "
-        "(TransformAction, DiscretizeAction, or an ActionWrapper of your own)"
-    )
+    @staticmethod
+    def _joined(images: np.ndarray) -> np.ndarray:
+        return images.reshape(-1, *images.shape[2:])
 
 
-def _canonical_box(space: Box) -> tuple[Box, Callable[[Any], Any]]:
-    low, high = space.low.astype(np.float64).reshape(-1), space.high.astype(np.float64).reshape(-1)
-    with np.errstate(over="ignore"):  # finite in float64, infinite in float32
-        finite = np.isfinite(space.low.astype(np.float32)) & np.isfinite(space.high.astype(np.float32))
-    finite = finite.reshape(-1)
-    if (low >= high)[finite].any():
-        raise SuiteError(f"its actions are {space}, in which a dimension has only one value; wrap it in an ActionWrapper without it")
-    scale = np.where(finite, (np.where(finite, high, 0) - np.where(finite, low, 0)) / 2, 1.0)
-    centre = np.where(finite, np.where(finite, low, 0) + scale, 0.0)
-
-    def to_environment(action: Any) -> Any:
-        values = np.clip(centre + scale * np.asarray(action, np.float64).reshape(-1), low, high).astype(space.dtype)
-        return np.clip(values.reshape(space.shape), space.low, space.high)
-
-    bounds = (np.where(finite, -1.0, low).astype(np.float32), np.where(finite, 1.0, high).astype(np.float32))
-    free = np.isinf(low) & np.isinf(high)
-    unchanged = space.dtype == np.float32 and len(space.shape) == 1 and bool(np.where(finite, (low == -1) & (high == 1), free).all())
-    return Box(*bounds, dtype=np.float32), (_same if unchanged else to_environment)
-
-
-def vector_view(env: gymnasium.Env[Any, Any]) -> tuple[gymnasium.Env[Any, Any], list[str]]:
-    """The environment with its observation as one vector, and the names of parts that a vector cannot hold and that were left out.
-
-    Raises:
-        SuiteError: nothing is left. The message says what to wrap.
-    """
-    space, left_out = env.observation_space, list[str]()
-    if isinstance(space, Dict):
-        left_out = [name for name, part in space.items() if not readable(part)]
-        kept = [name for name in space if name not in left_out]
-        if left_out and kept:
-            env = gymnasium.wrappers.FilterObservation(env, filter_keys=kept)
-    if not readable(env.observation_space):
-        raise SuiteError(
-            f"it observes {space}, which is no vector of fixed size; wrap it in one of Gymnasium's observation wrappers "
-            "(TransformObservation, or an ObservationWrapper of your own)"
-        )
-    return gymnasium.wrappers.FlattenObservation(env), left_out
-
-
-def readable(space: gymnasium.Space[Any] | None) -> bool:
-    """Whether the space's values have one size and can be flattened. Subclasses do not count: they may have changed their values."""
-    if isinstance(space, Dict | Tuple):
-        parts = list(space.values()) if isinstance(space, Dict) else list(space)
-        return bool(parts) and all(map(readable, parts))
-    return type(space) in READABLE
+def images_of(space: Dict) -> list[str]:
+    """The arrays of `Adapted` that are images; MiniGrid's view is none."""
+    return [name for name, part in space.items() if leaf_kind(part) == "image" and part.shape != GRID_SHAPE]
 
 
 def number(what: str, value: Any) -> float:
@@ -138,7 +135,7 @@ def number(what: str, value: Any) -> float:
     try:
         (single,) = np.asarray(value if value is not None else (), np.float64).reshape(-1)
     except (TypeError, ValueError):
-        raise TypeError(f"{what} is {_shown(value)}; it has to be one number") from None
+        raise TypeError(f"{what} is {shown(value)}; it has to be one number") from None
     return float(single)
 
 
@@ -154,7 +151,7 @@ def truth(what: str, value: Any) -> bool:
         (single,) = np.asarray(value).reshape(-1)
         return bool(single == single and float(single) != 0)  # NaN is not equal to itself
     except (TypeError, ValueError):
-        raise TypeError(f"{what} is {_shown(value)}; it has to be true or false") from None
+        raise TypeError(f"{what} is {shown(value)}; it has to be true or false") from None
 
 
 @contextlib.contextmanager
@@ -166,12 +163,3 @@ def staying_here() -> Iterator[None]:
     finally:
         if os.getcwd() != here:
             os.chdir(here)
-
-
-def _same(action: Any) -> Any:
-    return action
-
-
-def _shown(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else text[:79] + "…"

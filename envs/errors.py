@@ -28,6 +28,10 @@ class TaskFault(RuntimeError):  # noqa: N818  (not an error of the caller's)
         return (type(self), (self.task_id, *self._arguments), self.__dict__)
 
 
+class MisfitError(ValueError):
+    """An environment gave something that is not of its own space. The message is one sentence."""
+
+
 class UnknownSuiteError(SuiteError):
     """There is no suite of that name."""
 

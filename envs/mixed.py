@@ -9,25 +9,30 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from envs.task import TaskSuite
+from envs.actions import size_of, values_of
+from envs.task import Task, TaskSuite
 from envs.vector import Arrays
 
 KIND = "kind"
 
 
 class EitherSpace(gymnasium.Space[np.ndarray]):
-    """Actions of one kind or another as vectors: the kind's number, the action (a Discrete one is one number), and zeros to fill up."""
+    """Actions of one kind or another as vectors: the kind's number, the action (a Discrete one is one number), and zeros to fill up.
+
+    Args:
+        kinds: spaces that policies act in, as `envs.actions` has them.
+    """
 
     def __init__(self, kinds: Sequence[gymnasium.Space]):
         self.kinds = tuple(kinds)
-        super().__init__((1 + max(_size(kind) for kind in kinds),), np.float32)
+        super().__init__((1 + max(size_of(kind) for kind in kinds),), np.float32)
 
     def sample(self, mask: Any = None, probability: Any = None) -> np.ndarray:
         """An action of any kind."""
@@ -51,10 +56,7 @@ class EitherSpace(gymnasium.Space[np.ndarray]):
 
     def split(self, kind: int, vectors: np.ndarray) -> Any:
         """The actions in vectors `[..., n]` of a kind: the inverse of `join`; values out of range are clipped."""
-        space = self.kinds[kind]
-        if isinstance(space, gymnasium.spaces.Discrete):
-            return np.rint(vectors[..., 1]).clip(0, int(space.n) - 1).astype(np.int64)
-        return np.clip(vectors[..., 1 : 1 + _size(space)], space.low, space.high).astype(np.float32)  # type: ignore[attr-defined]
+        return values_of(self.kinds[kind], vectors[..., 1:])
 
     def __eq__(self, other: object) -> bool:
         """Whether the kinds are the same."""
@@ -68,6 +70,10 @@ class MixedSuite(TaskSuite):
     """The tasks of several suites, one after the other."""
 
     parts: tuple[TaskSuite, ...] = ()
+
+    def changed(self, name: str, change: Callable[[Task], Task]) -> MixedSuite:
+        """A suite of another name with each task as `change` gives it."""
+        return mix(name, [part.changed(part.name, change) for part in self.parts])
 
     def for_evaluation(self) -> MixedSuite:
         """The same tasks, each part as its published protocol evaluates it."""
@@ -139,6 +145,7 @@ def mix(name: str, parts: Sequence[TaskSuite]) -> MixedSuite:
     Raises:
         SuiteError: two tasks have the same name.
     """
+    parts = [each for part in parts for each in (part.parts if isinstance(part, MixedSuite) else (part,))]
     observations = _distinct(part.observation_space for part in parts)
     actions = _distinct(part.action_space for part in parts)
     spaces: dict[str, gymnasium.Space] = {KIND: gymnasium.spaces.Box(0, len(observations) - 1, (), np.uint8)}
@@ -177,7 +184,3 @@ def _distinct(spaces: Any) -> list[Any]:
         if space not in found:
             found.append(space)
     return found
-
-
-def _size(space: gymnasium.Space) -> int:
-    return 1 if isinstance(space, gymnasium.spaces.Discrete) else int(np.prod(space.shape or ()))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import gymnasium
 import numpy as np
 
+from envs.actions import HybridSpace, values_of
 from envs.errors import SuiteError, TaskFault
 from envs.task import TaskSuite
 from envs.vector import Arrays, Backend, Episode, Step
@@ -52,16 +54,7 @@ class SlotTable:
             raise RuntimeError("call reset() before step()")
         if len(actions) != len(active.task_ids):
             raise ValueError(f"{len(active.task_ids)} slots need one action each; got {len(actions)}")
-        space = self.suite.action_space
-        if isinstance(space, gymnasium.spaces.Box):
-            actions = np.clip(actions, space.low, space.high)
-        elif isinstance(space, gymnasium.spaces.Discrete):
-            # An action out of range would crash a simulator written in C++.
-            first = int(space.start)
-            outside = (actions < first) | (actions >= first + int(space.n))
-            if outside.any():
-                slot = int(np.flatnonzero(outside)[0])
-                raise ValueError(f"{self.suite.names[active.task_ids[slot]]} was given action {actions[slot]}, which {space} does not have")
+        actions = self._checked(actions)
         obs, rewards, terminated, truncated, success, lost, faults = self._backend.step(self._counts, actions)
         self._check(obs, rewards)
         valid = ~active.ended & ~lost
@@ -77,6 +70,23 @@ class SlotTable:
         active.obs, active.ended = {name: array.copy() for name, array in obs.items()}, ended  # copied: the caller may write into `obs`
         episodes = [self._episode(slot, bool(terminated[slot]), bool(truncated[slot])) for slot in np.flatnonzero(ended).tolist()]
         return Step(obs, rewards, terminated, truncated, valid, episodes, lost, faults)
+
+    def _checked(self, actions: np.ndarray) -> np.ndarray:
+        """Actions of the suite's space: numbers are clipped, and a choice that does not exist would crash a simulator written in C++."""
+        space = self.suite.action_space
+        if isinstance(space, gymnasium.spaces.Box):
+            return np.clip(actions, space.low, space.high)
+        if isinstance(space, HybridSpace):
+            return values_of(space, actions)
+        if isinstance(space, gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete):
+            count: Any = space.n if isinstance(space, gymnasium.spaces.Discrete) else space.nvec
+            first: Any = space.start
+            outside = (actions < first) | (actions >= first + count)
+            if outside.any():
+                slot = int(np.flatnonzero(outside.reshape(len(actions), -1).any(axis=1))[0])
+                task = self.suite.names[self._active.task_ids[slot]]
+                raise ValueError(f"{task} was given action {actions[slot]}, which {space} does not have")
+        return actions
 
     def unfinished(self) -> list[Episode]:
         """The episodes that the slots are in the middle of, as far as they have come: neither terminated nor truncated."""

@@ -147,6 +147,10 @@ class TaskSuite:
         """The argument of the `step` of one of a task's environments for an action of `action_space`."""
         return action
 
+    def changed(self, name: str, change: Callable[[Task], Task]) -> TaskSuite:
+        """A suite of another name with each task as `change` gives it."""
+        return replace(self, name=name, tasks=tuple(map(change, self.tasks)))
+
     def for_evaluation(self) -> TaskSuite:
         """The same tasks as the published protocol evaluates them."""
         return replace(self, tasks=tuple(replace(task, make_env=task.make_evaluation_env or task.make_env) for task in self.tasks))

@@ -33,7 +33,7 @@ class Plan(NamedTuple):
 
 @st.composite
 def boxes(draw: st.DrawFn, dtypes: tuple[Any, ...]) -> spaces.Box:
-    shape = draw(st.sampled_from([(), (1,), (3,), (2, 2), (4, 4, 3)]))
+    shape = draw(st.sampled_from([(), (1,), (3,), (2, 2), (4, 4, 3), (3, 9, 8), (8, 9)]))
     dtype = draw(st.sampled_from(dtypes))
     if dtype in INTEGERS:
         low, high = draw(st.sampled_from([(0, 5), (0, 100), (1, 2)]))
@@ -50,6 +50,7 @@ def simple(actions: bool) -> st.SearchStrategy[Any]:
     return st.one_of(
         boxes(FLOATS),
         boxes(FLOATS) if actions else boxes(INTEGERS),
+        st.builds(lambda shape: spaces.MultiDiscrete(np.full(shape, 3), start=np.full(shape, -1)), st.sampled_from([(2,), (2, 2)])),
         st.builds(lambda n, start: spaces.Discrete(n, start=start), st.integers(1, 5), st.sampled_from([0, 0, 1, -3])),
         st.builds(lambda n: spaces.MultiDiscrete([n, 3]), st.integers(2, 4)),
         st.builds(spaces.MultiBinary, st.integers(1, 4)),
@@ -60,16 +61,23 @@ def simple(actions: bool) -> st.SearchStrategy[Any]:
     )
 
 
-def observation_spaces() -> st.SearchStrategy[Any]:
+def nested(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Dicts and Tuples of two."""
     return st.one_of(
-        simple(False),
-        st.builds(lambda a, b: spaces.Dict({"first": a, "second": b}), simple(False), simple(False)),
-        st.builds(lambda a, b: spaces.Tuple((a, b)), simple(False), simple(False)),
+        st.builds(lambda a, b: spaces.Dict({"first": a, "second": b}), parts, parts),
+        st.builds(lambda a, b: spaces.Tuple((a, b)), parts, parts),
     )
 
 
+def observation_spaces() -> st.SearchStrategy[Any]:
+    """Nested two deep."""
+    leaves = st.one_of(simple(False), st.builds(lambda n: spaces.Discrete(n, start=7), st.sampled_from([513, 2000])))
+    return st.one_of(leaves, nested(leaves), nested(st.one_of(leaves, nested(leaves))))
+
+
 def action_spaces() -> st.SearchStrategy[Any]:
-    return st.one_of(simple(True), simple(True), st.builds(lambda a: spaces.Tuple((a, a)), simple(True)))
+    """Nested two deep."""
+    return st.one_of(simple(True), nested(simple(True)), nested(st.one_of(simple(True), nested(simple(True)))))
 
 
 plans = st.builds(

@@ -8,12 +8,13 @@ import gymnasium
 import numpy as np
 import pytest
 from foreign import Foreign, Plan, plans, register
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Sequence
+from gymnasium.spaces import Box, Dict, Discrete, Graph, OneOf, Sequence, Text, Tuple
 from helpers import toy_config
 from hypothesis import HealthCheck, given, settings
 
 from envs import SuiteError, TaskFault, make_suite, make_vector
-from envs.adapter import canonical_actions, number, truth
+from envs.actions import canonical_actions
+from envs.adapter import number, truth
 from mtrl.errors import UserError
 from mtrl.training.trainer import build_trainer
 
@@ -92,7 +93,21 @@ def test_bounds_of_one_leave_actions_as_they_are():
     assert to_environment(action) is action and canonical == Box(-1, 1, (3,), np.float32)
 
 
-@pytest.mark.parametrize("space", [MultiDiscrete([2, 3]), MultiBinary(2), Box(0, 4, (2,), np.int64), Dict({"a": Discrete(2)}), None])
+@pytest.mark.parametrize(
+    "space",
+    [
+        Text(3),
+        Sequence(Discrete(3)),
+        Graph(Box(-1, 1, (2,)), None),
+        OneOf((Discrete(2), Box(-1, 1, (2,)))),
+        Tuple((Discrete(2), Text(3))),
+        Dict({}),
+        Box(-1, 1, (0,)),
+        Box(0, 2**40, (2,), np.int64),
+        Box(-np.inf, np.inf, (2,), np.int32),
+        None,
+    ],
+)
 def test_actions_of_other_kinds_are_refused_with_what_to_wrap(space):
     with pytest.raises(SuiteError, match="wrap it in"):
         canonical_actions(space)
@@ -100,7 +115,7 @@ def test_actions_of_other_kinds_are_refused_with_what_to_wrap(space):
 
 def test_observations_of_other_kinds_are_refused_with_what_to_wrap():
     suite = f"gym/{register(PLAIN._replace(observation_space=Sequence(Discrete(3))))}"
-    with pytest.raises(SuiteError, match="is no vector of fixed size; wrap it in"):
+    with pytest.raises(SuiteError, match="of which policies can read nothing; wrap it in"):
         make_suite(suite)
 
 
@@ -165,9 +180,9 @@ def test_other_views_of_minigrid():
 
     gymnasium.register("Whole-v0", lambda: FullyObsWrapper(EmptyEnv(size=6)))
     gymnasium.register("Wide-v0", lambda render_mode=None: EmptyEnv(size=8, agent_view_size=9, render_mode=render_mode))
-    for env_id, size in (("Whole-v0", 6 * 6 * 3 + 4), ("Wide-v0", 9 * 9 * 3 + 4)):
+    for env_id, shape in (("Whole-v0", (3, 6, 6)), ("Wide-v0", (3, 9, 9))):
         with pytest.warns(UserWarning, match="policies do not read mission"):
             suite = make_suite(f"gym/{env_id}")
-        assert suite.observation_space["vector"].shape == (size,)
+        assert suite.observation_space["image"].shape == shape and suite.observation_space["vector"].shape == (4,)
         tasks = make_vector(suite, 1, seed=0)
-        assert tasks.reset()["vector"].shape == (1, size)
+        assert tasks.reset()["image"].shape == (1, *shape)

@@ -96,7 +96,7 @@ def test_what_success_is():
     assert ranged.score(0, 250.0) == 0.5
 
 
-def test_views_of_grids_are_grids_and_everything_else_is_a_vector():
+def test_views_of_grids_are_grids_and_numbers_are_a_vector():
     grid = make_suite("gym/minigrid:MiniGrid-Empty-5x5-v0,minigrid:MiniGrid-LavaGapS5-v0")
     assert grid.observation_space == make_suite("minigrid/mt3").observation_space
     assert grid.names == ("MiniGrid-Empty-5x5-v0", "MiniGrid-LavaGapS5-v0")
@@ -112,10 +112,13 @@ def test_views_of_grids_are_grids_and_everything_else_is_a_vector():
     [
         ("gym/NoSuch-v0", "gym: NoSuch-v0 cannot be made: NameNotFound"),
         ("gym/no_such_module:X-v0", "gym: no_such_module:X-v0 cannot be made: ModuleNotFoundError"),
-        ("gym/CartPole-v1,Acrobot-v1", "Acrobot-v1 observes .*, but CartPole-v1 observes"),
+        ("gym/CartPol-v1", "CartPol-v1 cannot be made: .*; the most similar ids are CartPole-v1"),
+        ("gym/CartPole-v1,Acrobot-v1,CartPole-v1", "names a task twice: CartPole-v1, Acrobot-v1, CartPole-v1"),
+        ("gym/CartPole-v1?stack=4", "stack puts images side by side, and none of these tasks observes one"),
+        ("gym/CartPole-v1?stack=0", "stack is a number of images from 1 to 64, got '0'"),
         ("gym/CartPole-v1?high=many", "low and high are returns"),
         ("gym/CartPole-v1?low=1&high=0", "high has to be above low, got 1 and 0"),
-        ("gym/CartPole-v1?hihg=1", "there is no option 'hihg'; there are low and high"),
+        ("gym/CartPole-v1?hihg=1", "there is no option 'hihg'; there are low, high and stack"),
     ],
 )
 def test_what_does_not_fit_is_a_sentence(name, said):

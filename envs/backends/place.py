@@ -11,7 +11,7 @@ from typing import NamedTuple
 import gymnasium
 import numpy as np
 
-from envs.errors import TaskFault
+from envs.errors import MisfitError, TaskFault
 from envs.seeds import SeedSequences
 from envs.task import TaskSuite
 from envs.vector import Arrays, Fault
@@ -89,8 +89,10 @@ class Place:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # sys.exit, too: a window that is closed must not end the tasks that have none
-            reason = str(error) if isinstance(error, TaskFault) else f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, TaskFault | MisfitError) else f"{type(error).__name__}: {error}"
             if not self._tolerant:
+                if isinstance(error, MisfitError):
+                    raise self._fault(reason) from error
                 if isinstance(error, Exception):
                     raise  # here, where a debugger can look at the environment
                 raise self._fault(f"its environment ended the program ({reason})") from error

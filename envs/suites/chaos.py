@@ -77,11 +77,7 @@ def disturb(suite: TaskSuite, query: str) -> TaskSuite:
         suite.index(task)
     sleep = _fraction(name, "sleep", options.pop("sleep", "0"), "seconds")
     chances = {kind: _chance(name, kind, text) for kind, text in options.items()}
-    return dataclasses.replace(
-        suite,
-        name=f"chaos/{name}",
-        tasks=tuple(_failing(task, chances, sleep) if task.name in only else _python_only(task) for task in suite.tasks),
-    )
+    return suite.changed(f"chaos/{name}", lambda task: _failing(task, chances, sleep) if task.name in only else _python_only(task))
 
 
 def _failing(task: Task, chances: dict[str, float], sleep: float) -> Task:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
+import itertools
 import urllib.parse
 import warnings
 from typing import Any, NamedTuple
@@ -11,12 +13,17 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from envs.adapter import Adapted, staying_here, vector_view
+from envs.actions import choices_of
+from envs.adapter import Adapted, StackedImages, images_of, staying_here
 from envs.errors import SuiteError
+from envs.mixed import mix
+from envs.observations import MASK, Observations, shown
 from envs.suites.minigrid import OBSERVATION_SPACE as GRID
 from envs.suites.minigrid import image_only
 from envs.suites.minigrid_view import with_fast_view
 from envs.task import Task, TaskSuite
+
+MOST_STACKED = 64
 
 
 def names() -> list[str]:
@@ -25,142 +32,187 @@ def names() -> list[str]:
 
 
 def make(name: str) -> TaskSuite:
-    """`ID,ID…[?low=RETURN&high=RETURN]`; an id is Gymnasium's, with `module:` before it where a module has to be imported first.
+    """`ID,ID…[?low=RETURN&high=RETURN&stack=IMAGES]`; an id is Gymnasium's, with `module:` before it for a module that has to be imported.
 
     An episode succeeds if the environment's `info` says so (`success` or `is_success`), or if its return reaches the `reward_threshold`
     that the environment was registered with. Its score is its return between `low` and `high` where they are given, else 1 for a success.
     Its description is the environment's attribute `description`, if it has one; the words of its id stand in for it otherwise.
-    Observations that contain MiniGrid's view are reduced to it; all others are flattened to one vector, without what no vector can hold.
-    Actions are mapped from [-1, 1] to finite bounds (`envs.adapter`).
+    Observations that contain MiniGrid's view are reduced to it; all others are read as `envs.observations` says, and `stack` puts that many
+    images side by side. Actions are those of `envs.actions`. Consecutive tasks with equal spaces are one part of a mixed suite, where not
+    all of them have the same.
 
     Raises:
-        SuiteError: an environment cannot be made or served, or the tasks' spaces differ.
+        SuiteError: an environment cannot be made or served, or two tasks have the same name.
     """
     listed, _, query = name.partition("?")
     ids = [part.strip() for part in listed.split(",")]
     if not all(ids):
         raise SuiteError(f"gym/{name}: an id is empty; it has to be gym/ID,ID…")
-    low, high = _range(name, query)
-    looks = [_look(env_id) for env_id in ids]
-    for env_id, own in zip(ids, looks, strict=True):
-        for what, ours, first in (
-            ("observes", own.observation_space, looks[0].observation_space),
-            ("acts in", own.action_space, looks[0].action_space),
-        ):
-            if ours != first:
-                raise SuiteError(
-                    f"gym/{name}: {env_id} {what} {ours}, but {ids[0]} {what} {first}; tasks of one suite share their spaces, and "
-                    f"suites with different ones can be joined: {'+'.join(f'gym/{each}' for each in ids)}"
-                )
-    return TaskSuite(
-        name=f"gym/{name}",
-        tasks=tuple(_task(env_id, own, low, high) for env_id, own in zip(ids, looks, strict=True)),
-        observation_space=looks[0].observation_space,
-        action_space=looks[0].action_space,
-        adapt=image_only if looks[0].observation_space == GRID else _as_vector,
-        scored_by="success" if high is None else "return",
-        rules=_rules(looks),
-    )
+    options = _options(name, query)
+    looks = [_look(env_id, options.stack) for env_id in ids]
+    if options.stack > 1 and not any(images_of(look.observation_space) for look in looks):
+        raise SuiteError(f"gym/{name}: stack puts images side by side, and none of these tasks observes one")
+    groups = [list(group) for _, group in itertools.groupby(looks, key=_Spaces)]
+    parts = [_part(name if len(groups) == 1 else ",".join(look.env_id for look in group), group, options, groups) for group in groups]
+    return parts[0] if len(parts) == 1 else mix(f"gym/{name}", parts)
 
 
 class _Look(NamedTuple):
     """What one environment of a task says of itself."""
 
+    env_id: str
     name: str
     observation_space: gymnasium.spaces.Dict
     action_space: gymnasium.Space
     reward_threshold: float | None
     action_rule: str | None  # what is done to actions
+    masked: bool  # info says which actions are allowed
     description: str  # the environment's attribute of this name, if it has one
 
 
-def _rules(looks: list[_Look]) -> dict[str, str]:
+class _Spaces:
+    """A look by its spaces, which are compared and have no order."""
+
+    def __init__(self, look: _Look):
+        self._spaces = (look.observation_space, look.action_space)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Spaces) and self._spaces == other._spaces
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _Options(NamedTuple):
+    """The options of a suite's name."""
+
+    low: float
+    high: float | None
+    stack: int
+
+
+def _part(name: str, looks: list[_Look], options: _Options, groups: list[list[_Look]]) -> TaskSuite:
+    """A suite of tasks with equal spaces."""
+    return TaskSuite(
+        name=f"gym/{name}",
+        tasks=tuple(_task(look, options) for look in looks),
+        observation_space=looks[0].observation_space,
+        action_space=looks[0].action_space,
+        adapt=_same,
+        scored_by="success" if options.high is None else "return",
+        rules=_rules(looks, alone=len(groups) == 1),
+    )
+
+
+def _rules(looks: list[_Look], *, alone: bool) -> dict[str, str]:
     """What is done to the actions of the tasks; a policy that was trained by another rule acts wrongly."""
     found = {look.name: look.action_rule for look in looks if look.action_rule is not None}
     if not found:
         return {}
-    same = len(set(found.values())) == 1 and len(found) == len(looks)
+    same = alone and len(set(found.values())) == 1 and len(found) == len(looks)
     return {"actions": next(iter(found.values())) if same else "; ".join(f"{name}: {rule}" for name, rule in found.items())}
 
 
-def _task(env_id: str, look: _Look, low: float, high: float | None) -> Task:
+def _task(look: _Look, options: _Options) -> Task:
     threshold = look.reward_threshold
     return Task(
         name=look.name,
-        make_env=functools.partial(_make_env, env_id),
-        low=low,
-        high=high,
+        make_env=functools.partial(_make_env, look, options.stack),
+        low=options.low,
+        high=options.high,
         success_return=None if threshold is None else float(np.nextafter(threshold, -np.inf)),  # the threshold itself succeeds
         description=look.description,
     )
 
 
-def _make_env(env_id: str, render_mode: str | None = None) -> gymnasium.Env:
-    return _adapted(env_id, render_mode)[0]
+def _make_env(look: _Look, stack: int, render_mode: str | None = None) -> gymnasium.Env:
+    _, env = _adapted(_made(look.env_id, render_mode), stack, masked=look.masked)
+    for what, ours, first in (
+        ("observes", env.observation_space, look.observation_space),
+        ("acts in", env.action_space, look.action_space),
+    ):
+        if ours != first:
+            raise SuiteError(
+                f"gym: {look.env_id} is not always made with the same spaces: an environment {what} {shown(ours)}, and the first one "
+                f"{what} {shown(first)}"
+            )
+    return env
 
 
-def _adapted(env_id: str, render_mode: str | None = None) -> tuple[Adapted, list[str]]:
-    """The environment, and the names of parts of its observation that are left out."""
+def _made(env_id: str, render_mode: str | None = None) -> gymnasium.Env:
     drawn: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}  # those that cannot be drawn take none
     with staying_here():
-        env: Any = gymnasium.make(env_id, disable_env_checker=True, **drawn)
-    if _sees_grid(env.observation_space):
-        env, left_out = with_fast_view(env), [name for name in env.observation_space if name != "image"]
-    else:
-        env, left_out = vector_view(env)
-    return Adapted(env), left_out
+        env: gymnasium.Env = gymnasium.make(env_id, disable_env_checker=True, **drawn)
+    return env
+
+
+def _adapted(env: gymnasium.Env, stack: int, *, masked: bool) -> tuple[Adapted, gymnasium.Env]:
+    """The environment with arrays and canonical actions, and the same with stacked images."""
+    grid, space = None, env.observation_space
+    if isinstance(space, gymnasium.spaces.Dict) and space.spaces.get("image") == GRID["image"]:
+        env, grid = with_fast_view(env), Observations(GRID, image_only, [name for name in space if name != "image"])
+    adapted = Adapted(env, grid, masked=masked)
+    read: Any = adapted.observation_space
+    stacked = stack > 1 and images_of(read)
+    return adapted, StackedImages(adapted, stack) if stacked else adapted
 
 
 @functools.cache
-def _look(env_id: str) -> _Look:
-    try:
-        env, left_out = _adapted(env_id)
-    except SuiteError as error:
-        raise SuiteError(f"gym: {env_id} cannot be served: {error}") from None
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a user's own environment may raise anything, and also call sys.exit
-        reason = " ".join(str(error).split())
-        raise SuiteError(f"gym: {env_id} cannot be made: {type(error).__name__}: {reason}") from error
-    try:
-        if left_out:
-            warnings.warn(f"gym: of what {env_id} observes, policies do not read {', '.join(left_out)}", stacklevel=2)
-        spec: Any = env.spec
+def _look(env_id: str, stack: int) -> _Look:
+    with contextlib.ExitStack() as stopping:
+        try:
+            made = _made(env_id)
+            stopping.callback(_close, made)
+            masked = _masks_in_info(made)
+            adapted, env = _adapted(made, stack, masked=masked)
+        except SuiteError as error:
+            raise SuiteError(f"gym: {env_id} cannot be served: {error}") from None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a user's own environment may raise anything, and also call sys.exit
+            reason = " ".join(str(error).split())
+            hint = _near(env_id) if isinstance(error, gymnasium.error.UnregisteredEnv) else ""
+            raise SuiteError(f"gym: {env_id} cannot be made: {type(error).__name__}: {reason}{hint}") from error
+        if adapted.left_out:
+            warnings.warn(f"gym: of what {env_id} observes, policies do not read {', '.join(adapted.left_out)}", stacklevel=2)
+        spec: Any = adapted.spec
         name = (spec.id if spec is not None else env_id.rpartition(":")[2]).replace("/", "-")
         description = str(getattr(env.unwrapped, "description", ""))
         threshold = spec.reward_threshold if spec is not None else None
-        return _Look(name, _observations(env), env.action_space, threshold, env.action_rule, description)
-    finally:
-        with contextlib.suppress(Exception):
-            env.close()
+        space: Any = env.observation_space
+        return _Look(env_id, name, space, env.action_space, threshold, adapted.action_rule, masked, description)
 
 
-def _observations(env: gymnasium.Env) -> gymnasium.spaces.Dict:
-    if _sees_grid(env.observation_space):
-        return GRID
-    flat: Any = env.observation_space
-    with np.errstate(over="ignore"):  # bounds of float64 that are infinite in float32
-        low, high = flat.low.astype(np.float32), flat.high.astype(np.float32)
-    return gymnasium.spaces.Dict({"vector": gymnasium.spaces.Box(low, high, flat.shape, np.float32)})
+def _masks_in_info(env: gymnasium.Env) -> bool:
+    """Whether the environment says in `info` which actions are allowed, as only an episode shows."""
+    # An environment that cannot start is reported when it is to be trained, as those are that fail later.
+    with contextlib.suppress(Exception, SystemExit), staying_here():
+        return choices_of(env.action_space) is not None and MASK in (env.reset(seed=0)[1] or {})
+    return False
 
 
-def _sees_grid(space: gymnasium.Space) -> bool:
-    return isinstance(space, gymnasium.spaces.Dict) and space.spaces.get("image") == GRID["image"]
+def _close(env: gymnasium.Env) -> None:
+    with contextlib.suppress(Exception, SystemExit):
+        env.close()
 
 
-def _as_vector(observation: object) -> dict[str, np.ndarray]:
-    with np.errstate(over="ignore"):
-        return {"vector": np.asarray(observation, np.float32)}
+def _near(env_id: str) -> str:
+    """The end of a sentence about an unknown id: the most similar registered ones."""
+    near = difflib.get_close_matches(env_id.rpartition(":")[2], gymnasium.registry, n=3, cutoff=0.4)
+    return f"; the most similar ids are {', '.join(near)}" if near else ""
 
 
-def _range(name: str, query: str) -> tuple[float, float | None]:
+def _same(observation: object) -> dict[str, np.ndarray]:
+    return observation  # type: ignore[return-value]
+
+
+def _options(name: str, query: str) -> _Options:
     pairs = urllib.parse.parse_qsl(query, keep_blank_values=True)
     options = dict(pairs)
     if len(options) < len(pairs):
         raise SuiteError(f"gym/{name}: an option is given twice")
-    unknown = sorted(set(options) - {"low", "high"})
+    unknown = sorted(set(options) - set(_Options._fields))
     if unknown:
-        raise SuiteError(f"gym/{name}: there is no option {unknown[0]!r}; there are low and high")
+        raise SuiteError(f"gym/{name}: there is no option {unknown[0]!r}; there are low, high and stack")
     try:
         low = float(options.get("low", 0.0))
         high = float(options["high"]) if "high" in options else None
@@ -168,4 +220,7 @@ def _range(name: str, query: str) -> tuple[float, float | None]:
         raise SuiteError(f"gym/{name}: low and high are returns, got {options}") from None
     if high is not None and high <= low:
         raise SuiteError(f"gym/{name}: high has to be above low, got {low:g} and {high:g}")
-    return low, high
+    stack = options.get("stack", "1")
+    if not (stack.isascii() and stack.isdigit() and 1 <= int(stack) <= MOST_STACKED):
+        raise SuiteError(f"gym/{name}: stack is a number of images from 1 to {MOST_STACKED}, got {stack!r}")
+    return _Options(low, high, int(stack))

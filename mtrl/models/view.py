@@ -7,11 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from envs.observations import GRID_SHAPE, VECTOR
 from mtrl.models.encoders import CELL, one_hot
 from mtrl.models.normalization import Scale
 from mtrl.parallel import Total
-
-KINDS = ("image", "vector")
 
 
 class View(nn.Module):
@@ -26,7 +25,7 @@ class View(nn.Module):
 
     def __init__(self, space: gymnasium.spaces.Dict, num_tasks: int):
         super().__init__()
-        self.key = next(key for key in KINDS if key in space.spaces)
+        self.key = _key_of(space) or VECTOR
         self.size = 3 * sum(CELL) if self.key == "image" else int(space[self.key].shape[0])  # type: ignore[index]
         self.scale = Scale(num_tasks, self.size)
 
@@ -46,7 +45,14 @@ class View(nn.Module):
 def make_view(space: gymnasium.Space, num_tasks: int) -> View | None:
     """The view of a space; None for observations that are too large to be read raw, such as screens, and for those of several families."""
     assert isinstance(space, gymnasium.spaces.Dict)
-    return View(space, num_tasks) if any(key in space.spaces for key in KINDS) else None
+    return View(space, num_tasks) if _key_of(space) is not None else None
+
+
+def _key_of(space: gymnasium.spaces.Dict) -> str | None:
+    """The array that is read: MiniGrid's view, or else the vector."""
+    if "image" in space.spaces and space["image"].shape == GRID_SHAPE:
+        return "image"
+    return VECTOR if VECTOR in space.spaces else None
 
 
 def _shown(cells: Float[Tensor, "N C 7 7"]) -> Float[Tensor, "N D"]:
