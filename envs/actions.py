@@ -221,7 +221,7 @@ def _float_box(space: Box) -> tuple[Box, Callable[[Any], Any]]:
 
     def to_environment(action: Any) -> Any:
         values = np.clip(centre + scale * np.asarray(action, np.float64).reshape(-1), low, high).astype(space.dtype)
-        return np.clip(values.reshape(space.shape), space.low, space.high)
+        return np.asarray(np.clip(values.reshape(space.shape), space.low, space.high))  # a scalar, too
 
     bounds = (np.where(finite, -1.0, low).astype(np.float32), np.where(finite, 1.0, high).astype(np.float32))
     free = np.isinf(low) & np.isinf(high)

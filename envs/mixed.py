@@ -44,7 +44,7 @@ class EitherSpace(gymnasium.Space[np.ndarray]):
         if not (isinstance(x, np.ndarray) and x.shape == self.shape and x[0] in range(len(self.kinds))):
             return False
         kind = int(x[0])
-        return bool(self.kinds[kind].contains(self.split(kind, x)))
+        return bool(np.array_equal(self.join(kind, self.split(kind, x)), x))
 
     def join(self, kind: int, actions: np.ndarray) -> np.ndarray:
         """Actions `[..., n]` of a kind, or `[...]` of a Discrete one, as vectors."""

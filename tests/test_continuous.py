@@ -80,7 +80,7 @@ def test_samples_have_the_mean_and_scale_they_should():
 
 def test_spaces_that_nothing_fits_are_refused():
     with pytest.raises(ValueError, match="no action distribution"):
-        make_distribution(gymnasium.spaces.MultiDiscrete([2, 3]))
+        make_distribution(gymnasium.spaces.MultiBinary(2))
     with pytest.raises(ValueError, match="squashed_actions"):
         make_distribution(gymnasium.spaces.Box(-2.0, 2.0, (3,)), squashed=True)
 

@@ -23,7 +23,8 @@ from envs import TaskSuite
 from mtrl.errors import UserError
 from mtrl.evaluation.policy import load_actor
 from mtrl.evaluation.results import EvaluationResults, ResultsError, read_results
-from mtrl.models.distributions import Either, Normal, TanhNormal
+from mtrl.models.distributions import Either, Factored, MultiCategorical, Normal, TanhNormal
+from mtrl.models.encoders import FusedEncoder
 from mtrl.models.experts import mix, mix_plain
 from mtrl.models.heads import Head, MultiHead, SingleHead
 from mtrl.models.policy import Actor
@@ -173,7 +174,8 @@ def export_run(directory: RunDirectory, *, checkpoint: str = "latest", task: str
     Raises:
         CheckpointError: there is no such checkpoint, or its policy is damaged.
         SuiteError: there is no such task.
-        UserError: the folder exists and is not empty, or cannot be written; or the tasks observe more than one array.
+        UserError: the folder exists and is not empty, or cannot be written; or the tasks observe more than one array, texts or large
+            choices, or act in choices beside numbers.
     """
     step = resolve_policy(directory.checkpoints, directory.policies, checkpoint).name
     _, description = load_policy(directory.policies / step)
@@ -183,6 +185,9 @@ def export_run(directory: RunDirectory, *, checkpoint: str = "latest", task: str
     if len(suite.observation_space) > 1 or isinstance(actor.distribution, Either):
         seen = ", ".join(suite.observation_space)
         raise UserError(f"{suite.name} cannot be exported: an exported policy reads one array, and its tasks observe {seen}")
+    if isinstance(actor.distribution, Factored) or isinstance(actor.trunk.encoder, FusedEncoder):
+        which = "texts or choices among many values" if isinstance(actor.trunk.encoder, FusedEncoder) else "choices beside numbers"
+        raise UserError(f"{suite.name} cannot be exported: an exported policy has no {which}")
     (observation,) = suite.observation_space
     portable = PortableActor(actor, observation, index).eval()
     inputs = example_inputs(suite, actor, index, rows=2)
@@ -262,7 +267,7 @@ def model_card(
             "the environment is given tanh of an action" if isinstance(actor.distribution, TanhNormal) else "environments clip actions"
         )
     else:
-        kind = "logits of the actions"
+        kind = "logits of the actions" + (", those of each choice side by side" if isinstance(actor.distribution, MultiCategorical) else "")
     lines = [
         f"# {suite.name}" + (f", {task} alone" if task else ""),
         "",

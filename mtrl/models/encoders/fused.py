@@ -41,6 +41,7 @@ class FusedEncoder(nn.Module):
         super().__init__()
         self.feature_size = size = max(1, round(256 * model.width))
         alone = model.model_copy(update={"experts": 1})
+        self._names = tuple(space)
         stems = [STEMS[leaf_kind(part)](space, alone, num_tasks, name) for name, part in space.items()]
         self.stems = nn.ModuleList(stems)
         self.same_operations = all(getattr(stem, "same_operations", False) for stem in stems)
@@ -50,6 +51,7 @@ class FusedEncoder(nn.Module):
 
     def forward(self, obs: dict[str, Tensor], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K D"]:
         """The experts' features of N observations."""
-        features = torch.cat([tanh(stem(obs, task_ids)[:, 0]) for stem in self.stems], dim=-1)
-        vectors = tanh(self.join(features))
+        stems = zip(self._names, self.stems, strict=True)
+        features = [tanh(stem({name: obs[name]}, task_ids)[:, 0]) for name, stem in stems]
+        vectors = tanh(self.join(torch.cat(features, dim=-1)))
         return torch.stack([expert(vectors) for expert in self.experts], dim=1)
