@@ -16,9 +16,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, MultiBinary
+from gymnasium.spaces.utils import flatdim
 
 from envs.actions import action_rule, canonical_actions, choices_of, read_mask
-from envs.errors import MisfitError
+from envs.errors import MisfitError, SuiteError
 from envs.observations import GRID_SHAPE, MASK, Arrays, Observations, leaf_kind, read_observations, shown
 
 
@@ -42,6 +43,11 @@ class Adapted(gymnasium.Wrapper[Any, Any, Any, Any]):
         space: Any = env.observation_space
         self._mask_observed = self._choices is not None and isinstance(space, Dict) and MASK in space.spaces
         if self._mask_observed:
+            if flatdim(space[MASK]) != sum(self._choices or ()):
+                raise SuiteError(
+                    f"it observes an action_mask {shown(space[MASK])} that has not one number for each of its {sum(self._choices or ())} "
+                    "actions; correct it, or give it another name"
+                )
             space = Dict({name: part for name, part in space.items() if name != MASK})
         self._masked = self._mask_observed or (masked and self._choices is not None)
         own = observations or read_observations(space)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from envs import TaskSuite
 from envs.mixed import MixedSuite
+from envs.observations import MASK
 from mtrl.config import ConfigError, ModelConfig
 from mtrl.models.activations import tanh
 from mtrl.models.conditioning import make_task_vectors
@@ -19,6 +20,7 @@ from mtrl.models.encoders import make_encoder
 from mtrl.models.experts import mix, mix_plain
 from mtrl.models.gates import Gate, make_gate
 from mtrl.models.heads import Head, KindHead, MultiHead, make_head
+from mtrl.models.masks import forbid, make_mask
 from mtrl.models.memory import Memory
 from mtrl.models.normalization import ObservationScale
 from mtrl.models.popart import PopArt
@@ -40,7 +42,8 @@ class Trunk(nn.Module):
 
     def forward(self, rows: Rows) -> Float[Tensor, "N D"]:
         """The feature that heads or a memory read."""
-        mixed = tanh(self._mix(self.encoder(rows.obs, rows.task_ids), self.gate(rows.task_ids)))
+        obs = {name: array for name, array in rows.obs.items() if name != MASK}
+        mixed = tanh(self._mix(self.encoder(obs, rows.task_ids), self.gate(rows.task_ids)))
         if self.gate.vectors is None:
             return mixed
         return torch.cat([mixed, self.gate.vectors()[rows.task_ids]], dim=-1)
@@ -69,17 +72,22 @@ class Actor(nn.Module):
             self.memory = Memory(self.trunk.feature_size, model.memory_size, self.distribution, model.memory_t_max, view)
         # Near-uniform actions at the start.
         self.head = make_head(model, suite.num_tasks, self.trunk.feature_size, self.distribution.num_parameters, output_gain=0.01)
-        if isinstance(suite, MixedSuite) and isinstance(self.distribution, Either):
+        several_kinds = isinstance(self.distribution, Either)
+        self.mask = make_mask(suite.observation_space, self.distribution.num_parameters, several_kinds=several_kinds)
+        if isinstance(suite, MixedSuite) and several_kinds:
             self.head = KindHead(self.head, suite.action_kinds)
 
     def forward(self, rows: Rows) -> Float[Tensor, "N E"]:
-        """The part that depends on each observation alone: the distribution's parameters, or the inputs of memory and head."""
+        """The part that depends on each observation alone: the distribution's parameters, or the inputs of memory and head, and behind
+        them which parameters are allowed where actions are masked.
+        """
         features = self.trunk(rows)
+        allowed = None if self.mask is None else self.mask.allowed(rows.obs)
         if self.memory is None:
-            return self.head(features, rows.counts)
-        return torch.cat(
-            [self.memory.project(features, rows.obs, rows.task_ids), self.head.project_features(features, rows.counts)], dim=-1
-        )
+            parameters = self.head(features, rows.counts)
+            return parameters if allowed is None else forbid(parameters, allowed)
+        parts = [self.memory.project(features, rows.obs, rows.task_ids), self.head.project_features(features, rows.counts)]
+        return torch.cat(parts if allowed is None else [*parts, allowed.to(features.dtype)], dim=-1)
 
     def act(self, observations: IndexedObservations) -> ActorOutput:
         """Outputs for slots over time."""
@@ -89,14 +97,19 @@ class Actor(nn.Module):
             assert observations.recurrence is not None
             projected = self.memory.project(features, observations.rows.obs, observations.rows.task_ids)
             hidden = self.memory.unroll(projected[observations.inverse], observations.recurrence)
-        return ActorOutput(_head_outputs(self.head, features, hidden, observations).float(), features, hidden)
+        parameters = _head_outputs(self.head, features, hidden, observations).float()
+        if self.mask is not None:
+            parameters = forbid(parameters, self.mask.allowed(observations.rows.obs)[observations.inverse])
+        return ActorOutput(parameters, features, hidden)
 
     def remember(self, evaluated: Float[Tensor, "B E"], memory: dict[str, Tensor], counts: tuple[int, ...]) -> MemoryStep:
         """With a memory: one step of slots whose memory is `memory`, `counts[task]` slots of each task."""
         assert self.memory is not None
-        projected, read = evaluated.tensor_split([4 * self.memory.hidden_size], dim=-1)
+        masked = 0 if self.mask is None else self.distribution.num_parameters
+        projected, read, allowed = evaluated.tensor_split([4 * self.memory.hidden_size, evaluated.shape[-1] - masked], dim=-1)
         hidden, cell = self.memory.step(projected, memory)
-        return MemoryStep(self.head.outputs(read + self.head.project_memory(hidden, counts), counts), hidden, cell)
+        parameters = self.head.outputs(read + self.head.project_memory(hidden, counts), counts)
+        return MemoryStep(forbid(parameters, allowed > 0) if masked else parameters, hidden, cell)
 
 
 class Critic(nn.Module):

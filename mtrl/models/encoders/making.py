@@ -30,8 +30,8 @@ class MixedEncoder(nn.Module):
         super().__init__()
         kinds: dict[str, dict[str, gymnasium.Space]] = {}
         for name, part in space.items():
-            if name != KIND:
-                number, _, key = name.partition(".")
+            number, _, key = name.partition(".")
+            if name != KIND and key != MASK:
                 kinds.setdefault(number, {})[key] = part
         self.feature_size = size = max(1, round(256 * model.width))
         self._names = {number: tuple(kind) for number, kind in kinds.items()}
