@@ -184,7 +184,7 @@ def test_a_method_without_evaluations_keeps_its_row(tmp_path):
     runs = [read_run(path) for path in paths]
     [comparison] = compare(runs)
     assert [method.not_evaluated for method in comparison.methods] == [0, 1] and comparison.methods[1].mean is None
-    assert "1 of 3 runs have no evaluation." in comparison.remarks
+    assert "1 of 3 runs has no evaluation." in comparison.remarks
     assert re.search(r"<tr><td>B</td><td>0 of 1</td>\s*<td>–</td><td>–</td><td>–</td>", render(runs))
 
 
