@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -154,7 +153,7 @@ def test_nothing_is_found_where_nothing_is_wrong():
         ("Nan", True, "step 17 of episode 1: the observation 'vector'[1] is nan"),
         ("Outside", False, "step 5 of episode 1: the observation 'vector'[1] is 123, outside of -100 to 100"),
         ("Unseeded", False, "the same seed does not give the same episode: the first observations differ: the observation 'vector'[0] is"),
-        ("Shaped", True, "step 3 of episode 1: the observation 'vector' has shape (3,) instead of (2,)"),
+        ("Shaped", True, "step 3 of episode 1: the observation has shape (3,) instead of (2,)"),
         ("Endless", True, "no episode has ended within 30,000 steps, and there is no time limit"),
         ("Raising", True, "step 8 of episode 1: IndexError: list index out of range"),
         ("Unpaid", True, "step 4 of episode 1: the reward is inf"),
@@ -188,9 +187,8 @@ def test_an_environment_that_resets_itself_is_told_by_its_ends():
             return observation, reward, terminated, truncated, info | ({"final_obs": 1} if truncated else {})
 
     for kind, said in ((InTheSameStep, "final observations are lost"), (WithKeys, "step 30 of episode 1: the environment resets itself")):
-        suite = make_suite("gym/CheckWalk-v0")
-        task = replace(suite.tasks[0], make_env=kind)
-        found = inspect_task(replace(suite, tasks=(task,)), 0, seconds=3.0, episodes=6)
+        gymnasium.register(f"Check{kind.__name__}-v0", kind)
+        found = inspect_task(make_suite(f"gym/Check{kind.__name__}-v0"), 0, seconds=3.0, episodes=6)
         assert any(said in defect.text for defect in found.defects) and not found.fatal
 
 
@@ -214,8 +212,7 @@ def test_all_faults_of_several_tasks_are_lines_and_exit_code_1(capsys, monkeypat
     assert "CheckNan-v0" in out and "step 17 of episode 1: the observation 'vector'[1] is nan" in out
     assert "CheckUnmakeable-v0 cannot be made: FileNotFoundError: no level file" in out
     assert "180 steps without a fault, and the same seed gives the same episode" in out
-    code, out = checked(capsys, "gym/CheckWalk-v0,CheckHuge-v0")
-    assert code == 1 and "CheckHuge-v0: observes" in out and "tasks of one suite share" in " ".join(out.split()), "alone each can be made"
+    assert checked(capsys, "gym/CheckWalk-v0,CheckHuge-v0")[0] == 0, "tasks may differ in their spaces"
     assert main(["check", "toy/thre"]) == 2 and main(["check"]) == 2
 
 

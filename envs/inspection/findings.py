@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from envs.errors import MisfitError
+
 
 class Defect(NamedTuple):
     """Something that is wrong with an environment."""
@@ -71,4 +73,6 @@ class Inspection:
 def raised(what: str, error: BaseException) -> Defect:
     """The defect of an environment that has raised an error."""
     reason = " ".join(str(error).split())[:300]
+    if isinstance(error, MisfitError):
+        return Defect(True, f"{what}: {reason}")
     return Defect(True, f"{what}: {type(error).__name__}{': ' if reason else ''}{reason}")
