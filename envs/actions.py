@@ -119,6 +119,33 @@ def canonical_actions(space: gymnasium.Space[Any] | None) -> tuple[gymnasium.Spa
     return (box if multiple is None else multiple), to_environment  # type: ignore[return-value]
 
 
+def canonical_box(space: Box) -> tuple[Box, Callable[[Any], Any]]:
+    """The space of vectors that a policy acts in instead of a Box of floats, and the function from its actions `[..., n]` to those of
+    `space`, `[..., *shape]`. Where both are the same, the function is `same`.
+
+    Raises:
+        SuiteError: one of its dimensions has only one value.
+    """
+    low, high = space.low.astype(np.float64).reshape(-1), space.high.astype(np.float64).reshape(-1)
+    with np.errstate(over="ignore"):  # finite in float64, infinite in float32
+        finite = np.isfinite(space.low.astype(np.float32)) & np.isfinite(space.high.astype(np.float32))
+    finite = finite.reshape(-1)
+    if (low >= high)[finite].any():
+        raise SuiteError(f"its actions are {space}, in which a dimension has only one value; wrap it in an ActionWrapper without it")
+    scale = np.where(finite, (np.where(finite, high, 0) - np.where(finite, low, 0)) / 2, 1.0)
+    centre = np.where(finite, np.where(finite, low, 0) + scale, 0.0)
+
+    def to_environment(action: Any) -> Any:
+        given = np.asarray(action, np.float64).reshape((*np.shape(action)[:-1], low.size))
+        values = np.clip(centre + scale * given, low, high).astype(space.dtype)
+        return np.asarray(np.clip(values.reshape((*given.shape[:-1], *space.shape)), space.low, space.high))  # a scalar, too
+
+    bounds = (np.where(finite, -1.0, low).astype(np.float32), np.where(finite, 1.0, high).astype(np.float32))
+    free = np.isinf(low) & np.isinf(high)
+    unchanged = space.dtype == np.float32 and len(space.shape) == 1 and bool(np.where(finite, (low == -1) & (high == 1), free).all())
+    return Box(*bounds, dtype=np.float32), (same if unchanged else to_environment)
+
+
 def action_rule(space: gymnasium.Space[Any] | None) -> str | None:
     """What is done to a policy's numbers before an environment gets them; None where nothing is, or where there are none."""
     if space is None or isinstance(space, Discrete):
@@ -196,7 +223,7 @@ def _leaf(space: Any, whole: Any) -> _Leaf:
         return _Leaf((2,) * int(np.prod(space.shape)), None, lambda action: action.astype(space.dtype).reshape(space.shape))
     if isinstance(space, Box) and 0 not in space.shape:
         if np.issubdtype(space.dtype, np.floating):
-            return _Leaf((), *_float_box(space))
+            return _Leaf((), *canonical_box(space))
         if np.issubdtype(space.dtype, np.integer):
             return _integer_box(space)
     raise _refused(whole)
@@ -207,26 +234,6 @@ def _refused(space: Any) -> SuiteError:
         f"its actions are {shown(space)}; a policy acts in Discrete, MultiDiscrete, MultiBinary, Box, and Tuple and Dict of these, so wrap "
         "it in one of Gymnasium's action wrappers (TransformAction, DiscretizeAction, or an ActionWrapper of your own)"
     )
-
-
-def _float_box(space: Box) -> tuple[Box, Callable[[Any], Any]]:
-    low, high = space.low.astype(np.float64).reshape(-1), space.high.astype(np.float64).reshape(-1)
-    with np.errstate(over="ignore"):  # finite in float64, infinite in float32
-        finite = np.isfinite(space.low.astype(np.float32)) & np.isfinite(space.high.astype(np.float32))
-    finite = finite.reshape(-1)
-    if (low >= high)[finite].any():
-        raise SuiteError(f"its actions are {space}, in which a dimension has only one value; wrap it in an ActionWrapper without it")
-    scale = np.where(finite, (np.where(finite, high, 0) - np.where(finite, low, 0)) / 2, 1.0)
-    centre = np.where(finite, np.where(finite, low, 0) + scale, 0.0)
-
-    def to_environment(action: Any) -> Any:
-        values = np.clip(centre + scale * np.asarray(action, np.float64).reshape(-1), low, high).astype(space.dtype)
-        return np.asarray(np.clip(values.reshape(space.shape), space.low, space.high))  # a scalar, too
-
-    bounds = (np.where(finite, -1.0, low).astype(np.float32), np.where(finite, 1.0, high).astype(np.float32))
-    free = np.isinf(low) & np.isinf(high)
-    unchanged = space.dtype == np.float32 and len(space.shape) == 1 and bool(np.where(finite, (low == -1) & (high == 1), free).all())
-    return Box(*bounds, dtype=np.float32), (same if unchanged else to_environment)
 
 
 def _integer_box(space: Box) -> _Leaf:

@@ -87,7 +87,7 @@ def build_backend(
         return JoinedBackend(
             [build_backend(part, backend, seeds, num_threads, tolerant, workers) for part in suite.parts],
             [part.num_tasks for part in suite.parts],
-            suite.widen,
+            suite.gather,
             suite.actions_of,
         )
     if backend == "auto" and any(task.envpool_id for task in suite.tasks) and "envpool" not in suite.backends:

@@ -39,6 +39,12 @@ class EitherSpace(gymnasium.Space[np.ndarray]):
         kind = int(self.np_random.integers(len(self.kinds)))
         return self.join(kind, np.asarray(self.kinds[kind].sample()))
 
+    def seed(self, seed: Any = None) -> Any:
+        """Seeds the choice of the kind and the actions of each kind."""
+        for kind in self.kinds:
+            kind.seed(seed)
+        return super().seed(seed)
+
     def contains(self, x: Any) -> bool:
         """Whether `x` is an action of the kind that its first number names."""
         if not (isinstance(x, np.ndarray) and x.shape == self.shape and x[0] in range(len(self.kinds))):
@@ -82,30 +88,32 @@ class MixedSuite(TaskSuite):
     def observe(self, task_id: int, observation: object) -> Arrays:
         """An observation of one of a task's environments as arrays of `observation_space`."""
         part, local = self._place(task_id)
-        return self.widen(part, self.parts[part].observe(local, observation), ())
+        own = self.parts[part].observe(local, observation)
+        return {name: array[0] for name, array in self.gather([part], [{name: array[None] for name, array in own.items()}], [1]).items()}
 
     def act(self, task_id: int, action: np.ndarray) -> Any:
         """The argument of the `step` of one of a task's environments for an action of `action_space`."""
         part, local = self._place(task_id)
         return self.parts[part].act(local, self.actions_of(part, action))
 
-    def widen(self, part: int, obs: Arrays, shape: tuple[int, ...]) -> Arrays:
-        """Observations `[*shape, ...]` of a part as arrays of `observation_space`: those of the other kinds are zero."""
-        kinds = self._observation_kinds
-        own = self._observation_kind_of_part[part]
-        arrays: Arrays = {KIND: np.full(shape, own, np.uint8)}
-        for number, kind in enumerate(kinds):
-            for name, space in kind.items():
-                zeros = np.zeros((*shape, *(space.shape or ())), space.dtype)
-                arrays[f"{number}.{name}"] = obs[name] if number == own else zeros
-        return arrays
+    def gather(self, parts: Sequence[int], observations: Sequence[Arrays], counts: Sequence[int]) -> Arrays:
+        """The observations `[count, ...]` of some parts, one after the other, as arrays of `observation_space`; those of the kinds that a
+        row does not have are zero there.
+        """
+        shared = {name: np.zeros((sum(counts), *(space.shape or ())), space.dtype) for name, space in self.observation_space.items()}
+        start = 0
+        for part, obs, count in zip(parts, observations, counts, strict=True):
+            rows, own = slice(start, start + count), self._observation_kind_of_part[part]
+            shared[KIND][rows] = own
+            for name, array in obs.items():
+                shared[f"{own}.{name}"][rows] = array
+            start += count
+        return shared
 
     def actions_of(self, part: int, vectors: np.ndarray) -> Any:
         """The actions of a part's tasks from vectors of the common space."""
         space: Any = self.action_space
-        if not isinstance(space, EitherSpace):
-            return vectors
-        return space.split(self._action_kind_of_part[part], vectors)
+        return space.split(self._action_kind_of_part[part], vectors) if isinstance(space, EitherSpace) else vectors
 
     @property
     def action_kinds(self) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ makes `VectorTasks` of a backend.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -142,3 +142,18 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Frees the environments."""
+
+
+@runtime_checkable
+class Overlapping(Protocol):
+    """A backend the environments of which work while others are told what to do: `step` is `send` and then `receive`."""
+
+    def send(self, counts: np.ndarray, actions: np.ndarray) -> None:
+        """Starts a step; the arguments are those of `step`."""
+
+    def receive(self) -> BackendStep:
+        """Waits for the step that was started.
+
+        Raises:
+            TaskFault: an environment failed and is not replaced.
+        """

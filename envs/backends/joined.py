@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from envs.errors import TaskFault
-from envs.vector import Arrays, Backend, BackendStep
+from envs.vector import Arrays, Backend, BackendStep, Overlapping
 
 
 class JoinedBackend:
@@ -19,8 +19,8 @@ class JoinedBackend:
     Args:
         backends: the backend of each part; it counts the part's tasks from 0.
         sizes: the number of tasks of each part.
-        widen: turns a part's observations into the suite's; arguments are the part's number, the observations and their leading shape. By
-            default both are the same.
+        gather: puts the parts' observations one after the other, as the suite's; arguments are the parts' numbers, their observations and
+            how many each has. By default all parts have the same arrays.
         actions_of: turns the suite's actions into a part's; arguments are the part's number and the actions. By default both are the same.
     """
 
@@ -28,12 +28,13 @@ class JoinedBackend:
         self,
         backends: Sequence[Backend],
         sizes: Sequence[int],
-        widen: Callable[[int, Arrays, tuple[int, ...]], Arrays] = lambda part, obs, shape: obs,
+        gather: Callable[[Sequence[int], Sequence[Arrays], Sequence[int]], Arrays] | None = None,
         actions_of: Callable[[int, np.ndarray], Any] = lambda part, actions: actions,
     ):
         self._backends = list(backends)
+        self._overlapping = [isinstance(backend, Overlapping) for backend in backends]
         self._starts = [0, *itertools.accumulate(sizes)]
-        self._widen, self._actions_of = widen, actions_of
+        self._gather, self._actions_of = gather or _concatenated, actions_of
         self.marker = np.full(1, -1, np.int64)
 
     @property
@@ -51,32 +52,41 @@ class JoinedBackend:
         """Adds environments to the part that has the task."""
         part = next(part for part, end in enumerate(self._starts[1:]) if task < end)
         local = task - self._starts[part]
-        return self._widen(part, self._of_part(part, lambda backend: backend.grow(local, count)), (count,))
+        return self._gather([part], [self._of_part(part, lambda backend: backend.grow(local, count))], [count])
 
     def step(self, counts: np.ndarray, actions: np.ndarray) -> BackendStep:
-        """Steps the parts that have environments."""
-        results, first = [], 0
+        """Steps the parts that have environments. Those that can start a step before it is waited for all start theirs first."""
+        parts, sizes, given, first = [], [], [], 0
         for part, (start, end) in enumerate(itertools.pairwise(self._starts)):
-            own = counts[start:end]
-            count = int(own.sum())
-            if not count:
-                continue
-            given = self._actions_of(part, actions[first : first + count])
-            stepped: BackendStep = self._of_part(part, functools.partial(_step, counts=own, actions=given))
-            faults = [fault._replace(task_id=fault.task_id + start) for fault in stepped.faults]
-            results.append(stepped._replace(obs=self._widen(part, stepped.obs, (count,)), faults=faults))
-            first += count
-        obs = {name: np.concatenate([result.obs[name] for result in results]) for name in results[0].obs}
+            count = int(counts[start:end].sum())
+            if count:
+                parts.append(part)
+                sizes.append(count)
+                given.append((counts[start:end], self._actions_of(part, actions[first : first + count])))
+                first += count
+        for part, (own, acted) in zip(parts, given, strict=True):
+            if self._overlapping[part]:
+                self._of_part(part, functools.partial(_send, counts=own, actions=acted))
+        results: list[BackendStep] = []
+        for part, (own, acted) in zip(parts, given, strict=True):
+            finish = _receive if self._overlapping[part] else functools.partial(_step, counts=own, actions=acted)
+            results.append(self._of_part(part, finish))
+        obs = self._gather(parts, [result.obs for result in results], sizes)
         per_slot = ("rewards", "terminated", "truncated", "success", "lost")
         arrays = {name: np.concatenate([getattr(result, name) for result in results]) for name in per_slot}
-        return BackendStep(obs, **arrays, faults=[fault for result in results for fault in result.faults])
+        faults = [
+            fault._replace(task_id=fault.task_id + self._starts[part])
+            for part, result in zip(parts, results, strict=True)
+            for fault in result.faults
+        ]
+        return BackendStep(obs, **arrays, faults=faults)
 
     def close(self) -> None:
         """Closes all parts."""
         for backend in self._backends:
             backend.close()
 
-    def _of_part(self, part: int, use: Callable[[Backend], Any]) -> Any:
+    def _of_part(self, part: int, use: Callable[[Any], Any]) -> Any:
         """The result of `use` on a part's backend. A `TaskFault` gets the task's number in the whole suite."""
         try:
             return use(self._backends[part])
@@ -97,3 +107,15 @@ class _Shifted:
 
 def _step(backend: Backend, counts: np.ndarray, actions: Any) -> BackendStep:
     return backend.step(counts, actions)
+
+
+def _send(backend: Overlapping, counts: np.ndarray, actions: Any) -> None:
+    backend.send(counts, actions)
+
+
+def _receive(backend: Overlapping) -> BackendStep:
+    return backend.receive()
+
+
+def _concatenated(parts: Sequence[int], observations: Sequence[Arrays], counts: Sequence[int]) -> Arrays:
+    return {name: np.concatenate([obs[name] for obs in observations]) for name in observations[0]}
