@@ -15,6 +15,10 @@ class UnknownTaskError(SuiteError):
     """A suite has no task of that name."""
 
 
+class MissingPackageError(SuiteError):
+    """A simulator, or a library that it needs, is not installed."""
+
+
 class TaskFault(RuntimeError):  # noqa: N818  (not an error of the caller's)
     """An environment of a task raised an error, or returned an observation or a reward that is not allowed."""
 

@@ -23,9 +23,30 @@ import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from envs.errors import SuiteError, UnknownSuiteError, did_you_mean
+from envs.errors import MissingPackageError, SuiteError, UnknownSuiteError, did_you_mean
 from envs.mixed import mix, split_name
-from envs.suites import atari, babyai, chaos, context, metaworld, minigrid, toy
+from envs.pools.family import PoolFamily
+from envs.suites import (
+    atari,
+    babyai,
+    chaos,
+    context,
+    control,
+    dmc,
+    envpool_any,
+    football,
+    highway,
+    jumanji,
+    metaworld,
+    minigrid,
+    mujoco,
+    myosuite,
+    playground,
+    procgen,
+    robotics,
+    toy,
+    vizdoom,
+)
 from envs.suites import gym as registered
 from envs.task import TaskSuite
 
@@ -35,16 +56,39 @@ class Family(NamedTuple):
 
     make: Callable[[str], TaskSuite | None]  # a suite from the part of its name after the slash; None for an unknown name
     names: Callable[[], list[str]]  # the parts after the slash of the named suites
+    tasks: Callable[[], list[str]] | None = None  # likewise of every task that can be trained on; None: those of the named suites
+
+
+def _of_pools(family: PoolFamily) -> Family:
+    return Family(family.make, family.names, family.tasks)
 
 
 FAMILIES: dict[str, Family] = {
+    "adroit": _of_pools(robotics.ADROIT),
     "atari": Family(atari.make, atari.names),
-    "babyai": Family(babyai.make, babyai.names),
-    "context": Family(context.make, context.names),
+    "babyai": Family(babyai.make, babyai.names, babyai.tasks),
+    "box2d": _of_pools(control.BOX2D),
+    "classic": _of_pools(control.CLASSIC),
+    "context": Family(context.make, context.names, context.tasks),
+    "dmc": Family(dmc.make, dmc.names, dmc.tasks),
+    "envpool": Family(envpool_any.make, envpool_any.names, envpool_any.tasks),
+    "fetch": _of_pools(robotics.FETCH),
+    "football": _of_pools(football.FAMILY),
     "gym": Family(registered.make, registered.names),
+    "hand": _of_pools(robotics.HAND),
+    "highway": _of_pools(highway.FAMILY),
+    "jumanji": _of_pools(jumanji.FAMILY),
+    "kitchen": _of_pools(robotics.KITCHEN),
+    "maze": _of_pools(robotics.MAZE),
     "metaworld": Family(metaworld.make, metaworld.names),
-    "minigrid": Family(minigrid.make, minigrid.names),
-    "toy": Family(toy.make, toy.names),
+    "minigrid": Family(minigrid.make, minigrid.names, minigrid.tasks),
+    "mujoco": _of_pools(mujoco.FAMILY),
+    "myosuite": _of_pools(myosuite.FAMILY),
+    "playground": _of_pools(playground.FAMILY),
+    "procgen": Family(procgen.make, procgen.names, procgen.tasks),
+    "toy": Family(toy.make, toy.names, toy.tasks),
+    "toy_text": _of_pools(control.TOY_TEXT),
+    "vizdoom": _of_pools(vizdoom.FAMILY),
 }
 CHAOS = "chaos"  # not a family: `chaos/SUITE?…` is any suite with failures
 
@@ -52,6 +96,20 @@ CHAOS = "chaos"  # not a family: `chaos/SUITE?…` is any suite with failures
 def list_suites() -> list[str]:
     """The names of all named suites; single tasks and lists of tasks have names, too (`minigrid/DoorKey-6x6`)."""
     return [f"{family}/{name}" for family, entry in FAMILIES.items() for name in entry.names()]
+
+
+def tasks_of(family: str) -> list[str]:
+    """The names of the suites of one task each, for every different task of a family that can be trained on; none where its simulator is
+    not installed. Most of the time goes to the specs of EnvPool's environments, which are read once in a process.
+    """
+    entry = FAMILIES[family]
+    try:
+        if entry.tasks is not None:
+            return [f"{family}/{task}" for task in entry.tasks()]
+        suites = [make_suite(f"{family}/{name}") for name in entry.names()]
+    except MissingPackageError:
+        return []
+    return list(dict.fromkeys(f"{family}/{task}" for suite in suites for task in suite.names))
 
 
 def make_suite(name: str) -> TaskSuite:

@@ -35,6 +35,10 @@ class Task:
     """EnvPool's id of the task; None where EnvPool does not have it."""
     envpool_options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of `envpool.make`."""
+    envpool_evaluation_options: Mapping[str, Any] | None = None
+    """The arguments instead of these for the published protocol; None where they are those of the training."""
+    envpool_actions: Callable[[np.ndarray], np.ndarray] | None = None
+    """Turns the suite's actions [N, ...] into those of EnvPool's environments; None where they are the same."""
     make_evaluation_env: Callable[..., gymnasium.Env] | None = None
     """Builds Gymnasium's version for the published protocol; None where it is that of the training. `reset` gets the environment's number
     in its options."""
@@ -45,6 +49,11 @@ class Task:
     def sentence(self) -> str:
         """The description, or else the words of the name: `Slow-v0` is `slow v 0`."""
         return self.description or " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+(?:[.][0-9]+)?", self.name)).lower()
+
+    def for_evaluation(self) -> Task:
+        """The task as the published protocol evaluates it."""
+        options = self.envpool_options if self.envpool_evaluation_options is None else self.envpool_evaluation_options
+        return replace(self, make_env=self.make_evaluation_env or self.make_env, envpool_options=options)
 
     def succeeded(self, episode_return: float) -> bool:
         """Whether the return of an episode shows that it succeeded."""
@@ -153,4 +162,4 @@ class TaskSuite:
 
     def for_evaluation(self) -> TaskSuite:
         """The same tasks as the published protocol evaluates them."""
-        return replace(self, tasks=tuple(replace(task, make_env=task.make_evaluation_env or task.make_env) for task in self.tasks))
+        return replace(self, tasks=tuple(task.for_evaluation() for task in self.tasks))

@@ -16,17 +16,37 @@ from envs import SuiteError, TaskSuite, VectorTasks, make_suite, make_vector
 from envs.registry import CHAOS, FAMILIES
 
 EXAMPLES = {
+    "adroit": ["adroit/AdroitHandPen,AdroitHandDoor"],
+    "box2d": ["box2d/LunarLander,BipedalWalker"],
     "chaos": ["chaos/toy/three?raise=0"],
+    "classic": ["classic/CartPole-v1,Pendulum-v1"],
+    "dmc": ["dmc/ball-in-cup-catch,reacher-easy"],
+    "envpool": ["envpool/CartPole-v1,CartPole-v0"],
+    "fetch": ["fetch/FetchReach,FetchPush"],
+    "football": ["football/academy_empty_goal_close,academy_empty_goal"],
     "gym": ["gym/CartPole-v1,CartPole-v0"],
+    "hand": ["hand/HandReach,HandManipulatePen"],
+    "highway": ["highway/HighwayFast,Parking"],
+    "jumanji": ["jumanji/Sokoban,SearchAndRescue"],
+    "kitchen": ["kitchen/FrankaKitchen+fetch/FetchReach"],
+    "maze": ["maze/PointMaze_UMaze,PointMaze_Open"],
+    "mujoco": ["mujoco/Hopper,Walker2d"],
+    "myosuite": ["myosuite/myoElbowPose1D6MRandom,myoHandReachRandom"],
+    "playground": ["playground/Go1JoystickFlatTerrain,PandaPickCube"],
+    "procgen": ["procgen/CoinRun,Jumper"],
+    "toy_text": ["toy_text/FrozenLake,Taxi"],
+    "vizdoom": ["vizdoom/Basic,TakeCover"],
 }
-"""Suites of families that name none themselves; of two tasks or more, so that slots can move from one to the other."""
+"""Suites of families that name none themselves, or only long ones; as a rule of two tasks, so that slots can move from one to the other."""
+SLOW = frozenset(EXAMPLES) - {"chaos", "classic", "envpool", "gym", "toy_text"}
+"""Families that are left to the slow tests: their simulators start in seconds."""
 DETERMINISTIC = ("toy/", "chaos/toy/")  # nothing is drawn, so that seeds make no difference
 
 
 def first_tasks(name: str) -> TaskSuite:
     """The suite with its first two tasks alone: 57 games would take minutes to start."""
     suite = suite_or_skip(name)
-    return replace(suite, tasks=suite.tasks[:2])
+    return replace(suite, tasks=suite.tasks[:2]) if suite.num_tasks > 2 else suite
 
 
 def suite_or_skip(name: str) -> TaskSuite:
@@ -40,14 +60,14 @@ def suite_or_skip(name: str) -> TaskSuite:
 
 def suite_names(family: str) -> list[str]:
     """The family's named suites, or else its examples."""
-    named = FAMILIES[family].names() if family in FAMILIES else []
-    return [f"{family}/{name}" for name in named] or EXAMPLES.get(family, [])
+    return EXAMPLES.get(family) or [f"{family}/{name}" for name in FAMILIES[family].names()]
 
 
 def cases() -> list[Any]:
     """Pairs of suite and backend. Of a family's suites with the same first tasks there is one; a missing simulator is a skipped pair."""
     found: list[Any] = []
     for family in (*FAMILIES, CHAOS):
+        marks = [pytest.mark.slow] if family in SLOW else []
         seen: set[tuple[str, ...]] = set()
         for name in suite_names(family):
             try:
@@ -57,7 +77,7 @@ def cases() -> list[Any]:
                 continue
             if suite.names not in seen:
                 seen.add(suite.names)
-                found += [pytest.param(name, backend, id=f"{name}-{backend}") for backend in suite.backends]
+                found += [pytest.param(name, backend, id=f"{name}-{backend}", marks=marks) for backend in suite.backends]
     return found
 
 

@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from envs.errors import SuiteError
+from envs.envpool_package import load
 from envs.seeds import SeedSequences
-from envs.task import TaskSuite
+from envs.task import Task, TaskSuite
 from envs.vector import Arrays, BackendStep
+
+SUCCESS = ("success", "is_success", "solved")
+"""Names under which EnvPool's environments report success in `info`."""
 
 
 class EnvPoolBackend:
@@ -35,13 +38,18 @@ class EnvPoolBackend:
         existing = sum(pool.size for pool in pools)
         spec = self._suite.tasks[task]
         seeds = [self._seeds.of(spec.name, existing + i) for i in range(count)]
-        pool = _Pool(task, str(spec.envpool_id), seeds, self._num_threads, spec.envpool_options)
+        pool = _Pool(task, spec, seeds, self._num_threads)
         pools.append(pool)
         self._planned = np.empty(0, np.int64)
         return self._suite.adapt(pool.reset())
 
     def step(self, counts: np.ndarray, actions: np.ndarray) -> BackendStep:
         """Steps the first `counts[task]` environments of each task; an environment whose episode has ended resets itself."""
+        self.send(counts, actions)
+        return self.receive()
+
+    def send(self, counts: np.ndarray, actions: np.ndarray) -> None:
+        """Starts the step, the result of which `receive` waits for."""
         if not np.array_equal(counts, self._planned):
             self._make_plan(counts)
         actions = actions.astype(np.int32) if actions.dtype.kind in "iu" else actions
@@ -49,14 +57,20 @@ class EnvPoolBackend:
         for pool, count in self._plan:
             pool.send(actions[start : start + count], count)
             start += count
+
+    def receive(self) -> BackendStep:
+        """The result of the step that `send` has started."""
         results = []
         for pool, count in self._plan:
             self.marker[0] = pool.task
             results.append(pool.receive(count))
         self.marker[0] = -1
         observations = [self._suite.adapt(result[0]) for result in results]
-        obs = {name: np.concatenate([observation[name] for observation in observations]) for name in observations[0]}
-        rewards, terminated, truncated, success = (np.concatenate([result[i] for result in results]) for i in (1, 2, 3, 4))
+        if len(results) == 1:
+            (obs,), (_, rewards, terminated, truncated, success) = observations, results[0]
+        else:
+            obs = {name: np.concatenate([observation[name] for observation in observations]) for name in observations[0]}
+            rewards, terminated, truncated, success = (np.concatenate([result[i] for result in results]) for i in (1, 2, 3, 4))
         return BackendStep(obs, rewards.astype(np.float32, copy=False), terminated, truncated, success, np.zeros(len(rewards), bool), [])
 
     def close(self) -> None:
@@ -79,18 +93,11 @@ class EnvPoolBackend:
 class _Pool:
     """One EnvPool of one task."""
 
-    def __init__(self, task: int, envpool_id: str, seeds: list[int], num_threads: int, options: Mapping[str, Any]):
-        try:
-            import envpool
-        except ImportError as error:
-            raise SuiteError(
-                f"the envpool backend needs the envpool package ({error}); install it or set suite.backend to gymnasium"
-            ) from None
-        self.task = task
+    def __init__(self, number: int, task: Task, seeds: list[int], num_threads: int):
+        self.task = number
         self.size = len(seeds)
-        self._pool: Any = envpool.make(
-            envpool_id, env_type="gymnasium", num_envs=self.size, seed=seeds, num_threads=min(num_threads, self.size), **options
-        )
+        self._to_pool = task.envpool_actions
+        self._pool = make_pool(str(task.envpool_id), seeds, num_threads=min(num_threads, self.size), **task.envpool_options)
         self._ids = np.arange(self.size, dtype=np.int32)
 
     def reset(self) -> object:
@@ -100,12 +107,12 @@ class _Pool:
 
     def send(self, actions: np.ndarray, count: int) -> None:
         """Starts a step of the first `count` environments."""
-        self._pool.send(actions, self._ids[:count])
+        self._pool.send(actions if self._to_pool is None else self._to_pool(actions), self._ids[:count])
 
     def receive(self, count: int) -> tuple[object, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Observations, rewards, terminated, truncated and success of the step, in the order of the environments."""
         obs, rewards, terminated, truncated, info = self._pool.recv(reset=False, return_info=True)
-        success = info["success"].astype(bool) if "success" in info else np.zeros(count, bool)
+        success = succeeded(info, count)
         ids = info["env_id"]
         if (ids[1:] > ids[:-1]).all():
             return obs, rewards, terminated, truncated, success
@@ -117,5 +124,20 @@ class _Pool:
         self._pool.close()
 
 
-def _sorted(obs: object, order: np.ndarray) -> object:
-    return {name: array[order] for name, array in obs.items()} if isinstance(obs, dict) else obs[order]  # type: ignore[index]
+def make_pool(envpool_id: str, seeds: list[int], **options: Any) -> Any:
+    """EnvPool's environments of one id, one for each seed, by Gymnasium's rules.
+
+    Raises:
+        SuiteError: EnvPool, or what the environment needs besides, is not installed.
+    """
+    return load(envpool_id).make(envpool_id, env_type="gymnasium", num_envs=len(seeds), seed=seeds, **options)
+
+
+def succeeded(info: Mapping[str, Any], count: int) -> np.ndarray:
+    """Whether `info` says of each of `count` environments that it has succeeded, [count] bool."""
+    key = next((key for key in SUCCESS if key in info), None)
+    return np.zeros(count, bool) if key is None else np.asarray(info[key]).astype(bool)
+
+
+def _sorted(obs: Any, order: np.ndarray) -> Any:
+    return {name: _sorted(part, order) for name, part in obs.items()} if isinstance(obs, dict) else obs[order]

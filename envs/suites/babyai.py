@@ -41,6 +41,15 @@ def names() -> list[str]:
     return list(SETS)
 
 
+def tasks() -> list[str]:
+    """All tasks of this family in the minigrid package.
+
+    Raises:
+        MissingPackageError: minigrid is not installed.
+    """
+    return [_short(each) for each in sorted(registered_ids("BabyAI-"))]
+
+
 def make(name: str) -> TaskSuite:
     """A named set, one level (`GoToLocal`, or its full id `BabyAI-GoToLocal-v0`) or several, separated by commas.
 

@@ -152,6 +152,12 @@ def names() -> list[str]:
     return ["cartpole", "cartpole:masscart", "cartpole:masspole", "cartpole:gravity", "pendulum", "pendulum:mass", "pendulum:gravity"]
 
 
+def tasks() -> list[str]:
+    """Each context of the named suites as a suite of its own: `cartpole:length=0.05`."""
+    suites = [(name.partition(":")[0], make(name)) for name in names()]
+    return list(dict.fromkeys(f"{world}:{task}" for world, suite in suites for task in suite.names))
+
+
 def make(name: str) -> TaskSuite:
     """`WORLD[:PARAMETER][=VALUE,VALUE…][+rollin]`: by default 20 values of the length, evenly spread.
 

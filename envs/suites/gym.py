@@ -6,7 +6,6 @@ import contextlib
 import difflib
 import functools
 import itertools
-import urllib.parse
 import warnings
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from envs.adapter import Adapted, StackedImages, images_of, staying_here
 from envs.errors import SuiteError
 from envs.mixed import mix
 from envs.observations import MASK, Observations, shown
+from envs.pools.options import options_of, return_range
 from envs.suites.minigrid import OBSERVATION_SPACE as GRID
 from envs.suites.minigrid import image_only
 from envs.suites.minigrid_view import with_fast_view
@@ -206,20 +206,8 @@ def _same(observation: object) -> dict[str, np.ndarray]:
 
 
 def _options(name: str, query: str) -> _Options:
-    pairs = urllib.parse.parse_qsl(query, keep_blank_values=True)
-    options = dict(pairs)
-    if len(options) < len(pairs):
-        raise SuiteError(f"gym/{name}: an option is given twice")
-    unknown = sorted(set(options) - set(_Options._fields))
-    if unknown:
-        raise SuiteError(f"gym/{name}: there is no option {unknown[0]!r}; there are low, high and stack")
-    try:
-        low = float(options.get("low", 0.0))
-        high = float(options["high"]) if "high" in options else None
-    except ValueError:
-        raise SuiteError(f"gym/{name}: low and high are returns, got {options}") from None
-    if high is not None and high <= low:
-        raise SuiteError(f"gym/{name}: high has to be above low, got {low:g} and {high:g}")
+    options = options_of(f"gym/{name}", query, _Options._fields)
+    low, high = return_range(f"gym/{name}", options)
     stack = options.get("stack", "1")
     if not (stack.isascii() and stack.isdigit() and 1 <= int(stack) <= MOST_STACKED):
         raise SuiteError(f"gym/{name}: stack is a number of images from 1 to {MOST_STACKED}, got {stack!r}")

@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.errors import SuiteError, UnknownTaskError, did_you_mean
+from envs.errors import MissingPackageError, SuiteError, UnknownTaskError, did_you_mean
 from envs.suites.descriptions import METAWORLD
 from envs.task import EvaluationProtocol, PlayRecipe, Task, TaskSuite
 
@@ -146,5 +146,5 @@ def _package() -> Any:
     try:
         import metaworld
     except ImportError as error:
-        raise SuiteError(f"Meta-World's tasks need the metaworld package ({error}); install it with pip") from None
+        raise MissingPackageError(f"Meta-World's tasks need the metaworld package ({error}); install it with pip") from None
     return metaworld

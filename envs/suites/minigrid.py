@@ -7,7 +7,7 @@ import functools
 import gymnasium
 import numpy as np
 
-from envs.errors import SuiteError, UnknownTaskError, did_you_mean
+from envs.errors import MissingPackageError, UnknownTaskError, did_you_mean
 from envs.suites.descriptions import MINIGRID, by_beginning
 from envs.suites.minigrid_view import with_fast_view
 from envs.task import EvaluationProtocol, PlayRecipe, Task, TaskSuite
@@ -41,6 +41,15 @@ RECIPE = PlayRecipe("minigrid", 'gymnasium.make("MiniGrid-{task}-v0")', 'observa
 def names() -> list[str]:
     """The named sets."""
     return list(SETS)
+
+
+def tasks() -> list[str]:
+    """All tasks of this family in the minigrid package.
+
+    Raises:
+        MissingPackageError: minigrid is not installed.
+    """
+    return [_short(each) for each in sorted(registered_ids("MiniGrid-"))]
 
 
 def make(name: str) -> TaskSuite:
@@ -101,7 +110,7 @@ def registered_ids(prefix: str = "MiniGrid-") -> frozenset[str]:
     try:
         import minigrid  # noqa: F401  (registers its environments)
     except ImportError as error:
-        raise SuiteError(f"MiniGrid's tasks need the minigrid package ({error}); install it with pip") from None
+        raise MissingPackageError(f"MiniGrid's tasks need the minigrid package ({error}); install it with pip") from None
     return frozenset(env_id for env_id in gymnasium.registry if env_id.startswith(prefix) and env_id.endswith("-v0"))
 
 

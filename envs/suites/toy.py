@@ -176,6 +176,11 @@ def names() -> list[str]:
     return [*SETS, "ladder"]
 
 
+def tasks() -> list[str]:
+    """The tasks that are suites of their own; the rungs of the ladder are not."""
+    return list(TASKS)
+
+
 def make(name: str) -> TaskSuite:
     """`three`, `pairs`, the names of some of their tasks, separated by commas, or `ladder`.
 

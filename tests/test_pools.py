@@ -1,0 +1,172 @@
+"""EnvPool's environments by id: which spaces are served, what becomes of them, and that both backends play the same environment."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
+
+from envs import SuiteError, UnknownTaskError, make_suite, make_vector
+from envs.pools.catalogue import ids, spec_of
+from envs.pools.views import view_of
+from mtrl.config import ModelConfig
+from mtrl.models.encoders import make_encoder
+
+NESTED = Dict(
+    {
+        "z": Dict({"b": Box(-1, 1, (2, 2), np.float64), "a": Box(-1, 1, (), np.float64)}),
+        "kind": Discrete(3, start=1),
+        "count": Discrete(2001),
+        "bits": MultiBinary(2),
+    }
+)
+"""Gymnasium sorts the keys of its dictionaries: bits, count, kind, z:a, z:b."""
+FIRST = {
+    "z": {"b": np.array([[1.0, 2], [3, 4]]), "a": np.array(5.0)},
+    "kind": np.array(2),
+    "count": np.array(500),
+    "bits": np.array([1, 0]),
+}
+FLAT = [1, 0, 0.25, 0, 1, 0, 5, 1, 2, 3, 4]
+
+
+def test_a_nested_dictionary_is_one_vector_in_the_order_of_its_keys():
+    view = view_of(NESTED, Discrete(2))
+    np.testing.assert_array_equal(view.adapt(FIRST)["vector"], np.array(FLAT, np.float32))
+    assert view.observation_space["vector"].shape == (11,)
+
+
+def test_a_pool_of_observations_is_one_vector_each():
+    def twice(value):
+        return {name: twice(part) for name, part in value.items()} if isinstance(value, dict) else np.stack([value, value])
+
+    vector = view_of(NESTED, Discrete(2)).adapt(twice(FIRST))["vector"]
+    assert vector.dtype == np.float32
+    np.testing.assert_array_equal(vector, np.array([FLAT, FLAT], np.float32))
+
+
+@pytest.mark.parametrize(("shape", "frames"), [((96, 64, 3), (3, 96, 64)), ((4, 84, 84), (4, 84, 84))])
+def test_a_picture_has_its_channels_first(shape, frames):
+    picture = np.random.default_rng(0).integers(256, size=(2, *shape), dtype=np.uint8)
+    view = view_of(Box(0, 255, shape, np.uint8), Discrete(2))
+    seen = view.adapt(picture)["frames"]
+    assert view.observation_space["frames"].shape == frames
+    assert seen.flags.c_contiguous
+    assert seen[1, 2, 5, 7] == (picture[1, 2, 5, 7] if shape == frames else picture[1, 5, 7, 2])
+    np.testing.assert_array_equal(view.adapt(picture[0])["frames"], seen[0])
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (4, 72, 96), (12, 84, 84)])
+@pytest.mark.parametrize("kind", ["shallow", "deep"])
+def test_frames_of_any_size_have_an_encoder(shape, kind):
+    space = Dict({"frames": Box(0, 255, shape, np.uint8)})
+    encoder = make_encoder(space, ModelConfig(experts=2, frames_encoder=kind), 1)
+    features = encoder({"frames": torch.zeros(5, *shape, dtype=torch.uint8)}, torch.zeros(5, dtype=torch.int64))
+    assert features.shape == (5, 2, 256)
+
+
+@pytest.mark.parametrize(
+    ("observed", "acted", "why"),
+    [
+        (Box(-1, 1, (3,)), MultiDiscrete([2, 3]), "its actions are MultiDiscrete"),
+        (Box(-1, 1, (3,)), Box(0, 5, (3,), np.int32), "its actions are Box"),
+        (Dict({"eye": Box(0, 255, (3, 64, 64), np.uint8), "speed": Box(-1, 1, (3,))}), Discrete(2), "'eye' of what it observes"),
+        (Dict({"board": Box(0, 1, (3,)), "action_mask": MultiBinary(4)}), Discrete(4), "action_mask changes"),
+    ],
+)
+def test_other_spaces_are_refused_in_words(observed, acted, why):
+    with pytest.raises(SuiteError, match=why):
+        view_of(observed, acted)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("envpool/Chess-v1", "Chess-v1 cannot be served: it is a game of several players"),
+        ("envpool/IntersectionMultiAgent-v0", "several players"),
+        ("envpool/RubiksCube-v0", "RubiksCube-v0 cannot be served: its actions are"),
+        ("envpool/CartPole-v2", "EnvPool has no id 'CartPole-v2'; did you mean CartPole-v1"),
+        ("envpool/CartPole-v1?high=0&low=3", "high has to be above low"),
+        ("envpool/CartPole-v1,CartPole-v1", "names a task twice"),
+        ("envpool/VizdoomCustom-v1", "VizdoomCustom-v1 cannot be made"),
+    ],
+)
+def test_an_id_that_cannot_be_served_is_named(name, why):
+    with pytest.raises(SuiteError, match=why) as error:
+        make_suite(name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_torque_of_one_is_the_pendulums_largest():
+    """Its reward by Gymnasium's formula, with a torque of 2 u."""
+    tasks = make_vector(make_suite("envpool/Pendulum-v1"), 2, backend="envpool", seed=3)
+    cosine, sine, speed = tasks.reset()["vector"].astype(float).T
+    actions = np.array([[1.0], [-0.25]], np.float32)
+    paid = tasks.step(actions).rewards
+    tasks.close()
+    angle = np.arctan2(sine, cosine)
+    np.testing.assert_allclose(paid, -(angle**2 + 0.1 * speed**2 + 0.001 * (2 * actions[:, 0]) ** 2), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["envpool/CartPole-v1", "envpool/CheetahRun-v1,ReacherEasy-v1", "envpool/MountainCar-v0"])
+def test_one_environment_plays_as_a_pool_does(name):
+    """To the bit over the ends of episodes, as the seeds are the same: the Gymnasium environment is a pool of one."""
+    suite = make_suite(name)
+    both = [make_vector(suite, suite.num_tasks, backend=backend, seed=2) for backend in ("envpool", "gymnasium")]
+    first, second = (tasks.reset() for tasks in both)
+    suite.action_space.seed(0)
+    for _ in range(450):
+        for key in first:
+            np.testing.assert_array_equal(first[key], second[key])
+        actions = np.stack([suite.action_space.sample() for _ in suite.tasks])
+        one, other = (tasks.step(actions) for tasks in both)
+        np.testing.assert_array_equal(one.rewards, other.rewards)
+        np.testing.assert_array_equal(one.terminated, other.terminated)
+        np.testing.assert_array_equal(one.truncated, other.truncated)
+        first, second = one.obs, other.obs
+    for tasks in both:
+        tasks.close()
+
+
+def test_tasks_of_different_spaces_do_what_they_do_alone():
+    suite = make_suite("envpool/CartPole-v1,Pendulum-v1,CartPole-v0")
+    alone = [make_suite(f"envpool/{name}") for name in ("CartPole-v1", "Pendulum-v1", "CartPole-v0")]
+    together, apart = make_vector(suite, [2, 1, 1], seed=4), [make_vector(one, n, seed=4) for one, n in zip(alone, (2, 1, 1), strict=True)]
+    assert [part.names for part in suite.parts] == [("CartPole-v1",), ("Pendulum-v1",), ("CartPole-v0",)]
+    obs, own = together.reset(), [tasks.reset()["vector"] for tasks in apart]
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        np.testing.assert_array_equal(obs["kind"], [0, 0, 1, 0])
+        np.testing.assert_array_equal(obs["0.vector"], np.concatenate([own[0], np.zeros((1, 4), np.float32), own[2]]))
+        np.testing.assert_array_equal(obs["1.vector"], np.concatenate([np.zeros((2, 3), np.float32), own[1], np.zeros((1, 3), np.float32)]))
+        pushes, torque = rng.integers(2, size=3), rng.uniform(-1, 1, (1, 1)).astype(np.float32)
+        join = suite.action_space.join
+        step = together.step(np.concatenate([join(0, pushes[:2]), join(1, torque), join(0, pushes[2:])]))
+        steps = [tasks.step(action) for tasks, action in zip(apart, (pushes[:2], torque, pushes[2:]), strict=True)]
+        np.testing.assert_array_equal(step.rewards, np.concatenate([each.rewards for each in steps]))
+        obs, own = step.obs, [each.obs["vector"] for each in steps]
+    for tasks in (together, *apart):
+        tasks.close()
+
+
+def test_success_and_scores_are_what_the_environment_and_the_options_say():
+    reach, cartpole = make_suite("envpool/FetchReach-v4"), make_suite("envpool/CartPole-v1")
+    assert "is_success" in spec_of("FetchReach-v4").info
+    assert reach.score(0, -3.0, 1.0) == 1.0
+    assert cartpole.tasks[0].succeeded(475.0)  # Gymnasium's reward_threshold
+    assert not cartpole.tasks[0].succeeded(474.0)
+    assert make_suite("envpool/CartPole-v1?low=100&high=300").score(0, 150.0) == 0.25
+
+
+def test_second_names_are_no_more_tasks():
+    classic = ids("envpool.classic_control")
+    assert classic["phys2d/CartPole-v1"] == "CartPole-v1"
+    assert classic["CartPole-v0"] == "CartPole-v0"  # another length of episodes
+    assert gymnasium.spec("CartPole-v0").max_episode_steps == spec_of("CartPole-v0").max_steps == 200
+
+
+def test_an_unknown_task_of_a_family_is_named():
+    with pytest.raises(UnknownTaskError, match="dmc has no task 'walker-wok'; did you mean walker-walk"):
+        make_suite("dmc/walker-wok")
