@@ -50,6 +50,8 @@ from envs.suites import (
 from envs.suites import gym as registered
 from envs.task import TaskSuite
 
+ENVPOOL = "envpool"
+
 
 class Family(NamedTuple):
     """The suites of one module."""
@@ -57,10 +59,11 @@ class Family(NamedTuple):
     make: Callable[[str], TaskSuite | None]  # a suite from the part of its name after the slash; None for an unknown name
     names: Callable[[], list[str]]  # the parts after the slash of the named suites
     tasks: Callable[[], list[str]] | None = None  # likewise of every task that can be trained on; None: those of the named suites
+    simulator: str | None = None  # the package that has all of its tasks, where several families share it
 
 
 def _of_pools(family: PoolFamily) -> Family:
-    return Family(family.make, family.names, family.tasks)
+    return Family(family.make, family.names, family.tasks, ENVPOOL)
 
 
 FAMILIES: dict[str, Family] = {
@@ -70,8 +73,8 @@ FAMILIES: dict[str, Family] = {
     "box2d": _of_pools(control.BOX2D),
     "classic": _of_pools(control.CLASSIC),
     "context": Family(context.make, context.names, context.tasks),
-    "dmc": Family(dmc.make, dmc.names, dmc.tasks),
-    "envpool": Family(envpool_any.make, envpool_any.names, envpool_any.tasks),
+    "dmc": Family(dmc.make, dmc.names, dmc.tasks, ENVPOOL),
+    "envpool": Family(envpool_any.make, envpool_any.names, envpool_any.tasks, ENVPOOL),
     "fetch": _of_pools(robotics.FETCH),
     "football": _of_pools(football.FAMILY),
     "gym": Family(registered.make, registered.names),
@@ -85,7 +88,7 @@ FAMILIES: dict[str, Family] = {
     "mujoco": _of_pools(mujoco.FAMILY),
     "myosuite": _of_pools(myosuite.FAMILY),
     "playground": _of_pools(playground.FAMILY),
-    "procgen": Family(procgen.make, procgen.names, procgen.tasks),
+    "procgen": Family(procgen.make, procgen.names, procgen.tasks, ENVPOOL),
     "toy": Family(toy.make, toy.names, toy.tasks),
     "toy_text": _of_pools(control.TOY_TEXT),
     "vizdoom": _of_pools(vizdoom.FAMILY),

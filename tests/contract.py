@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from envs import SuiteError, TaskSuite, VectorTasks, make_suite, make_vector
+from envs import SuiteError, TaskSuite, VectorTasks, list_suites, make_suite, make_vector
+from envs.errors import MissingPackageError
 from envs.registry import CHAOS, FAMILIES
 
 EXAMPLES = {
@@ -81,6 +82,12 @@ def cases() -> list[Any]:
     return found
 
 
+def listed_suites() -> list[Any]:
+    """The names of all named suites; those of families in `SLOW` are slow."""
+    marks = {name: [pytest.mark.slow] if name.partition("/")[0] in SLOW else [] for name in list_suites()}
+    return [pytest.param(name, marks=marks[name]) for name in marks]
+
+
 def start(suite: TaskSuite, counts: int | list[int], backend: str, **options: int) -> tuple[VectorTasks, dict[str, np.ndarray]]:
     """Environments and their first observations. Skips the test where the backend's simulator is not installed."""
     try:
@@ -108,6 +115,6 @@ def optimal_value(task: str, discount: float) -> float:
 
 def _lacking(error: SuiteError) -> str:
     """Why a simulator is missing; any other error is raised again."""
-    if not isinstance(error.__context__, ImportError):
+    if not isinstance(error, MissingPackageError) and not isinstance(error.__context__, ImportError):
         raise error
     return str(error)

@@ -244,6 +244,16 @@ def test_suites_lists_every_task(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert re.search(r"minigrid/mt3 +3 +envpool, gymnasium +image 7×7×3 uint8 +7 actions", out)
     assert all(name in out for name in make_suite("minigrid/mt7").names)
+    assert re.search(r"dmc/mt30 +19 +envpool, gymnasium +\d+ kinds +\d+ kinds", out)
+
+
+def test_suites_counts_the_tasks_of_each_family(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["suites", "--count"]) == 0
+    rows = dict(re.findall(r"^(\w+) +([\d,]+) +\S", capsys.readouterr().out, re.MULTILINE))
+    assert rows["metaworld"] == "50"
+    assert rows["atari"] == "57"
+    assert rows["dmc"] == "51"
+    assert sum(int(count.replace(",", "")) for count in rows.values()) >= 1000
 
 
 # Training

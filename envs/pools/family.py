@@ -28,12 +28,10 @@ class PoolFamily:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of `envpool.make` for all tasks."""
     protocol: EvaluationProtocol = PROTOCOL
-    all_is_listed: bool = True
-    """Whether `all` is short enough to stand in the list of suites."""
 
     def names(self) -> list[str]:
-        """The named sets."""
-        return [*self.sets, *(["all"] if self.all_is_listed else [])]
+        """The named sets besides `all`, which is long."""
+        return list(self.sets)
 
     def make(self, name: str) -> TaskSuite:
         """A named set, `all`, one task or several, separated by commas; with `?low=RETURN&high=RETURN` another range of returns.

@@ -37,6 +37,4 @@ def _rate(entry: Entry) -> Entry:
     return entry
 
 
-FAMILY = PoolFamily(
-    "mujoco", "envpool.mujoco.gym", sets={f"v{n}": tuple(f"{task}-v{n}" for task in TASKS) for n in (4, 5)}, rate=_rate, all_is_listed=False
-)
+FAMILY = PoolFamily("mujoco", "envpool.mujoco.gym", sets={f"v{n}": tuple(f"{task}-v{n}" for task in TASKS) for n in (4, 5)}, rate=_rate)

@@ -11,4 +11,4 @@ from envs.pools.family import PoolFamily
 HAND = ("Reach", "Pose", "ObjHold", "KeyTurn", "PenTwirl")
 HAND_10 = tuple(f"myoHand{task}{goal}-v0" for task in HAND for goal in ("Fixed", "Random"))
 
-FAMILY = PoolFamily("myosuite", "envpool.mujoco.myosuite", sets={"10": HAND_10}, all_is_listed=False)
+FAMILY = PoolFamily("myosuite", "envpool.mujoco.myosuite", sets={"10": HAND_10})

@@ -21,7 +21,7 @@ def _subtasks(entry: Entry) -> Entry:
 
 
 FETCH = PoolFamily("fetch", MODULE, "Fetch", {"4": ("FetchReach-v4", "FetchPush-v4", "FetchSlide-v4", "FetchPickAndPlace-v4")})
-HAND = PoolFamily("hand", MODULE, "Hand", all_is_listed=False)
+HAND = PoolFamily("hand", MODULE, "Hand")
 ADROIT = PoolFamily("adroit", MODULE, "Adroit", {"4": tuple(f"AdroitHand{task}-v1" for task in ("Door", "Hammer", "Pen", "Relocate"))})
 MAZE = PoolFamily("maze", MODULE, "PointMaze_")
 KITCHEN = PoolFamily("kitchen", MODULE, "FrankaKitchen", rate=_subtasks)

@@ -225,10 +225,14 @@ def check_start(child: Child, folder: Path) -> Iterator[Finding]:
 
 
 def print_backends(needed: str) -> None:
-    """Prints as JSON the suite `needed` and the first one of every other family, with each of their backends, the fastest first."""
+    """Prints as JSON the suite `needed` and the first one of every other family that has a simulator to itself, with each of their
+    backends, the fastest first.
+    """
     from envs import list_suites, make_suite
+    from envs.registry import FAMILIES
 
-    suites = {name.partition("/")[0]: name for name in [*reversed(list_suites()), needed]}
+    others = [name for name in reversed(list_suites()) if FAMILIES[name.partition("/")[0]].simulator is None]
+    suites = {name.partition("/")[0]: name for name in [*others, needed]}
     print(json.dumps([(name, backend) for name in suites.values() for backend in make_suite(name).backends]))
 
 
