@@ -11,7 +11,7 @@ import torch
 
 from mtrl.cli.dispatch import main
 from mtrl.errors import UserError
-from mtrl.evaluation.export import Exported, PortableActor, _OwnHead, _PortableHead, example_inputs, export_run
+from mtrl.evaluation.export import Exported, OwnHead, PortableActor, PortableHead, example_inputs, export_run
 from mtrl.evaluation.policy import load_actor
 from mtrl.evaluation.results import read_results
 from mtrl.models.heads import MultiHead, SingleHead
@@ -122,13 +122,13 @@ def test_a_head_in_the_file_reads_feature_and_memory(kind: type) -> None:
     torch.nn.init.normal_(head.recall_weight)  # which begins at 0
     features, held, tasks = torch.randn(6, 5), torch.randn(6, 4), torch.tensor([0, 0, 1, 1, 1, 1])
     expected = head.outputs(head.project_features(features, counts) + head.project_memory(held, counts), counts)
-    torch.testing.assert_close(_PortableHead(head, None)(features, held, tasks), expected)
-    folded = _PortableHead(head, 1)(features[2:], held[2:], torch.zeros(4, dtype=torch.int64))
+    torch.testing.assert_close(PortableHead(head, None)(features, held, tasks), expected)
+    folded = PortableHead(head, 1)(features[2:], held[2:], torch.zeros(4, dtype=torch.int64))
     torch.testing.assert_close(folded, expected[2:])
     # As any head that the program does not know, with rows in any order.
     order = torch.tensor([3, 0, 5, 1, 2, 4])
-    torch.testing.assert_close(_OwnHead(head, 2, None)(features[order], held[order], tasks[order]), expected[order])
-    torch.testing.assert_close(_OwnHead(head, 2, 1)(features[2:], held[2:], torch.zeros(4, dtype=torch.int64)), expected[2:])
+    torch.testing.assert_close(OwnHead(head, 2, None)(features[order], held[order], tasks[order]), expected[order])
+    torch.testing.assert_close(OwnHead(head, 2, 1)(features[2:], held[2:], torch.zeros(4, dtype=torch.int64)), expected[2:])
 
 
 @pytest.mark.parametrize("which", ["whole", "folded"])
