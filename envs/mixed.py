@@ -110,6 +110,10 @@ class MixedSuite(TaskSuite):
             start += count
         return shared
 
+    def part_of(self, task_id: int) -> TaskSuite:
+        """The suite that a task comes from."""
+        return self.parts[self._place(task_id)[0]]
+
     def actions_of(self, part: int, vectors: np.ndarray) -> Any:
         """The actions of a part's tasks from vectors of the common space."""
         space: Any = self.action_space
@@ -119,6 +123,11 @@ class MixedSuite(TaskSuite):
     def action_kinds(self) -> tuple[int, ...]:
         """For each task, the place of its action space among the distinct ones."""
         return tuple(kind for part, kind in zip(self.parts, self._action_kind_of_part, strict=True) for _ in part.tasks)
+
+    @property
+    def observation_kinds(self) -> tuple[int, ...]:
+        """For each task, the place of its observation space among the distinct ones."""
+        return tuple(kind for part, kind in zip(self.parts, self._observation_kind_of_part, strict=True) for _ in part.tasks)
 
     # Cached: each step needs them, and comparing two spaces compares their arrays.
     @functools.cached_property

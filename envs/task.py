@@ -86,8 +86,10 @@ class PlayRecipe:
     """Imported before an environment is made."""
     make_env: str
     """The expression that makes an environment; `{task}` stands for the task's name."""
-    read: str
-    """The expression for the array that a policy reads, from the variable `observation`."""
+    read: str | Mapping[str, str]
+    """The expression for the array that a policy reads, from the variable `observation`; for several arrays one for each, by its name."""
+    setup: str = ""
+    """Lines with the imports and functions that the expressions use."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,10 @@ class TaskSuite:
         """The tasks' contexts [num_tasks]; None if not every task has one."""
         contexts = [task.context for task in self.tasks if task.context is not None]
         return np.array(contexts) if len(contexts) == self.num_tasks else None
+
+    def part_of(self, task_id: int) -> TaskSuite:
+        """The suite that a task comes from: this one, unless it joins several."""
+        return self
 
     def observe(self, task_id: int, observation: object) -> dict[str, np.ndarray]:
         """An observation of one of a task's environments as arrays of `observation_space`."""

@@ -58,7 +58,7 @@ def test_a_copy_plays_reports_exports_and_goes_on(layout, how, present, tmp_path
     run, copy = present if layout == "present" else FORMER, tmp_path / "copy"
     how(run, copy)
     assert main(["evaluate", str(copy), "--episodes", "2", "--workers", "1"]) == 0
-    assert main(["export", str(copy)]) == 0
+    assert main(["export", str(copy), "--format", "pt2"]) == 0
     assert main(["report", str(copy), "-o", str(tmp_path / "page.html")]) == 0
     if how is policy_alone:
         return

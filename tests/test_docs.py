@@ -72,7 +72,7 @@ def test_code_of_ones_own_is_named_in_the_experiment(name, option, runners, tmp_
     run("train", "toy", *option.split(), "--total-frames", "600", "--num-env-runners", str(runners), "--run-dir", "run")
     run("train", "--resume", "run", "--total-frames", "1200")
     assert "mean score" in run("evaluate", "run", "--episodes", "2")
-    run("export", "run")
+    run("export", "run", "--format", "pt2")
     if name == "scheduler":
         assert "all as they were logged" in run("explain", "run")
     if name == "encoder":  # the program's own has hidden layers of another size

@@ -1,4 +1,7 @@
-"""Exported policies: the same numbers as the policy's own, in a process that has torch, gymnasium and the simulator alone."""
+"""Exported policies: the same numbers as the policy's own, in a process that has torch, gymnasium and the simulator alone.
+
+`test_export_files.py` has what each kind of policy computes in a file.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from envs import TaskSuite
 from mtrl.cli.dispatch import main
-from mtrl.errors import UserError
-from mtrl.evaluation.export import Exported, OwnHead, PortableActor, PortableHead, example_inputs, export_run
+from mtrl.evaluation.export import Exported, PortableActor, export_run
+from mtrl.evaluation.export.examples import arguments, make_example
+from mtrl.evaluation.export.heads import OwnHead, PortableHead
 from mtrl.evaluation.policy import load_actor
 from mtrl.evaluation.results import read_results
 from mtrl.models.heads import MultiHead, SingleHead
+from mtrl.models.policy import Actor
 from mtrl.models.rows import make_rows
 from mtrl.storage.checkpoint import CheckpointError
 from mtrl.storage.run_directory import RunDirectory
@@ -43,7 +49,11 @@ def whole(run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> Export
 
 @pytest.fixture(scope="module")
 def folded(run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return export_run(run, task="DistShift1", output=tmp_path_factory.mktemp("folded") / "out")
+    return export_run(run, task="DistShift1", output=tmp_path_factory.mktemp("folded") / "out", format="pt2")
+
+
+def inputs_of(suite: TaskSuite, actor: Actor, task: int | None, rows: int) -> tuple[torch.Tensor, ...]:
+    return arguments(PortableActor(actor, suite, task), make_example(suite, actor, task, rows))
 
 
 def expected(run: RunDirectory, observation: torch.Tensor, task_ids: torch.Tensor) -> torch.Tensor:
@@ -61,14 +71,14 @@ def test_the_file_gives_what_the_policy_gives(run: RunDirectory, whole: Exported
     loaded = torch.export.load(whole.folder / "policy.pt2").module()
     suite, actor = load_actor(policy_of(run))
     for rows in (1, 2, 7, 64):  # any number of rows, in any order of tasks
-        observation, task_ids = example_inputs(suite, actor, None, rows)
+        observation, task_ids = inputs_of(suite, actor, None, rows)
         torch.testing.assert_close(loaded(observation, task_ids), expected(run, observation, task_ids), rtol=1e-4, atol=1e-5)
 
 
 def test_folded_for_a_task_it_gives_the_same(run: RunDirectory, folded: Exported) -> None:
     loaded = torch.export.load(folded.folder / "policy.pt2").module()
     suite, actor = load_actor(policy_of(run))
-    (observation,) = example_inputs(suite, actor, 1, 9)
+    (observation,) = inputs_of(suite, actor, 1, 9)
     torch.testing.assert_close(loaded(observation), expected(run, observation, torch.ones(9, dtype=torch.int64)), rtol=1e-4, atol=1e-5)
     assert folded.microseconds_before is not None and "times as fast" in (folded.folder / "README.md").read_text()
     assert (folded.folder / "policy.pt2").stat().st_size < policy_of(run).joinpath("weights.safetensors").stat().st_size
@@ -80,9 +90,9 @@ def test_experts_that_contribute_nothing_are_left_out(tmp_path: Path, orthogonal
     suite, actor = load_actor(policy_of(run))
     with torch.no_grad():
         actor.trunk.gate.weight[1] = torch.tensor([0.0, 0.7, 0.0])  # type: ignore[union-attr, index]
-    folded_actor, whole_actor = PortableActor(actor, "image", 1).eval(), PortableActor(actor, "image").eval()
+    folded_actor, whole_actor = PortableActor(actor, suite, 1).eval(), PortableActor(actor, suite).eval()
     assert folded_actor.num_experts == kept
-    (observation,) = example_inputs(suite, actor, 1, 5)
+    (observation,) = inputs_of(suite, actor, 1, 5)
     with torch.inference_mode():
         torch.testing.assert_close(folded_actor(observation), whole_actor(observation, torch.ones(5, dtype=torch.int64)))
 
@@ -103,7 +113,7 @@ def test_memory_and_a_single_head(tmp_path: Path, conditioning: str) -> None:
     done = export_run(run, output=tmp_path / "out")
     loaded = torch.export.load(done.folder / "policy.pt2").module()
     suite, actor = load_actor(policy_of(run))
-    observation, task_ids, *memory = example_inputs(suite, actor, None, 4)
+    observation, task_ids, *memory = inputs_of(suite, actor, None, 4)
     task_ids = task_ids.sort().values
     parameters, hidden, cell = loaded(observation, task_ids, *memory)
     counts = tuple(task_ids.bincount().tolist())
@@ -123,12 +133,12 @@ def test_a_head_in_the_file_reads_feature_and_memory(kind: type) -> None:
     features, held, tasks = torch.randn(6, 5), torch.randn(6, 4), torch.tensor([0, 0, 1, 1, 1, 1])
     expected = head.outputs(head.project_features(features, counts) + head.project_memory(held, counts), counts)
     torch.testing.assert_close(PortableHead(head, None)(features, held, tasks), expected)
-    folded = PortableHead(head, 1)(features[2:], held[2:], torch.zeros(4, dtype=torch.int64))
+    folded = PortableHead(head, 1)(features[2:], held[2:], None)
     torch.testing.assert_close(folded, expected[2:])
     # As any head that the program does not know, with rows in any order.
     order = torch.tensor([3, 0, 5, 1, 2, 4])
     torch.testing.assert_close(OwnHead(head, 2, None)(features[order], held[order], tasks[order]), expected[order])
-    torch.testing.assert_close(OwnHead(head, 2, 1)(features[2:], held[2:], torch.zeros(4, dtype=torch.int64)), expected[2:])
+    torch.testing.assert_close(OwnHead(head, 2, 1)(features[2:], held[2:], None), expected[2:])
 
 
 @pytest.mark.parametrize("which", ["whole", "folded"])
@@ -142,7 +152,7 @@ def test_the_script_plays_without_this_project(which: str, request: pytest.Fixtu
 
 def test_a_robot_arms_policy_plays(tmp_path: Path) -> None:
     suite = ["--suite.name", "metaworld/reach", "--env-runners.slots", "2", "--total-frames", "100", "--num-env-runners", "0"]
-    folder = export_run(train(tmp_path / "run", config="metaworld_mt10", suite=suite)).folder
+    folder = export_run(train(tmp_path / "run", config="metaworld_mt10", suite=suite), format="pt2").folder
     assert folder.parent == tmp_path / "run" / "export"
     done = subprocess.run([sys.executable, "-I", "play.py"], cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout.startswith("return "), done.stderr
@@ -163,22 +173,16 @@ def test_faults_are_one_sentence(run: RunDirectory, tmp_path: Path, capsys: pyte
         export_run(run, checkpoint="none")
 
 
-def test_what_reads_several_arrays_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    directory = train(tmp_path / "run", suite=[*SUITE, "--suite.name", "babyai/GoToObj"])
-    with pytest.raises(UserError, match="reads one array, and its tasks observe image, mission"):
-        export_run(directory)
-
-
 def test_the_card_quotes_the_evaluation_of_its_own_weights(tmp_path: Path) -> None:
     run = train(tmp_path / "run")
-    assert "Not evaluated" in (export_run(run, output=tmp_path / "before").folder / "README.md").read_text()
+    assert "Not evaluated" in (export_run(run, output=tmp_path / "before", format="pt2").folder / "README.md").read_text()
     assert main(["evaluate", str(run.path), "--episodes", "3"]) == 0
     [file] = run.layout.all_results()
     results = read_results(file)
-    card = (export_run(run, output=tmp_path / "after").folder / "README.md").read_text()
+    card = (export_run(run, output=tmp_path / "after", format="pt2").folder / "README.md").read_text()
     assert results.score_mean.text(3) in card and "but episodes 3" in card and results.tasks["DistShift1"].score.text() in card
-    folded = (export_run(run, task="DistShift1", output=tmp_path / "folded").folder / "README.md").read_text()
+    folded = (export_run(run, task="DistShift1", output=tmp_path / "folded", format="pt2").folder / "README.md").read_text()
     assert results.tasks["DistShift1"].score.text(3) in folded and "Empty-5x5:" not in folded
     # Of other weights: an evaluation that a copy brought along.
     file.write_text(file.read_text().replace(results.policy["weights_sha256"], "0" * 64))
-    assert "Not evaluated" in (export_run(run, output=tmp_path / "other").folder / "README.md").read_text()
+    assert "Not evaluated" in (export_run(run, output=tmp_path / "other", format="pt2").folder / "README.md").read_text()

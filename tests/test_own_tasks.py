@@ -68,7 +68,7 @@ def test_a_policy_on_another_scale_is_refused_or_warned_of(tmp_path, capsys):
     run, rule = tmp_path / "run", "from -1 … 1 to the bounds of Box(-2.0, 2.0, (1,), float32)"
     options = ["--num-env-runners", "0", "--suite.name", "gym/Pendulum-v1?low=-1600&high=0", "--total-frames", "500"]
     assert main(["train", "toy", *options, "--run-dir", str(run)]) == 0
-    assert main(["export", str(run), "-o", str(tmp_path / "out")]) == 0
+    assert main(["export", str(run), "--format", "pt2", "-o", str(tmp_path / "out")]) == 0
     assert f"mapped {rule}" in (tmp_path / "out" / "README.md").read_text()
     (policy,) = (run / "policy").iterdir()
     weights, description = load_policy(policy)

@@ -15,7 +15,7 @@ import numpy as np
 
 from envs.errors import SuiteError, UnknownTaskError, did_you_mean
 from envs.suites.descriptions import ATARI
-from envs.task import EvaluationProtocol, Task, TaskSuite
+from envs.task import EvaluationProtocol, PlayRecipe, Task, TaskSuite
 
 FRAMES, SIZE = 4, 84
 ACTIONS = 18
@@ -57,6 +57,22 @@ SETS = {"5": GAMES_5, "57": tuple(PUBLISHED)}
 
 OBSERVATION_SPACE = gymnasium.spaces.Dict({"frames": gymnasium.spaces.Box(0, 255, (FRAMES, SIZE, SIZE), np.uint8)})
 ACTION_SPACE: gymnasium.Space = gymnasium.spaces.Discrete(ACTIONS)
+RECIPE = PlayRecipe(
+    "ale_py",
+    'make_game("{task}")',
+    "numpy.asarray(observation)",
+    f"""\
+import numpy
+
+
+def make_game(name):
+    options = dict(frameskip=1, repeat_action_probability=0.0, full_action_space=True, max_num_frames_per_episode={MAX_STEPS * SKIP})
+    env = gymnasium.make(f"ALE/{{name}}-v5", **options)
+    env = gymnasium.wrappers.AtariPreprocessing(env, noop_max={IDLE_FRAMES}, frame_skip={SKIP}, screen_size={SIZE})
+    return gymnasium.wrappers.FrameStackObservation(env, {FRAMES})
+
+""",
+)
 PROTOCOL = EvaluationProtocol("atari-v1", episodes=10, actions="sampled", backend="envpool")  # EnvPool steps ALE's own code
 
 
@@ -78,6 +94,7 @@ def make(name: str) -> TaskSuite:
         action_space=ACTION_SPACE,
         adapt=_frames,
         protocol=PROTOCOL,
+        recipe=RECIPE,
     )
 
 

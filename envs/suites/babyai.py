@@ -11,7 +11,7 @@ from envs.errors import SuiteError, UnknownTaskError, did_you_mean
 from envs.suites.descriptions import BABYAI, by_beginning
 from envs.suites.minigrid import ACTION_SPACE, make_registered, registered_ids
 from envs.suites.minigrid import in_envpool as known_to_envpool
-from envs.task import EvaluationProtocol, Task, TaskSuite
+from envs.task import EvaluationProtocol, PlayRecipe, Task, TaskSuite
 
 # The levels of Polytropon's study (Ponti et al. 2023), from one room with one object to a maze of nine rooms.
 LEVELS_8 = ("GoToObj", "GoToRedBallGrey", "GoToRedBall", "GoToLocal", "PutNextLocal", "PickupLoc", "GoToObjMaze", "GoTo")
@@ -33,6 +33,22 @@ OBSERVATION_SPACE = gymnasium.spaces.Dict(
     }
 )
 
+RECIPE = PlayRecipe(
+    "minigrid",
+    'gymnasium.make("BabyAI-{task}-v0")',
+    {"image": 'observation["image"]', "mission": 'numbers_of(observation["mission"])'},
+    f"""\
+import numpy
+
+WORDS = "{" ".join(WORDS)}".split()
+
+
+def numbers_of(mission):
+    numbers = [WORDS.index(word) + 1 for word in mission.lower().replace(",", " ").split()]
+    return numpy.array(numbers + [0] * ({MISSION_LENGTH} - len(numbers)), "uint8")
+
+""",
+)
 PROTOCOL = EvaluationProtocol("babyai-512-v1", episodes=512, actions="greedy")
 
 
@@ -66,6 +82,7 @@ def make(name: str) -> TaskSuite:
         adapt=view_and_words,
         scored_by="success",
         protocol=PROTOCOL,
+        recipe=RECIPE,
     )
 
 

@@ -38,6 +38,7 @@ class Trunk(nn.Module):
         vectors = make_task_vectors(model, suite)
         self.gate = make_gate(model, suite.num_tasks, vectors)
         self.feature_size = int(self.encoder.feature_size) + (vectors.size if vectors is not None else 0)  # type: ignore[arg-type]
+        self.orthogonal = model.orthogonal
         self._mix = mix if model.orthogonal else mix_plain
 
     def forward(self, rows: Rows) -> Float[Tensor, "N D"]:

@@ -6,35 +6,21 @@ from typing import Any
 
 from envs import TaskSuite
 from mtrl.evaluation.export.exported import SPEED_ROWS, Exported
+from mtrl.evaluation.export.formats import PT2
+from mtrl.evaluation.export.portable import PortableActor
 from mtrl.evaluation.results import EvaluationResults
-from mtrl.models.distributions import Normal, TanhNormal
-from mtrl.models.policy import Actor
 
 
 def model_card(
     description: dict[str, Any],
     suite: TaskSuite,
-    actor: Actor,
+    portable: PortableActor,
     task: str | None,
     exported: Exported,
     evaluation: EvaluationResults | None = None,
 ) -> str:
     """A description of the exported policy, in Markdown."""
-    (observation,) = suite.observation_space
-    space = suite.observation_space[observation]
     tasks = [task] if task is not None else list(suite.names)
-    inputs = [f"`observation`: `[N, {', '.join(map(str, space.shape or ()))}]` {space.dtype}"]
-    if task is None:
-        inputs.append("`task_ids`: `[N]` int64, the task's place in the list above, from 0")
-    if actor.memory is not None:
-        size = actor.memory.hidden_size
-        inputs.append(f"`hidden`, `cell`: `[N, {size}]` float32; `last_action` and `last_reward`: `[N]`; `start`: `[N]` bool")
-    if isinstance(actor.distribution, Normal):
-        kind = "means and standard deviations side by side; " + (
-            "the environment is given tanh of an action" if isinstance(actor.distribution, TanhNormal) else "environments clip actions"
-        )
-    else:
-        kind = "logits of the actions"
     lines = [
         f"# {suite.name}" + (f", {task} alone" if task else ""),
         "",
@@ -51,16 +37,37 @@ def model_card(
         lines.append(f"- The whole policy takes {exported.microseconds_before:.1f} µs there: this one is {ratio:.2f} times as fast")
         if exported.experts == exported.of_experts:
             lines.append("- No expert could be left out: each has a weight, or shapes one that has")
-    lines += ["", "## Inputs", "", *(f"- {text}" for text in inputs), "", "## Output", "", f"`[N, …]`: {kind}."]
+    lines += [
+        f"- Largest difference between the outputs of `{name}` and the policy's, relative to their scale: {difference:.1e}"
+        for name, difference in exported.differences.items()
+    ]
+    lines += ["", "## Inputs", "", "In this order:", "", *(f"- {text}" for text in _inputs(portable))]
+    lines += ["", "## Output", "", f"`parameters` `[N, {portable.form.size}]`: {portable.form.text}."]
+    if portable.memory is not None:
+        lines += ["", "`new_hidden`, `new_cell`: the memory's `hidden` and `cell` of the next observation."]
     if "actions" in suite.rules:
         lines += ["", f"Before the environment gets them, actions are clipped to -1 … 1 and mapped {suite.rules['actions']}."]
-    lines += [
-        "",
-        "## Use",
-        "",
-        "`python play.py [SEED]` plays one episode, from any folder; it needs torch, gymnasium and the simulator alone.",
-    ]
+    runtime = "torch" if PT2 in exported.differences else "torch, onnxruntime"
+    if suite.part_of(0 if task is None else suite.index(task)).recipe is None:
+        use = f"`python play.py` calls the policy with zeros; it needs {runtime} alone."
+    else:
+        use = f"`python play.py [SEED]` plays one episode, from any folder; it needs {runtime}, gymnasium and the simulator alone."
+    lines += ["", "## Use", "", use]
     return "\n".join(lines) + "\n"
+
+
+def _inputs(portable: PortableActor) -> list[str]:
+    found = [f"`{name}`: `[{', '.join(map(str, ('N', *(space.shape or ()))))}]` {space.dtype}" for name, space in portable.arrays.items()]
+    if "task_ids" in portable.inputs:
+        found.append("`task_ids`: `[N]` int64, the task's place in the list above, from 0")
+    if portable.memory is not None:
+        size = portable.memory.hidden_size
+        found.append(
+            f"`hidden`, `cell`: `[N, {size}]` float32, the state after the last observation; `last_action` and `last_reward`: `[N, …]`, "
+            "what was done then and what it paid; `start`: `[N]` bool, whether the observation is an episode's first: then the other four "
+            "do not count"
+        )
+    return found
 
 
 def _scores(training: float | None, task: str | None, evaluation: EvaluationResults | None) -> list[str]:

@@ -12,6 +12,7 @@ class Exported(NamedTuple):
     """The result of an export."""
 
     folder: Path
+    differences: dict[str, float]  # of each file from the policy, relative to the scale of its outputs
     experts: int  # experts in the file
     of_experts: int  # experts in the policy
     microseconds: float  # time for a row, in batches of SPEED_ROWS

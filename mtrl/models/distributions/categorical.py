@@ -60,7 +60,7 @@ class MultiCategorical:
 
     def __init__(self, counts: Sequence[int]):
         self.num_parameters = self.num_features = sum(counts)
-        self.size = len(counts)
+        self.counts, self.size = tuple(counts), len(counts)
         # The parameter of each choice's values, and the one behind the last for values that it does not have.
         starts = itertools.accumulate(counts[:-1], initial=0)
         places = [

@@ -25,6 +25,20 @@ class Either:
         self.num_parameters = 1 + max(kind.num_parameters for kind in kinds)
         self.num_features = sum(kind.num_features for kind in kinds)
 
+    @property
+    def kinds(self) -> tuple[Distribution, ...]:
+        """The distributions, in the order of their numbers."""
+        return tuple(self._kinds)
+
+    @property
+    def width(self) -> int:
+        """Numbers in an action (W)."""
+        return self._width
+
+    def value(self, number: int, vectors: Float[Tensor, "*N W"]) -> Tensor:
+        """The actions of a kind in vectors that are all of that kind."""
+        return actions_in(self._kinds[number], vectors[..., 1:])
+
     def sample(self, parameters: Float[Tensor, "N P"], generator: torch.Generator) -> Float[Tensor, "N W"]:
         """One action drawn for each row."""
         return self._act(parameters, lambda kind, part: kind.sample(part, generator))
