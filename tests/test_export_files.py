@@ -28,7 +28,7 @@ from mtrl.evaluation.export.encoders import portable_encoder
 from mtrl.evaluation.export.examples import Example, arguments, make_example
 from mtrl.evaluation.export.outputs import portable_form
 from mtrl.models import experts
-from mtrl.models.distributions import Categorical, Either, Normal, make_distribution
+from mtrl.models.distributions import Categorical, Either, MultiCategorical, Normal, make_distribution
 from mtrl.models.encoders import ENCODERS, EncoderKind, make_encoder
 from mtrl.models.normalization import Scale
 from mtrl.models.policy import Actor, build_policy
@@ -90,7 +90,7 @@ def random_actor(suite: TaskSuite, model: ModelConfig) -> Actor:
 
 def numbers(distribution: Any, row: Tensor) -> list[float]:
     """What a file says of one row of a policy's own parameters."""
-    if isinstance(distribution, Categorical):
+    if isinstance(distribution, Categorical | MultiCategorical):
         return row.tolist()
     if isinstance(distribution, Normal):
         return [*distribution.mode(row).tolist(), *distribution._split(row)[1].exp().tolist()]
@@ -132,6 +132,35 @@ def compare(suite: TaskSuite, actor: Actor, task: int | None, folder: Path) -> N
                 for outputs, wanted, scale in zip(found, own, scales, strict=True):
                     filled = nn.functional.pad(wanted, (0, outputs.shape[1] - len(wanted)))
                     torch.testing.assert_close(outputs[i], filled, rtol=0, atol=1e-5 * scale, msg=lambda m, name=name: f"{name}: {m}")
+
+
+class Sundry(gymnasium.Env[Any, Any]):
+    """Observes an image, numbers, a text and a choice among many; acts in two choices."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {
+            "camera": gymnasium.spaces.Box(0, 255, (40, 40, 3), np.uint8),
+            "pose": gymnasium.spaces.Box(-1, 1, (3,), np.float32),
+            "order": gymnasium.spaces.Text(12),
+            "room": gymnasium.spaces.Discrete(1000),
+        }
+    )
+    action_space = gymnasium.spaces.MultiDiscrete([2, 3])
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_several_arrays_and_several_choices(tmp_path: Path) -> None:
+    gymnasium.register("ExportSundry-v0", Sundry)
+    suite = make_suite("gym/ExportSundry-v0")
+    assert len(suite.observation_space) == 4
+    compare(suite, random_actor(suite, ModelConfig(**SMALL)), None, tmp_path / "files")
 
 
 @pytest.mark.parametrize(("name", "changes"), EACH_PART)

@@ -71,21 +71,16 @@ class PortableFused(nn.Module):
 
     def __init__(self, encoder: FusedEncoder, kind: int | None):
         super().__init__()
-        self._fused = copy.deepcopy(encoder)
-        self._fused.stems = nn.ModuleList(portable_encoder(stem) for stem in encoder.stems)
-
-    @property
-    def experts(self) -> nn.ModuleList:
-        """Those of the encoder."""
-        return self._fused.experts
-
-    @experts.setter
-    def experts(self, experts: nn.ModuleList) -> None:
-        self._fused.experts = experts
+        self._names = encoder.names
+        self.stems = nn.ModuleList(portable_encoder(stem) for stem in encoder.stems)
+        self.join, self.experts = copy.deepcopy(encoder.join), copy.deepcopy(encoder.experts)
 
     def forward(self, obs: dict[str, Tensor], task_ids: Tensor) -> Tensor:
         """The experts' features of N observations, [N, K, D]."""
-        return self._fused(obs, task_ids)  # type: ignore[no-any-return]
+        stems = zip(self._names, self.stems, strict=True)
+        features = [torch.tanh(stem({name: obs[name]}, task_ids)[:, 0]) for name, stem in stems]
+        vectors = torch.tanh(self.join(torch.cat(features, dim=-1)))
+        return torch.stack([expert(vectors) for expert in self.experts], dim=1)
 
 
 class PortableMixed(nn.Module):

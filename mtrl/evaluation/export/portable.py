@@ -47,9 +47,7 @@ class PortableActor(nn.Module):
         super().__init__()
         self._task = task
         if actor.mask is not None:
-            raise UserError(
-                f"{suite.name} cannot be exported: its environments forbid actions by an action_mask, which a file does not read"
-            )
+            raise UserError(f"{suite.name} cannot be exported: its environments forbid actions (action_mask), which a file does not read")
         seen, acted = _kinds(suite, task)
         self.arrays: dict[str, gymnasium.Space] = dict(suite.observation_space.items())
         if seen is not None:

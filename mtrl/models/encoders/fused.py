@@ -41,7 +41,7 @@ class FusedEncoder(nn.Module):
         super().__init__()
         self.feature_size = size = max(1, round(256 * model.width))
         alone = model.model_copy(update={"experts": 1})
-        self._names = tuple(space)
+        self.names = tuple(space)
         stems = [STEMS[leaf_kind(part)](space, alone, num_tasks, name) for name, part in space.items()]
         self.stems = nn.ModuleList(stems)
         self.same_operations = all(getattr(stem, "same_operations", False) for stem in stems)
@@ -51,7 +51,7 @@ class FusedEncoder(nn.Module):
 
     def forward(self, obs: dict[str, Tensor], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K D"]:
         """The experts' features of N observations."""
-        stems = zip(self._names, self.stems, strict=True)
+        stems = zip(self.names, self.stems, strict=True)
         features = [tanh(stem({name: obs[name]}, task_ids)[:, 0]) for name, stem in stems]
         vectors = tanh(self.join(torch.cat(features, dim=-1)))
         return torch.stack([expert(vectors) for expert in self.experts], dim=1)
