@@ -25,7 +25,7 @@ EXAMPLES = {
     "envpool": ["envpool/CartPole-v1,CartPole-v0"],
     "fetch": ["fetch/FetchReach,FetchPush"],
     "football": ["football/academy_empty_goal_close,academy_empty_goal"],
-    "gym": ["gym/CartPole-v1,CartPole-v0"],
+    "gym": ["gym/CartPole-v1,CartPole-v0", "gym/strangers:Steers-v0,strangers:Dials-v0?stack=2"],
     "hand": ["hand/HandReach,HandManipulatePen"],
     "highway": ["highway/HighwayFast,Parking"],
     "jumanji": ["jumanji/Sokoban,SearchAndRescue"],

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Dict, MultiDiscrete
 from helpers import toy_config
 
 from envs import make_suite
-from mtrl.models.encoders import CELL
+from mtrl.config import ModelConfig
+from mtrl.models.encoders import CELL, FusedEncoder, ImageEncoder, make_encoder
 from mtrl.models.policy import build_policy
 
 
@@ -32,3 +34,84 @@ def test_a_grid_cell_is_read_as_the_experiment_says(cells, read):
     for k, expert in enumerate(encoder.experts):
         # A feature is a place (height, width) and one of the last layer's channels.
         torch.testing.assert_close(features[:, k], expert(given).permute(0, 2, 3, 1).flatten(1))
+
+
+FUSED = Dict(
+    {
+        "camera": Box(0, 255, (3, 40, 36), np.uint8),
+        "depth": Box(np.float32(-1), np.float32(3), (1, 9, 20), np.float32),
+        "vector": Box(-np.inf, np.inf, (4,), np.float32),
+        "words": Box(0, 26, (10,), np.uint8),
+        "place": MultiDiscrete([700, 900]),
+    }
+)
+
+
+def rows_of(space, count, seed=0):
+    space.seed(seed)
+    samples = [space.sample() for _ in range(count)]
+    return {name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in space}
+
+
+def test_every_array_has_its_share_in_what_all_experts_read():
+    model = ModelConfig(experts=3, normalize_observations=True)
+    encoder = make_encoder(FUSED, model, 2)
+    assert isinstance(encoder, FusedEncoder) and not encoder.same_operations  # texts are read once each
+    obs, task_ids = rows_of(FUSED, 6), torch.tensor([0, 0, 0, 1, 1, 1])
+    before = encoder(obs, task_ids)
+    assert before.shape == (6, 3, encoder.feature_size)
+    others = rows_of(FUSED, 6, seed=1)
+    for name in FUSED:
+        changed = encoder(obs | {name: torch.cat([others[name][:1], obs[name][1:]])}, task_ids)
+        assert (changed[0] - before[0]).abs().amax(-1).gt(1e-4).all(), name
+        torch.testing.assert_close(changed[1:], before[1:])
+    before.square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for name, parameter in encoder.named_parameters() if parameter.ndim > 1)
+
+
+def test_arrays_without_texts_are_read_by_the_same_operations_whatever_they_are():
+    space = Dict({name: part for name, part in FUSED.items() if name != "words"})
+    assert make_encoder(space, ModelConfig(), 2).same_operations
+
+
+def test_a_text_ends_where_its_characters_end():
+    """As a GRU that reads the characters alone."""
+    encoder = make_encoder(Dict({"text": Box(0, 26, (10,), np.uint8)}), ModelConfig(), 1).stems[0]
+    texts = torch.zeros(3, 10, dtype=torch.uint8)
+    texts[0, :3], texts[1, :10] = torch.tensor([5, 1, 26]), torch.arange(1, 11)
+    read = encoder({"text": texts}, torch.zeros(3, dtype=torch.int64))[:, 0]
+    for row, length in ((0, 3), (1, 10)):
+        _, last = encoder.gru(encoder.words(texts[row : row + 1, :length].long()))
+        torch.testing.assert_close(read[row], last[0, 0])
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 3), (5, 8, 30), (3, 35, 36), (3, 36, 36), (12, 84, 84), (1, 20, 300), (3, 210, 160)])
+@pytest.mark.parametrize("kind", ["shallow", "deep"])
+def test_images_of_any_size_are_read(shape, kind):
+    space = Dict({"image": Box(0, 255, shape, np.uint8)})
+    encoder = make_encoder(space, ModelConfig(experts=2, frames_encoder=kind), 1)
+    assert isinstance(encoder, ImageEncoder)
+    features = encoder(rows_of(space, 2), torch.zeros(2, dtype=torch.int64))
+    assert features.shape == (2, 2, 256) and torch.isfinite(features).all() and not torch.equal(features[0], features[1])
+    assert sum(parameter.numel() for parameter in encoder.experts[0].parameters()) < 4_000_000
+
+
+def test_numbers_of_images_are_scaled_by_their_finite_bounds():
+    """An image between any bounds is what the same one between 0 and 1 is; numbers without bounds stay as they are."""
+    low = np.array([-1, 100, -np.inf, 0], np.float32)[:, None, None] * np.ones((4, 9, 9), np.float32)
+    high = np.array([3, 101, 5, 3e38], np.float32)[:, None, None] * np.ones((4, 9, 9), np.float32)
+    unit = torch.rand(2, 4, 9, 9)
+    scaled = unit * torch.tensor([4.0, 1.0, 1.0, 1.0])[:, None, None] + torch.tensor([-1.0, 100.0, 0.0, 0.0])[:, None, None]
+    encoders = []
+    for box in (Box(low, high, dtype=np.float32), Box(0, 1, (4, 9, 9), np.float32)):
+        torch.manual_seed(0)
+        encoders.append(ImageEncoder(Dict({"image": box}), ModelConfig(experts=2), 1))
+    tasks = torch.zeros(2, dtype=torch.int64)
+    found, expected = (encoder({"image": image}, tasks) for encoder, image in zip(encoders, (scaled, unit), strict=True))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    assert encoders[0].state_dict().keys() == encoders[1].state_dict().keys()  # nothing but weights
+    for box in (Box(0, 255, (1, 9, 9), np.uint8), Box(0, 1, (1, 9, 9), np.float32)):
+        torch.manual_seed(0)
+        encoders.append(ImageEncoder(Dict({"image": box}), ModelConfig(experts=2), 1))
+    whole = torch.randint(0, 256, (2, 1, 9, 9), dtype=torch.uint8)
+    torch.testing.assert_close(encoders[2]({"image": whole}, tasks), encoders[3]({"image": whole / 255}, tasks), rtol=1e-3, atol=1e-4)

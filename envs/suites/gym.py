@@ -170,8 +170,9 @@ def _look(env_id: str, stack: int) -> _Look:
             raise
         except BaseException as error:  # a user's own environment may raise anything, and also call sys.exit
             reason = " ".join(str(error).split())
-            hint = _near(env_id) if isinstance(error, gymnasium.error.UnregisteredEnv) else ""
-            raise SuiteError(f"gym: {env_id} cannot be made: {type(error).__name__}: {reason}{hint}") from error
+            if isinstance(error, gymnasium.error.UnregisteredEnv):
+                reason = reason.partition(" Did you mean")[0].rstrip(".") + _near(env_id)
+            raise SuiteError(f"gym: {env_id} cannot be made: {type(error).__name__}: {reason}") from error
         if adapted.left_out:
             warnings.warn(f"gym: of what {env_id} observes, policies do not read {', '.join(adapted.left_out)}", stacklevel=2)
         spec: Any = adapted.spec
