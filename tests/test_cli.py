@@ -75,12 +75,12 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["trian"], "no command 'trian'; there are train, evaluate, sweep, search, report, dashboard, export, explain, suites, doctor"),
+        (["trian"], "no command 'trian'; there are train, evaluate, sweep, search, compare-alone, report, dashboard, export"),
         (["train", "minigrid_mt33"], "no experiment minigrid_mt33: neither a file nor a name in configs/; did you mean minigrid_mt3?"),
         (["train", "no/such.yaml"], "no experiment no/such.yaml"),
         (["train", "toy", "mt3"], "'mt3' is one argument too many"),
         (["train", "toy", "--learner.discont", "0.9"], "there is no option --learner.discont; did you mean --learner.discount?"),
-        (["train", "toy", "--learner.lambda", "0.9"], "did you mean --learner.lambda_?"),
+        (["train", "toy", "--learner.lamda", "0.9"], "did you mean --learner.lambda?"),
         (["train", "toy", "--total_framse=9"], "there is no option --total_framse; did you mean --total-frames?"),
         (["train", "toy", "--xyzzy"], "there is no option --xyzzy; --help lists them"),
         (["train", "toy", "--total-frames"], "Missing value for argument '--total-frames'"),
@@ -684,7 +684,7 @@ def test_a_debugger_gets_the_terminal_for_itself(tmp_path: Path, call: str) -> N
         "gymnasium.register('Stopping-v0', Stopping, max_episode_steps=50)\n"
     )
     command = [sys.executable, str(ROOT / "launch.py"), "train", "--suite.name", "gym/stopping:Stopping-v0", "--num-env-runners", "0"]
-    command += ["--total-frames", "2000", "--report-seconds", "0.2", "--run-dir", str(tmp_path / "run")]
+    command += ["--total-frames", "2000", "--report-seconds", "0.2", "--run-dir", str(tmp_path / "run"), "--suite.env-workers", "0"]
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(tmp_path)

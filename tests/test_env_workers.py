@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bdb
 import os
 import signal
 import subprocess
@@ -14,9 +15,11 @@ import contract
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 from helpers import toy_config
 
 import envs
+from envs import make_suite, make_vector
 from envs.backends import choice
 from envs.backends.workers import WorkerBackend
 from envs.seeds import SeedSequences
@@ -318,3 +321,22 @@ def test_workers_import_no_tensors():
     heavy = "import sys, envs.backends.worker; print([m for m in ('torch', 'ray', 'mtrl', 'minigrid', 'envpool') if m in sys.modules])"
     output = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, cwd=ROOT, check=True)
     assert output.stdout.strip() == "[]"
+
+
+def test_a_task_that_calls_a_debugger_stays_in_this_process():
+    """Its steps take long while somebody reads variables, and a worker has no prompt."""
+
+    class Prompt(bdb.Bdb):
+        def user_line(self, frame):
+            time.sleep(0.05)
+            self.set_continue()
+
+    class Stopping(CartPoleEnv):
+        def step(self, action):
+            Prompt().set_trace()
+            return super().step(action)
+
+    gymnasium.register("WorkersStopping-v0", Stopping, max_episode_steps=50)
+    tasks = make_vector(make_suite("gym/WorkersStopping-v0"), 4, env_workers="auto", cores=2)
+    assert type(tasks._backend).__name__ == "GymnasiumBackend"
+    tasks.close()
