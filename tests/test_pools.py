@@ -38,6 +38,16 @@ def test_a_nested_dictionary_is_one_vector_in_the_order_of_its_keys():
     assert view.observation_space["vector"].shape == (11,)
 
 
+def test_keys_are_sorted_as_the_other_packages_have_them():
+    """EnvPool has `observation` before `achieved_goal`; what Gymnasium flattens begins with the goals."""
+    suite = make_suite("envpool/PointMaze_UMaze-v3")
+    env = suite.tasks[0].make_env()
+    observation, _ = env.reset(seed=0)
+    joined = np.concatenate([observation[key] for key in ("achieved_goal", "desired_goal", "observation")])
+    np.testing.assert_array_equal(suite.adapt(observation)["vector"], joined.astype(np.float32))
+    env.close()
+
+
 def test_a_pool_of_observations_is_one_vector_each():
     def twice(value):
         return {name: twice(part) for name, part in value.items()} if isinstance(value, dict) else np.stack([value, value])

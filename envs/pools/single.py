@@ -9,7 +9,11 @@ import gymnasium
 import numpy as np
 
 from envs.backends.envpool import make_pool, succeeded
+from envs.envpool_package import module_of
+from envs.errors import SuiteError
 from envs.pools.catalogue import spec_of
+
+MUJOCO = "envpool.mujoco."
 
 
 class PoolEnv(gymnasium.Env[Any, Any]):
@@ -19,12 +23,14 @@ class PoolEnv(gymnasium.Env[Any, Any]):
     when it is made, so that `reset(seed=…)` makes it anew.
 
     Raises:
-        SuiteError: EnvPool is not installed, or cannot make the environment.
+        SuiteError: EnvPool is not installed, or cannot make or draw the environment.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
 
     def __init__(self, envpool_id: str, options: Mapping[str, Any], render_mode: str | None = None):
+        if render_mode is not None and str(module_of(envpool_id)).startswith(MUJOCO):
+            raise SuiteError(f"{envpool_id} cannot be drawn: without a context of OpenGL, EnvPool's MuJoCo ends the process")
         self._id = envpool_id
         self._view = spec_of(envpool_id, options).view
         self._options = dict(options) | ({} if render_mode is None else {"render_mode": render_mode})

@@ -1,8 +1,8 @@
 """What a policy reads of one of EnvPool's environments, and how it acts there: the one place that says which spaces are served.
 
 - Observations of one picture become `frames`, bytes with the channels first.
-- All others become `vector`: the numbers of every array, one after the other in the order of EnvPool's spec, as float32. A Discrete value
-  of up to `MOST_ONE_HOT` kinds is one-hot, a larger one is a fraction of its range.
+- All others become `vector`: the numbers of every array, one after the other in the alphabetical order of their keys, as float32. A
+  Discrete value of up to `MOST_ONE_HOT` kinds is one-hot, a larger one is a fraction of its range.
 - Actions are Discrete from 0, or a Box of floats in [-1, 1] that is mapped to its bounds (`envs.actions`).
 """
 
@@ -122,7 +122,7 @@ def _is_picture(space: gymnasium.Space) -> bool:
 
 def _parts(space: gymnasium.Space, path: tuple[str, ...] = ()) -> Iterator[Part]:
     if isinstance(space, Dict):
-        for name, inner in space.spaces.items():
+        for name, inner in sorted(space.spaces.items()):
             yield from _parts(inner, (*path, name))
     elif isinstance(space, Discrete):
         count = int(space.n)
