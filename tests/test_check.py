@@ -135,7 +135,7 @@ for kind in (Walk, *BROKEN):
 
 def inspected(name, **options):
     suite = make_suite(f"gym/Check{name}-v0")
-    return inspect_task(suite, 0, **{"seconds": 3.0, "episodes": 6} | options)
+    return inspect_task(suite, 0, **{"seconds": 30.0, "episodes": 6} | options)  # enough for the one that never ends
 
 
 def test_nothing_is_found_where_nothing_is_wrong():

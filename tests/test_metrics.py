@@ -70,8 +70,9 @@ def test_names_are_made_in_one_room():
 
 
 READERS = (
-    *(f"mtrl/dashboard/{name}.py" for name in ("curves", "overview", "runs", "task_figures")),
-    *("mtrl/cli/console.py", "mtrl/storage/trackers.py", "mtrl/storage/run_directory.py", "mtrl/benchmark/chaos.py"),
+    *(f"mtrl/dashboard/{name}.py" for name in ("alone", "curves", "method_figures", "overview", "runs", "task_figures")),
+    *("mtrl/cli/console.py", "mtrl/storage/trackers.py", "mtrl/storage/run_directory.py"),
+    *(f"mtrl/benchmark/{name}.py" for name in ("alone", "chaos", "curriculum")),
 )
 """Rooms that look a task's figure up by its name."""
 
