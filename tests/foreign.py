@@ -31,6 +31,9 @@ class Plan(NamedTuple):
     extra: str
 
 
+PLAIN = Plan(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), "float", "bool", "empty", 7, False, None, "ValueError", "plain", "nothing")
+
+
 @st.composite
 def boxes(draw: st.DrawFn, dtypes: tuple[Any, ...]) -> spaces.Box:
     shape = draw(st.sampled_from([(), (1,), (3,), (2, 2), (4, 4, 3), (3, 9, 8), (8, 9)]))
@@ -163,3 +166,52 @@ def register(plan: Plan) -> str:
     entry: Any = {"plain": lambda: Foreign(plan), "lambda": lambda: Foreign(plan), "kwargs": with_kwargs, "render_mode": with_render_mode}
     gymnasium.register(env_id, entry[plan.constructor])
     return env_id
+
+
+class Forbids(gymnasium.Env[Any, Any]):
+    """Allows some random values of each choice, and fails when it gets another. The mask is in the observation or in `info`."""
+
+    def __init__(self, action_space: Any, where: str, render_mode: str | None = None):
+        self.action_space, self.where = action_space, where
+        self.counts = action_space.nvec if isinstance(action_space, spaces.MultiDiscrete) else np.array([action_space.n])
+        self.starts = np.atleast_1d(action_space.start)
+        observed = {"x": spaces.Box(0, 1, (3,)), "action_mask": spaces.MultiBinary(int(self.counts.sum()))}
+        self.observation_space = spaces.Dict(observed) if where == "observation" else observed["x"]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        super().reset(seed=seed)
+        self.at = 0
+        return self.show()
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
+        values = np.atleast_1d(action) - self.starts
+        assert all(allowed[value] for allowed, value in zip(self.masks, values, strict=True)), f"{action} is forbidden"
+        self.at += 1
+        observation, info = self.show()
+        ended = self.at == 5
+        if ended and self.where == "observation":
+            observation["action_mask"][:] = 0  # as in PettingZoo, where nobody acts at an end
+        return observation, float(values.sum()), ended, False, info
+
+    def show(self) -> tuple[Any, dict[str, Any]]:
+        self.masks = [self.np_random.integers(0, 2, count).astype(np.int8) for count in self.counts]
+        for mask in self.masks:
+            mask[self.np_random.integers(len(mask))] = 1
+        x = self.np_random.random(3).astype(np.float32)
+        if self.where == "observation":
+            return {"x": x, "action_mask": np.concatenate(self.masks)}, {}
+        return x, {"action_mask": self.masks[0] if len(self.masks) == 1 else tuple(self.masks)}
+
+
+FORBIDDING = [f"Forbids{number}-v0" for number in range(4)]
+for _id, (_space, _where) in zip(
+    FORBIDDING,
+    (
+        (spaces.Discrete(5, start=2), "observation"),
+        (spaces.Discrete(4), "info"),
+        (spaces.MultiDiscrete([3, 4]), "observation"),
+        (spaces.MultiDiscrete([2, 4], start=[1, 0]), "info"),
+    ),
+    strict=True,
+):
+    gymnasium.register(_id, lambda space=_space, where=_where, **options: Forbids(space, where, **options))

@@ -7,7 +7,7 @@ import os
 import gymnasium
 import numpy as np
 import pytest
-from foreign import Foreign, Plan, plans, register
+from foreign import PLAIN, Foreign, Plan, plans, register
 from gymnasium.spaces import Box, Dict, Discrete, Graph, OneOf, Sequence, Text, Tuple
 from helpers import toy_config
 from hypothesis import HealthCheck, given, settings
@@ -18,7 +18,6 @@ from envs.adapter import number, truth
 from mtrl.errors import UserError
 from mtrl.training.trainer import build_trainer
 
-PLAIN = Plan(Box(-1, 1, (3,)), Discrete(2), "float", "bool", "empty", 7, False, None, "ValueError", "plain", "nothing")
 STEPS = 200
 
 

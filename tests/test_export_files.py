@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from foreign import FORBIDDING, PLAIN, action_spaces, observation_spaces, register
+from hypothesis import given, settings
 from torch import Tensor, nn
 
 from envs import SuiteError, TaskSuite, make_suite
@@ -26,9 +29,10 @@ from mtrl.evaluation.export import PortableActor, export_run, formats, mixture
 from mtrl.evaluation.export.checking import checked
 from mtrl.evaluation.export.encoders import portable_encoder
 from mtrl.evaluation.export.examples import Example, arguments, make_example
+from mtrl.evaluation.export.formats import Policy
 from mtrl.evaluation.export.outputs import portable_form
 from mtrl.models import experts
-from mtrl.models.distributions import Categorical, Either, MultiCategorical, Normal, make_distribution
+from mtrl.models.distributions import FORBIDDEN, Categorical, Either, Factored, MultiCategorical, Normal, make_distribution
 from mtrl.models.encoders import ENCODERS, EncoderKind, make_encoder
 from mtrl.models.normalization import Scale
 from mtrl.models.policy import Actor, build_policy
@@ -94,7 +98,10 @@ def numbers(distribution: Any, row: Tensor) -> list[float]:
         return row.tolist()
     if isinstance(distribution, Normal):
         return [*distribution.mode(row).tolist(), *distribution._split(row)[1].exp().tolist()]
-    kind = distribution._kinds[int(row[0])]
+    if isinstance(distribution, Factored):
+        own = row.split([part.num_parameters for part in distribution.parts])
+        return [number for part, parameters in zip(distribution.parts, own, strict=True) for number in numbers(part, parameters)]
+    kind = distribution.kinds[int(row[0])]
     return [float(row[0]), *numbers(kind, row[1 : 1 + kind.num_parameters])]
 
 
@@ -113,6 +120,28 @@ def one_by_one(actor: Actor, example: Example) -> list[list[Tensor]]:
     return found
 
 
+def largest(outputs: Tensor) -> float:
+    """Of the numbers of unit scale: where nearly all are forbidden, one that is left may be as small as rounding."""
+    return max(0.1, float(outputs.masked_fill(outputs == FORBIDDEN, 0).abs().max()))
+
+
+@torch.inference_mode()
+def agree(policy: Policy, suite: TaskSuite, actor: Actor, task: int | None, name: str) -> None:
+    """Compares what an exported policy gives with what the actor gives, for some batches."""
+    portable = PortableActor(actor, suite, task)
+    for rows in (1, 7):
+        example = make_example(suite, actor, task, rows, seed=10 + rows)
+        found = policy(*arguments(portable, example))
+        expected = one_by_one(actor, example)
+        scales = [max(largest(part) for part in parts) for parts in zip(*expected, strict=True)]
+        for i, own in enumerate(expected):
+            if task is not None and isinstance(actor.distribution, Either):
+                own = [own[0][1:], *own[1:]]  # without the kind's number
+            for outputs, wanted, scale in zip(found, own, scales, strict=True):
+                filled = nn.functional.pad(wanted, (0, outputs.shape[1] - len(wanted)))
+                torch.testing.assert_close(outputs[i], filled, rtol=0, atol=1e-5 * scale, msg=lambda m: f"{name}: {m}")
+
+
 def compare(suite: TaskSuite, actor: Actor, task: int | None, folder: Path) -> None:
     """Writes both files, reads them again and compares them with the policy."""
     folder.mkdir()
@@ -121,17 +150,7 @@ def compare(suite: TaskSuite, actor: Actor, task: int | None, folder: Path) -> N
     for name in formats.files_of("both"):
         formats.write(program, portable, folder / name)
         file = formats.read(folder / name)
-        for rows in (1, 7):
-            example = make_example(suite, actor, task, rows, seed=10 + rows)
-            found = file(*arguments(portable, example))
-            expected = one_by_one(actor, example)
-            scales = [max(float(part.abs().max()) for part in parts) for parts in zip(*expected, strict=True)]
-            for i, own in enumerate(expected):
-                if task is not None and isinstance(actor.distribution, Either):
-                    own = [own[0][1:], *own[1:]]  # without the kind's number
-                for outputs, wanted, scale in zip(found, own, scales, strict=True):
-                    filled = nn.functional.pad(wanted, (0, outputs.shape[1] - len(wanted)))
-                    torch.testing.assert_close(outputs[i], filled, rtol=0, atol=1e-5 * scale, msg=lambda m, name=name: f"{name}: {m}")
+        agree(file, suite, actor, task, name)
 
 
 class Sundry(gymnasium.Env[Any, Any]):
@@ -155,11 +174,86 @@ class Sundry(gymnasium.Env[Any, Any]):
         return self.observation_space.sample(), 0.0, False, False, {}
 
 
+class Hybrid(Sundry):
+    """Acts in a choice and two numbers."""
+
+    observation_space = gymnasium.spaces.Dict({"pose": gymnasium.spaces.Box(-1, 1, (3,), np.float32)})
+    action_space = gymnasium.spaces.Tuple((gymnasium.spaces.Discrete(3), gymnasium.spaces.Box(-1, 1, (2,), np.float32)))
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_several_arrays_and_several_choices(tmp_path: Path) -> None:
     gymnasium.register("ExportSundry-v0", Sundry)
     suite = make_suite("gym/ExportSundry-v0")
     assert len(suite.observation_space) == 4
+    compare(suite, random_actor(suite, ModelConfig(**SMALL)), None, tmp_path / "files")
+
+
+def as_tuples(portable: PortableActor) -> Policy:
+    """The outputs of an actor without a memory in a tuple, as a file gives them."""
+
+    def policy(*inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs = portable(*inputs)
+        return outputs if isinstance(outputs, tuple) else (outputs,)
+
+    return policy
+
+
+def drawn(observation_space: Any, action_space: Any) -> TaskSuite | None:
+    """A suite of one task with these spaces; None where they are refused in a sentence."""
+    try:
+        return make_suite(f"gym/{register(PLAIN._replace(observation_space=observation_space, action_space=action_space))}")
+    except SuiteError as error:
+        assert "\n" not in str(error) and ("wrap it in" in str(error) or "only one value" in str(error))
+        return None
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(observation_spaces(), action_spaces())
+def test_policies_of_any_spaces_are_functions_of_tensors(observation_space: Any, action_space: Any) -> None:
+    suite = drawn(observation_space, action_space)
+    if suite is not None:
+        actor = random_actor(suite, ModelConfig(**SMALL))
+        agree(as_tuples(PortableActor(actor, suite).eval()), suite, actor, None, "the function")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(observation_spaces(), action_spaces())
+def test_policies_of_any_spaces_are_written_to_both_files(observation_space: Any, action_space: Any) -> None:
+    suite = drawn(observation_space, action_space)
+    if suite is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            compare(suite, random_actor(suite, ModelConfig(**SMALL)), None, Path(folder) / "files")
+
+
+@pytest.fixture(scope="module")
+def kinds_with_masks() -> TaskSuite:
+    """Two tasks that forbid actions, and one of choices and numbers that does not."""
+    gymnasium.register("ExportHybrid-v0", Hybrid)
+    return make_suite(f"gym/{','.join(FORBIDDING[1:3])},ExportHybrid-v0")
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_forbidden_actions_are_forbidden_in_a_function_of_tensors(kinds_with_masks: TaskSuite, memory: bool) -> None:
+    actor = random_actor(kinds_with_masks, ModelConfig(**SMALL | {"memory": memory}))
+    assert any(FORBIDDEN in outputs[0] for outputs in one_by_one(actor, make_example(kinds_with_masks, actor, None, 9)))
+    for task in (None, 1, 2):
+        agree(as_tuples(PortableActor(actor, kinds_with_masks, task).eval()), kinds_with_masks, actor, task, f"task {task}")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("memory", [False, True])
+def test_forbidden_actions_are_forbidden_in_both_files(kinds_with_masks: TaskSuite, memory: bool, tmp_path: Path) -> None:
+    actor = random_actor(kinds_with_masks, ModelConfig(**SMALL | {"memory": memory}))
+    for task in (None, 1, 2):
+        compare(kinds_with_masks, actor, task, tmp_path / f"task {task}")
+
+
+def test_actions_forbidden_in_every_task_are_forbidden_in_both_files(tmp_path: Path) -> None:
+    suite = make_suite(f"gym/{FORBIDDING[0]}")
     compare(suite, random_actor(suite, ModelConfig(**SMALL)), None, tmp_path / "files")
 
 

@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from foreign import FORBIDDING, Forbids
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from helpers import toy_config
 
@@ -18,53 +19,7 @@ from mtrl.models.masks import forbid, make_mask
 from mtrl.rollouts.collector import build_collector
 from mtrl.training.trainer import build_trainer
 
-
-class Forbids(gymnasium.Env):
-    """Allows some random values of each choice, and fails when it gets another."""
-
-    def __init__(self, action_space, where, render_mode=None):
-        self.action_space, self.where = action_space, where
-        self.counts = action_space.nvec if isinstance(action_space, MultiDiscrete) else np.array([action_space.n])
-        self.starts = np.atleast_1d(action_space.start)
-        observed = {"x": Box(0, 1, (3,)), "action_mask": MultiBinary(int(self.counts.sum()))}
-        self.observation_space = Dict(observed) if where == "observation" else observed["x"]
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.at = 0
-        return self.show()
-
-    def step(self, action):
-        values = np.atleast_1d(action) - self.starts
-        assert all(allowed[value] for allowed, value in zip(self.masks, values, strict=True)), f"{action} is forbidden"
-        self.at += 1
-        observation, info = self.show()
-        ended = self.at == 5
-        if ended and self.where == "observation":
-            observation["action_mask"][:] = 0  # as in PettingZoo, where nobody acts at an end
-        return observation, float(values.sum()), ended, False, info
-
-    def show(self):
-        self.masks = [self.np_random.integers(0, 2, count).astype(np.int8) for count in self.counts]
-        for mask in self.masks:
-            mask[self.np_random.integers(len(mask))] = 1
-        x = self.np_random.random(3).astype(np.float32)
-        if self.where == "observation":
-            return {"x": x, "action_mask": np.concatenate(self.masks)}, {}
-        return x, {"action_mask": self.masks[0] if len(self.masks) == 1 else tuple(self.masks)}
-
-
-for _number, (_space, _where) in enumerate(
-    (
-        (Discrete(5, start=2), "observation"),
-        (Discrete(4), "info"),
-        (MultiDiscrete([3, 4]), "observation"),
-        (MultiDiscrete([2, 4], start=[1, 0]), "info"),
-    )
-):
-    gymnasium.register(f"Forbids{_number}-v0", lambda space=_space, where=_where, **options: Forbids(space, where, **options))
-
-SUITES = ["gym/Forbids0-v0", "gym/Forbids3-v0", "gym/Forbids0-v0,Forbids1-v0,Forbids2-v0,Forbids3-v0,CartPole-v1"]
+SUITES = [f"gym/{FORBIDDING[0]}", f"gym/{FORBIDDING[3]}", f"gym/{','.join(FORBIDDING)},CartPole-v1"]
 
 
 @pytest.mark.parametrize("memory", [False, True])

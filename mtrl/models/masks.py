@@ -39,6 +39,11 @@ class ActionMask:
         assert allowed is not None
         return allowed
 
+    def of_kind(self, kind: int) -> ActionMask | None:
+        """The mask of observations of one kind, which are given by their own names; None where that kind has none."""
+        own = [(name.removeprefix(f"{kind}."), None, size) for name, number, size in self._masks if number == kind]
+        return ActionMask(own, self._first, self._num_parameters) if own else None
+
 
 def forbid(parameters: Float[Tensor, "*N P"], allowed: Bool[Tensor, "*N P"]) -> Float[Tensor, "*N P"]:
     """The parameters with those that are not allowed so low that their actions have probability 0."""

@@ -12,6 +12,7 @@ from mtrl.errors import UserError
 from mtrl.evaluation.export.examples import arguments, make_example, of_policy
 from mtrl.evaluation.export.formats import Policy
 from mtrl.evaluation.export.portable import PortableActor
+from mtrl.models.distributions import FORBIDDEN
 from mtrl.models.policy import Actor
 
 LIMIT = 1e-5  # of a difference
@@ -21,12 +22,15 @@ SPEED_SECONDS = 0.5
 
 @torch.inference_mode()
 def largest_difference(file: Policy, portable: PortableActor, suite: TaskSuite, actor: Actor, task: int | None) -> float:
-    """The largest difference between a file's outputs and the policy's own for random inputs, in units of the largest output or of 1."""
+    """The largest difference between a file's outputs and the policy's own for random inputs, in units of the largest output or of 1.
+
+    Forbidden actions, of which the numbers are far larger than those of the others, do not count for the largest output.
+    """
     largest = 0.0
     for rows in BATCHES:
         example = make_example(suite, actor, task, rows, seed=rows)
         for ours, own in zip(file(*arguments(portable, example)), of_policy(actor, portable, example), strict=True):
-            largest = max(largest, float((ours - own).abs().max()) / max(1.0, float(own.abs().max())))
+            largest = max(largest, float((ours - own).abs().max()) / max(1.0, float(own.masked_fill(own == FORBIDDEN, 0).abs().max())))
     return largest
 
 

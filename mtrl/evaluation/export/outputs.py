@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mtrl.errors import UserError
-from mtrl.models.distributions import Categorical, Distribution, Either, MultiCategorical, Normal, TanhNormal
+from mtrl.models.distributions import Categorical, Distribution, Either, Factored, MultiCategorical, Normal, TanhNormal
 
 
 class ActionCode(NamedTuple):
@@ -135,6 +135,39 @@ class TanhNormalForm(NormalForm):
     rule = "the environment is given tanh of an action"
 
 
+class FactoredForm:
+    """The numbers of choices, then those of real numbers."""
+
+    def __init__(self, distribution: Factored):
+        self._distribution = distribution
+        self._parts = [portable_form(part) for part in distribution.parts]
+        self._counts = [part.num_parameters for part in distribution.parts]
+        self.size = sum(part.size for part in self._parts)
+        self.text = "; then ".join(part.text for part in self._parts)
+
+    def parameters(self, outputs: Tensor) -> Tensor:
+        """See `Form`."""
+        own = outputs.split(self._counts, dim=-1)
+        return torch.cat([part.parameters(each) for part, each in zip(self._parts, own, strict=True)], dim=-1)
+
+    def encode(self, actions: Tensor) -> Tensor:
+        """See `Form`."""
+        return self._distribution.encode(actions)
+
+    def narrow(self, actions: Tensor) -> Tensor:
+        """See `Form`."""
+        return actions
+
+    def code(self, greedy: bool, kind: int, row: str = "parameters") -> ActionCode:
+        """See `Form`."""
+        choices, numbers = self._parts
+        assert isinstance(numbers, NormalForm)
+        drawn = [choices.code(greedy, 0, f"{row}[: {choices.size}]").draw, numbers.code(greedy, 0, f"{row}[{choices.size} :]").draw]
+        count = self._distribution.parts[0].size
+        acted = f"torch.cat([action[:{count}], action[{count}:]{numbers.squashing}]).numpy()"
+        return ActionCode(f"torch.cat([{drawn[0]}.flatten().float(), {drawn[1]}])", acted, "action[None]")
+
+
 class EitherForm:
     """The kind's number, the numbers of the kind's own form, and zeros to fill up."""
 
@@ -207,5 +240,6 @@ FORMS: dict[type, Callable[[Any], Form]] = {
     MultiCategorical: MultiCategoricalForm,
     Normal: NormalForm,
     TanhNormal: TanhNormalForm,
+    Factored: FactoredForm,
     Either: EitherForm,
 }

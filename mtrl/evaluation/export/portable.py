@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from envs import TaskSuite
 from envs.mixed import MixedSuite
-from mtrl.errors import UserError
 from mtrl.evaluation.export.encoders import portable_encoder
 from mtrl.evaluation.export.heads import portable_head
 from mtrl.evaluation.export.mixture import mix
 from mtrl.evaluation.export.outputs import portable_form
 from mtrl.models.experts import mix_plain
+from mtrl.models.masks import forbid
 from mtrl.models.policy import Actor
 
 MEMORY_INPUTS = ("hidden", "cell", "last_action", "last_reward", "start")
@@ -46,8 +46,6 @@ class PortableActor(nn.Module):
     def __init__(self, actor: Actor, suite: TaskSuite, task: int | None = None):
         super().__init__()
         self._task = task
-        if actor.mask is not None:
-            raise UserError(f"{suite.name} cannot be exported: its environments forbid actions (action_mask), which a file does not read")
         seen, acted = _kinds(suite, task)
         self.arrays: dict[str, gymnasium.Space] = dict(suite.observation_space.items())
         if seen is not None:
@@ -75,6 +73,7 @@ class PortableActor(nn.Module):
         if self.memory is not None:
             self.memory._distribution = self.form  # type: ignore[assignment]  # of which a memory reads the encoding of actions alone
         self.head = portable_head(actor.head, actor.num_tasks, task)
+        self.mask = actor.mask if actor.mask is None or seen is None else actor.mask.of_kind(seen)
 
     def forward(self, *inputs: Tensor) -> Any:
         """Numbers of the action distribution, see the class."""
@@ -88,9 +87,13 @@ class PortableActor(nn.Module):
             features = torch.cat([features, self._rows(self.vectors, task_ids)], dim=-1)
         of_head = task_ids if self._task is None else None
         if self.memory is None:
-            return self.form.parameters(self.head(features, None, of_head))
+            return self._allowed(self.head(features, None, of_head), obs)
         hidden, cell = self.memory.step(self.memory.project(features, obs, task_ids), given)
-        return self.form.parameters(self.head(features, hidden, of_head)), hidden, cell
+        return self._allowed(self.head(features, hidden, of_head), obs), hidden, cell
+
+    def _allowed(self, parameters: Tensor, obs: dict[str, Tensor]) -> Tensor:
+        """The file's numbers of the head's parameters, without the actions that the observations forbid."""
+        return self.form.parameters(parameters if self.mask is None else forbid(parameters, self.mask.allowed(obs)))
 
     def _rows(self, table: Tensor, task_ids: Tensor) -> Tensor:
         """The row of each row's task; a folded table has one alone."""

@@ -105,7 +105,7 @@ class Factored:
     """Independent parts side by side; so are their parameters, and the numbers of their actions."""
 
     def __init__(self, parts: Sequence[Distribution]):
-        self._parts = list(parts)
+        self.parts = list(parts)
         self.num_parameters = sum(part.num_parameters for part in parts)
         self.num_features = sum(part.num_features for part in parts)
         self.size = sum(part.size for part in parts)
@@ -120,16 +120,16 @@ class Factored:
 
     def log_prob(self, parameters: Float[Tensor, "*N P"], actions: Float[Tensor, "*N W"]) -> Float[Tensor, "*N"]:
         """The sum of the parts' log-probabilities and log-densities."""
-        parts = zip(self._parts, self._own(parameters), self._actions(actions), strict=True)
+        parts = zip(self.parts, self._own(parameters), self._actions(actions), strict=True)
         return torch.stack([part.log_prob(own, values) for part, own, values in parts]).sum(0)
 
     def entropy(self, parameters: Float[Tensor, "*N P"]) -> Float[Tensor, "*N"]:
         """The sum of the parts' entropies."""
-        return torch.stack([part.entropy(own) for part, own in zip(self._parts, self._own(parameters), strict=True)]).sum(0)
+        return torch.stack([part.entropy(own) for part, own in zip(self.parts, self._own(parameters), strict=True)]).sum(0)
 
     def to_environment(self, actions: np.ndarray) -> np.ndarray:
         """Each part's environment actions, side by side."""
-        values = zip(self._parts, self._actions(torch.from_numpy(actions)), strict=True)
+        values = zip(self.parts, self._actions(torch.from_numpy(actions)), strict=True)
         return np.concatenate([part.to_environment(own.numpy()).astype(np.float32) for part, own in values], axis=-1)
 
     def no_action(self, slots: int) -> np.ndarray:
@@ -138,17 +138,17 @@ class Factored:
 
     def encode(self, actions: Float[Tensor, "*N W"]) -> Float[Tensor, "*N F"]:
         """The features of all parts side by side."""
-        return torch.cat([part.encode(own) for part, own in zip(self._parts, self._actions(actions), strict=True)], dim=-1)
+        return torch.cat([part.encode(own) for part, own in zip(self.parts, self._actions(actions), strict=True)], dim=-1)
 
     def _act(self, parameters: Tensor, act: Callable[[Distribution, Tensor], Tensor]) -> Tensor:
-        return torch.cat([act(part, own).float() for part, own in zip(self._parts, self._own(parameters), strict=True)], dim=-1)
+        return torch.cat([act(part, own).float() for part, own in zip(self.parts, self._own(parameters), strict=True)], dim=-1)
 
     def _own(self, parameters: Tensor) -> Sequence[Tensor]:
-        return parameters.split([part.num_parameters for part in self._parts], dim=-1)
+        return parameters.split([part.num_parameters for part in self.parts], dim=-1)
 
     def _actions(self, vectors: Tensor) -> list[Tensor]:
-        numbers = vectors.split([part.size for part in self._parts], dim=-1)
-        return [actions_in(part, own) for part, own in zip(self._parts, numbers, strict=True)]
+        numbers = vectors.split([part.size for part in self.parts], dim=-1)
+        return [actions_in(part, own) for part, own in zip(self.parts, numbers, strict=True)]
 
 
 def actions_in(kind: Distribution, vectors: Float[Tensor, "*N W"]) -> Tensor:
