@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_a_row_is_median_and_spread(capsys):
-    speed._row("a part", [3.0, 1.0, 10.0], "frames/s")
+    speed.print_row("a part", [3.0, 1.0, 10.0], "frames/s")
     assert re.fullmatch(r"a part +3\.00 frames/s  \(1\.00 to 10\.00, n=3\)\n", capsys.readouterr().out)
 
 

@@ -1,4 +1,4 @@
-"""Speed, measured: the whole system against its parts, the learner alone, and a peer on the same tasks. Prints medians and spreads."""
+"""Speed, measured: the whole system against its parts, and the learner alone. Prints medians and spreads."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def throughput(config: ExperimentConfig) -> None:
     stepping = {backend: [_bare_stepping(suite, config, backend) for _ in range(ROUNDS)] for backend in suite.backends}
     ceiling = [1 / sum(1 / parts[name][i] for name in parts) for i in range(ROUNDS)]
     for name, rates in parts.items():
-        _row(f"{name} alone", rates, "frames/s")
-    _row("ceiling (all three on every frame)", ceiling, "frames/s")
-    _row("whole system", system, "frames/s")
-    _row("share of the ceiling", [a / b for a, b in zip(system, ceiling, strict=True)], "")
+        print_row(f"{name} alone", rates, "frames/s")
+    print_row("ceiling (all three on every frame)", ceiling, "frames/s")
+    print_row("whole system", system, "frames/s")
+    print_row("share of the ceiling", [a / b for a, b in zip(system, ceiling, strict=True)], "")
     for backend, rates in stepping.items():
-        _row(f"bare stepping, {backend}, one process", rates, "steps/s")
+        print_row(f"bare stepping, {backend}, one process", rates, "steps/s")
 
 
 def learner(config: ExperimentConfig) -> None:
@@ -71,7 +71,7 @@ def learner(config: ExperimentConfig) -> None:
         frames = rollout.num_frames
         times = _time(lambda subject=subject: subject.update(rollout, 0.0), seconds=8.0)  # type: ignore[misc]
         label = "each distinct observation once" if share else "every observation"
-        _row(f"update, {label}", [1e6 * t / frames for t in times], "µs/frame")
+        print_row(f"update, {label}", [1e6 * t / frames for t in times], "µs/frame")
     if config.model.memory:
         _compare_without_memory(config, suite, rollout)
     for field, name in [("balancing", name) for name in BALANCERS] + [("combiner", name) for name in COMBINERS]:
@@ -81,12 +81,12 @@ def learner(config: ExperimentConfig) -> None:
             print(error)
         else:
             times = _time(lambda subject=subject: subject.update(rollout, 0.0), seconds=4.0)  # type: ignore[misc]
-            _row(f"update, {field} {name}", [1e6 * t / rollout.num_frames for t in times], "µs/frame")
+            print_row(f"update, {field} {name}", [1e6 * t / rollout.num_frames for t in times], "µs/frame")
     size = 2048
     for dtype in (torch.float32, *([torch.bfloat16] if has_bfloat16(torch.device("cpu")) else [])):
         a, b = torch.randn(2, size, size).to(dtype)
         rates = [2e-9 * size**3 / t for t in _time(lambda a=a, b=b: a @ b, seconds=2.0)]  # type: ignore[misc]
-        _row(f"matrix product, {dtype}", rates, "GFLOP/s")
+        print_row(f"matrix product, {dtype}", rates, "GFLOP/s")
 
 
 def _compare_without_memory(config: ExperimentConfig, suite: TaskSuite, rollout: Rollout) -> None:
@@ -94,21 +94,8 @@ def _compare_without_memory(config: ExperimentConfig, suite: TaskSuite, rollout:
     subjects = [Learner(override(config, {"model.memory": memory}), suite) for memory in (True, False)]
     rounds = [[statistics.median(_time(lambda s=subject: s.update(rollout, 0.0), seconds=0.0)) for subject in subjects] for _ in range(5)]  # type: ignore[misc]
     for label, times in zip(("with its memory, in turns", "without it"), zip(*rounds, strict=True), strict=True):
-        _row(f"update, {label}", [1e6 * t / rollout.num_frames for t in times], "µs/frame")
-    _row("ratio of the two", [with_it / without for with_it, without in rounds], "")
-
-
-def peers(config: ExperimentConfig) -> None:
-    """Frames per second of this system and of RLlib's IMPALA on the same tasks, in turns, each in a process of its own."""
-    describe(config)
-    ours: list[float] = []
-    theirs: list[float] = []
-    for _ in range(ROUNDS):
-        ours.append(run_in_fresh_process(MODULE, config, "system"))
-        theirs.append(run_in_fresh_process(MODULE, config, "rllib"))
-    _row("this system", ours, "frames/s")
-    _row("RLlib IMPALA, 2x256", theirs, "frames/s")
-    print(f"ratio of medians: {statistics.median(ours) / statistics.median(theirs):.2f}")
+        print_row(f"update, {label}", [1e6 * t / rollout.num_frames for t in times], "µs/frame")
+    print_row("ratio of the two", [with_it / without for with_it, without in rounds], "")
 
 
 def measure_system(config: ExperimentConfig, seconds: float, warm_up: float) -> float:
@@ -128,6 +115,11 @@ def measure_system(config: ExperimentConfig, seconds: float, warm_up: float) -> 
     while time.perf_counter() - start < seconds:
         trainer.step()
     return (trainer.frames - before) / (time.perf_counter() - start)
+
+
+def print_row(name: str, values: list[float], unit: str) -> None:
+    """Prints the median and the spread of a figure."""
+    print(f"{name:45} {statistics.median(values):12,.2f} {unit}  ({min(values):,.2f} to {max(values):,.2f}, n={len(values)})", flush=True)
 
 
 def describe(config: ExperimentConfig) -> None:
@@ -188,10 +180,6 @@ def _time(function: Callable[[], object], seconds: float) -> list[float]:
         function()
         times.append(time.perf_counter() - start)
     return times
-
-
-def _row(name: str, values: list[float], unit: str) -> None:
-    print(f"{name:45} {statistics.median(values):12,.2f} {unit}  ({min(values):,.2f} to {max(values):,.2f}, n={len(values)})", flush=True)
 
 
 def _main(path: str, kind: str) -> None:

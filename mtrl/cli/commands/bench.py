@@ -13,7 +13,8 @@ from mtrl.cli.arguments import parse_with_experiment
 from mtrl.cli.shared import DEFAULT_CONFIG, check_choice, check_packages, find_config, parse_fraction, parse_whole_number
 from mtrl.config import ExperimentConfig, load_config
 
-MINUTES = {"throughput": 3, "peers": 4, "learner": 1, "gpu": 4, "gate": 5}  # of measurements whose length no option changes
+MINUTES = {"throughput": 3, "learner": 1, "gpu": 4, "gate": 5}  # of measurements whose length no option changes
+PEERS = ("rllib", "sample_factory", "pufferlib")
 GATE_CONFIG = "minigrid_mt7_fast"
 GPU_CONFIGS = ("minigrid_mt7_fast", "metaworld_mt10")
 
@@ -30,6 +31,9 @@ class BenchOptions:
     """For `curriculum`: the schedulers to compare; the first one is the baseline. Options follow a name: `camrl:switch=false`."""
     halving: bool = False
     """For `curriculum`: after 1, 2, 4, … seeds go on with the better half of the schedulers, and the baseline."""
+    against: Annotated[str, arg(metavar="A,B,C")] = "rllib"
+    """For `peers`: the other trainers, of rllib, sample_factory and pufferlib. The last two are installed in virtual environments of their
+    own, in the user's cache, and train on suites of MiniGrid alone."""
     run_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/NAME-schedulers)")] = None
     """For `curriculum`: the folder of the runs; the same command goes on with what is there."""
     seeds: Annotated[str, arg(metavar="N")] = "3"
@@ -71,6 +75,8 @@ def duration_of(options: BenchOptions, config: ExperimentConfig) -> str:
     if options.what in ("soak", "chaos"):
         minutes = parse_whole_number("--minutes", options.minutes, 1)
         return f"about {minutes + 1 if options.what == 'soak' else 2 * minutes + 2} minutes"
+    if options.what == "peers":
+        return f"about {2 + 3 * len(_peers_of(options))} minutes"
     if options.what == "scaling":
         return f"about {len(options.runners.split(',')) + 3} minutes"
     if options.what in ("curriculum", "transfer"):
@@ -78,6 +84,18 @@ def duration_of(options: BenchOptions, config: ExperimentConfig) -> str:
         each = f"{len(options.schedulers.split(','))} x {seeds}" if options.what == "curriculum" else f"{seeds} for each context:"
         return f"{each} training runs of at most {config.total_frames:,} frames"
     return f"about {MINUTES[options.what]} minute{'s' * (MINUTES[options.what] > 1)}"
+
+
+def _peers_of(options: BenchOptions) -> list[str]:
+    """The trainers to compare with.
+
+    Raises:
+        UserError: one is not known.
+    """
+    names = [name.strip() for name in options.against.split(",") if name.strip()]
+    for name in names or [""]:
+        check_choice("--against", name, PEERS)
+    return names
 
 
 def _throughput(config: ExperimentConfig, options: BenchOptions) -> None:
@@ -88,10 +106,10 @@ def _throughput(config: ExperimentConfig, options: BenchOptions) -> None:
 
 
 def _peers(config: ExperimentConfig, options: BenchOptions) -> None:
-    """Frames per second of this system and of RLlib's IMPALA in turns; about 4 minutes."""
-    from mtrl.benchmark.speed import peers
+    """Frames per second of this system and of other trainers in turns; about 2 minutes for this system and 3 for each of them."""
+    from mtrl.benchmark.peers import compare_with_peers
 
-    peers(config)
+    compare_with_peers(config, _peers_of(options))
 
 
 def _learner(config: ExperimentConfig, options: BenchOptions) -> None:
