@@ -35,21 +35,32 @@ def trained(path: Path, scheduler: str, frames: int = 4000) -> RunDirectory:
 
 @pytest.mark.parametrize("scheduler", sorted(SCHEDULERS))
 def test_every_decision_comes_out_again(tmp_path: Path, scheduler: str) -> None:
-    directory = trained(tmp_path / "run", scheduler)
+    """Also those before and after a run was killed: what it had logged after its checkpoint is trained and logged anew."""
+    directory = trained(tmp_path / "run", scheduler, frames=2000)
+    add_lines_after_the_checkpoint(directory)
+    longer = directory.config.model_copy(update={"total_frames": 4000})
+    trainer = build_trainer(longer)
+    assert resume(trainer, directory, Silent()) and run_training(trainer, RunDirectory(directory.path, longer), Silent()) == 0
     replayed = explain_run(directory)
     assert replayed.differing is None
     rows = directory.read_metrics()
-    assert replayed.decisions >= 40 and replayed.shown[-1].decision.frames == rows[-1]["summary/frames"]
+    assert replayed.decisions >= 40 and replayed.shown[-1].decision.frames == rows[-1]["summary/frames"] >= 4000
     for index, name in enumerate(replayed.names):
         assert replayed.shown[-1].shares[index] == pytest.approx(rows[-1][f"tasks/{name}/share_wanted"])
 
 
+def add_lines_after_the_checkpoint(directory: RunDirectory) -> None:
+    """As if the run was killed: a decision of frames that will be trained on again, and half a line."""
+    path = directory.path / "curriculum.jsonl"
+    lines = path.read_text().splitlines()
+    last = json.loads(lines[-1])
+    late = last | {"version": last["version"] + 1, "trained": last["trained"] + 90, "frames": [9000.0] * len(last["frames"])}
+    path.write_text("\n".join([*lines, json.dumps(late), lines[-1][:30]]))
+
+
 def test_a_resumed_runs_log_has_no_gap_and_no_repetition(tmp_path: Path) -> None:
     directory = trained(tmp_path / "run", "learning_progress", frames=3000)
-    # As if killed after the checkpoint: decisions of frames that will be trained on again, and half a line.
-    lines = (directory.path / "curriculum.jsonl").read_text().splitlines()
-    late = json.loads(lines[-1]) | {"frames": [9000.0, 1.0, 1.0]}
-    (directory.path / "curriculum.jsonl").write_text("\n".join([*lines, json.dumps(late), lines[-1][:30]]))
+    add_lines_after_the_checkpoint(directory)
     config = directory.config.model_copy(update={"total_frames": 6000})
     trainer = build_trainer(config)
     assert resume(trainer, directory, Silent()) and run_training(trainer, RunDirectory(directory.path, config), Silent()) == 0

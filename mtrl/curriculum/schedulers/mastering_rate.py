@@ -50,8 +50,8 @@ class MasteringRate(ProgressScheduler):
         """Attention after it has been handed on."""
         rates, options = self.latest, self.options
         slopes = np.abs(self.gains) / max(np.abs(self.gains).max(), 1e-8)
-        ready = np.array([rates[needed].min(initial=1.0) for needed in self.ancestors]) ** options.power
-        left = 1.0 - np.array([rates[later].min(initial=1.0) if later.any() else 0.0 for later in self.before.T])
+        ready = _least(rates, self.ancestors) ** options.power
+        left = 1.0 - np.where(self.before.any(axis=0), _least(rates, self.before.T), 0.0)
         attention = ready * ((1 - options.gap_weight) * slopes + options.gap_weight * (1 - rates)) * left
         return self._handed_on(attention)
 
@@ -61,6 +61,11 @@ class MasteringRate(ProgressScheduler):
         forth = np.where(successors > 0, self.options.to_successors, 0.0) * attention
         received = self.before.T @ (back / np.maximum(predecessors, 1)) + self.before @ (forth / np.maximum(successors, 1))
         return attention - back - forth + received
+
+
+def _least(rates: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """For each row of the mask the least rate of those chosen; 1 where there is none."""
+    return np.where(chosen, rates, 1.0).min(axis=1)
 
 
 def _closure(before: np.ndarray) -> np.ndarray:
