@@ -29,8 +29,11 @@ from mtrl.cli import shared
 from mtrl.cli.arguments import parse_with_experiment
 from mtrl.cli.commands import train
 from mtrl.cli.commands.evaluate import _whole_names
-from mtrl.cli.console import PlainConsole, RunView, Status, TerminalConsole, amount, duration, short_names, shorten
+from mtrl.cli.console import PlainConsole, TerminalConsole
 from mtrl.cli.dispatch import main
+from mtrl.cli.formatting import amount, duration, short_names, shorten
+from mtrl.cli.run_view import RunView
+from mtrl.cli.status import Status
 from mtrl.cli.tables import wide_console
 from mtrl.config import ExperimentConfig, load_config
 from mtrl.errors import UserError

@@ -71,7 +71,7 @@ def test_names_are_made_in_one_room():
 
 READERS = (
     *(f"mtrl/dashboard/{name}.py" for name in ("alone", "curves", "method_figures", "overview", "runs", "task_figures")),
-    *("mtrl/cli/console.py", "mtrl/storage/trackers.py", "mtrl/storage/run_directory.py"),
+    *("mtrl/cli/run_view.py", "mtrl/storage/trackers.py", "mtrl/storage/run_directory.py"),
     *(f"mtrl/benchmark/{name}.py" for name in ("alone", "chaos", "curriculum")),
 )
 """Rooms that look a task's figure up by its name."""

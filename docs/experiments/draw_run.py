@@ -7,7 +7,8 @@ from pathlib import Path
 import rich.console
 
 from envs import make_suite
-from mtrl.cli.console import RunView, Status
+from mtrl.cli.run_view import RunView
+from mtrl.cli.status import Status
 from mtrl.storage.run_directory import RunDirectory
 
 

@@ -152,7 +152,7 @@ class Run:
         for name, value, least in (("episodes", episodes, 1), ("workers", workers, 1), ("seed", seed, 0)):
             if value is not None and value < least:
                 raise UserError(f"{name}: must be {least} or more, got {value}")
-        from mtrl.cli.console import counting
+        from mtrl.cli.progress import counting
         from mtrl.evaluation.jobs import in_processes
         from mtrl.evaluation.runner import evaluate_run
 

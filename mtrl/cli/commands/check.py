@@ -42,7 +42,7 @@ def check(arguments: list[str], program: str) -> int:
     check_packages()
     from mtrl.checking.suite import check_suite
     from mtrl.cli.check import print_check
-    from mtrl.cli.console import counting
+    from mtrl.cli.progress import counting
 
     with counting("tasks") as progress:
         found = check_suite(config, seconds=seconds, episodes=episodes, progress=progress)

@@ -67,7 +67,7 @@ def evaluate(arguments: list[str], program: str) -> int:
     from mtrl.evaluation.video import choose_renderer
 
     choose_renderer()  # before the environments are imported
-    from mtrl.cli.console import counting
+    from mtrl.cli.progress import counting
     from mtrl.cli.tables import print_results
     from mtrl.evaluation.jobs import in_processes
     from mtrl.evaluation.runner import evaluate_run
@@ -102,7 +102,7 @@ def evaluate(arguments: list[str], program: str) -> int:
 def _whole_names(tasks: Sequence[str], suite: str) -> list[str]:
     """The tasks' names where some are given as the status block of a training shows them, without the words that all names share."""
     from envs import make_suite
-    from mtrl.cli.console import short_names
+    from mtrl.cli.formatting import short_names
 
     names = make_suite(suite).names
     whole = dict(zip(short_names(names), names, strict=True))

@@ -41,7 +41,7 @@ def sweep(arguments: list[str], program: str) -> int:
     episodes = None if options.episodes is None else parse_whole_number("--episodes", options.episodes, 1)
     check_packages()
     print(f"{config.name}: starting {len(seeds)} seeds on Ray", flush=True)
-    from mtrl.cli.console import counting
+    from mtrl.cli.progress import counting
     from mtrl.cli.tables import print_sweep
     from mtrl.distributed.sweep import sweep as train_all
     from mtrl.distributed.trials import TrialsInterruptedError
