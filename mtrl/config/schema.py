@@ -339,6 +339,11 @@ class LevelsConfig(Section):
     edit_noise: Literal["gaussian", "uniform"] = "gaussian"
     """The distribution of an edit."""
 
+    @property
+    def count(self) -> int:
+        """The number of training levels; 0 where levels have no end."""
+        return 0 if self.sampler is None else self.training_levels
+
 
 class CurriculumConfig(Section):
     """The curriculum, which divides the frames among the tasks."""

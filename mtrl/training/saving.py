@@ -56,6 +56,7 @@ def save(trainer: Trainer, directory: RunDirectory, console: Console, evaluating
             "frames": trainer.frames,
             "version": trainer.updates,
             "training_score": score,
+            "training_levels": config.curriculum.levels.count or None,
             "config": config.name,
             "commit": code_commit(),
         }

@@ -311,6 +311,10 @@ class Trainer:
             "faults": self.quarantine.faults,
             "quarantined": self.quarantine.out,
         }
+        if self._levels is not None:
+            summaries = self._levels.summaries()
+            statistics["levels_rated"] = np.array([summary.rated for summary in summaries])
+            statistics["levels_effective"] = np.array([summary.effective for summary in summaries])
         decisions = {"probability": self._shares, "progress": self.statistics.progress}
         names = self.suite.names
         return task_metrics(names, "tasks", statistics) | task_metrics(names, "curriculum", decisions)

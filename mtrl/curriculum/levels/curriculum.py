@@ -53,7 +53,11 @@ class LevelCurriculum:
         """Takes in the episodes that have ended since the last decision; `plans` are those that follow."""
         for episode in episodes:
             self.samplers[episode.task].add(episode)
-        return LevelRecord(tuple(episodes), tuple(map(_summary, self.samplers)))
+        return LevelRecord(tuple(episodes), self.summaries())
+
+    def summaries(self) -> tuple[LevelSummary, ...]:
+        """What is known of each task's levels."""
+        return tuple(map(_summary, self.samplers))
 
     def plans(self) -> tuple[LevelPlan, ...]:
         """What runners draw the levels of each task from."""
