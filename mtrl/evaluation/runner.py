@@ -85,7 +85,7 @@ def evaluate_run(
     protocol = protocol_of(played_in)
     wanted, used_backend = episodes or protocol.episodes, backend or protocol.backend
     sampled = (actions or protocol.actions) == "sampled"
-    levels = description.get("training_levels") or 0
+    levels = description.get("training_levels", 0)
     jobs = [
         Job(policy_folder.resolve(), task, first, min(JOB_EPISODES, wanted - first), used_backend, seed, sampled, chosen.name, levels)
         for task, first in itertools.product(chosen.tasks, range(0, wanted, JOB_EPISODES))
