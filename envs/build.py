@@ -12,6 +12,7 @@ import numpy as np
 from envs.backends.choice import Workers, gymnasium_backend
 from envs.backends.joined import JoinedBackend
 from envs.errors import SuiteError
+from envs.levels import LevelSource
 from envs.mixed import MixedSuite
 from envs.seeds import SeedSequences
 from envs.slots import SlotTable, check_counts
@@ -32,6 +33,8 @@ def make_vector(
     env_workers: int | Literal["auto"] = 0,
     cores: int = 1,
     say: Callable[[str], None] = lambda sentence: None,
+    levels: LevelSource | None = None,
+    least_seed: int = 0,
 ) -> VectorTasks:
     """Environments for `counts` slots.
 
@@ -49,16 +52,23 @@ def make_vector(
             takes one for each of `cores` if a step is slow.
         cores: cores that are free while environments are stepped.
         say: told, in a sentence, which workers step what.
+        levels: says which level each episode is played on, which Gymnasium steps; None leaves it to the environments.
+        least_seed: the smallest seed of an environment. Smaller seeds are the levels that a policy was trained on.
 
     Raises:
-        SuiteError: the backend does not have these tasks, its package is missing, or `counts` does not fit the suite.
+        SuiteError: the backend does not have these tasks or cannot be told their levels, its package is missing, or `counts` does not fit
+            the suite.
     """
     if isinstance(counts, int | np.integer):
         counts = [counts // suite.num_tasks + (task < counts % suite.num_tasks) for task in range(suite.num_tasks)]
     checked = check_counts(counts, suite)
-    seeds = SeedSequences(seed, runner_index, restart_count, first_number)
+    seeds = SeedSequences(seed, runner_index, restart_count, first_number, least_seed)
     workers = Workers(env_workers, cores, int(checked.sum()), say)
-    return SlotTable(suite, build_backend(suite, backend, seeds, num_threads, tolerant, workers), checked)
+    if levels is not None:
+        if backend == "envpool":
+            raise SuiteError(f"EnvPool chooses the levels of {suite.name} itself; set suite.backend to auto or gymnasium")
+        backend = "gymnasium"
+    return SlotTable(suite, build_backend(suite, backend, seeds, num_threads, tolerant, workers), checked, levels)
 
 
 def step_once(suite: TaskSuite, backend: BackendName) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+TRIES = 8  # draws of a seed, until one is large enough
+
 
 @dataclass(frozen=True)
 class SeedSequences:
@@ -16,6 +18,8 @@ class SeedSequences:
     restart_count: int
     first_number: int = 0
     """The number of a task's first environment."""
+    least: int = 0
+    """The smallest seed that may be given; smaller ones are levels that a policy was trained on."""
 
     def of(self, task_name: str, place: int, replaced: int = 0) -> int:
         """The seed, below 2³¹, of a task's environment.
@@ -28,4 +32,5 @@ class SeedSequences:
         # An encoded name has no number above 255, so that 256 + replaced cannot be part of another task's name.
         entropy = [self.seed, self.runner_index, self.restart_count, self.first_number + place, *task_name.encode()]
         entropy += [256 + replaced] if replaced else []
-        return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
+        seeds = (int(state >> 1) for state in np.random.SeedSequence(entropy).generate_state(TRIES))
+        return next((seed for seed in seeds if seed >= self.least), self.least)

@@ -10,21 +10,32 @@ import numpy as np
 
 from envs.actions import HybridSpace, values_of
 from envs.errors import SuiteError, TaskFault
+from envs.levels import LevelSource, SlotLevels
 from envs.task import TaskSuite
-from envs.vector import Arrays, Backend, Episode, Step
+from envs.vector import Arrays, Backend, Episode, LevelBackend, Step
 
 
 class SlotTable:
-    """`VectorTasks` over a backend: chooses the environments to step, keeps the state of paused ones, and sums up each episode."""
+    """`VectorTasks` over a backend: chooses the environments to step, keeps the state of paused ones, and sums up each episode.
 
-    def __init__(self, suite: TaskSuite, backend: Backend, counts: np.ndarray):
+    Args:
+        suite: the tasks.
+        backend: steps the environments.
+        counts: slots of each task.
+        levels: says which level each episode is played on; None leaves it to the environments.
+    """
+
+    def __init__(self, suite: TaskSuite, backend: Backend, counts: np.ndarray, levels: LevelSource | None = None):
         self.suite = suite
+        self._levels = levels
         self._backend = backend
         self._counts = counts
         self._tables = [_TaskTable() for _ in range(suite.num_tasks)]
         nothing = _TaskTable()
         # Without an observation: not started.
-        self._active = _Active(_task_ids(counts), {}, nothing.ended, nothing.returns, nothing.lengths, nothing.succeeded)
+        self._active = _Active(
+            _task_ids(counts), {}, nothing.ended, nothing.returns, nothing.lengths, nothing.succeeded, nothing.levels, nothing.trial
+        )
 
     @property
     def num_slots(self) -> int:
@@ -35,6 +46,13 @@ class SlotTable:
     def task_ids(self) -> np.ndarray:
         """The task of each slot, [B] int64, ascending."""
         return self._active.task_ids
+
+    @property
+    def levels(self) -> SlotLevels | None:
+        """The level that each slot plays; None where environments choose their levels themselves."""
+        if self._levels is None:
+            return None
+        return SlotLevels(self._active.levels.copy(), self._active.trial.copy(), _places(self._counts))
 
     def reset(self) -> Arrays:
         """Starts every slot and gives its first observation."""
@@ -55,6 +73,8 @@ class SlotTable:
         if len(actions) != len(active.task_ids):
             raise ValueError(f"{len(active.task_ids)} slots need one action each; got {len(actions)}")
         actions = self._checked(actions)
+        if self._levels is not None and active.ended.any():
+            self._choose_levels(self._levels, np.flatnonzero(active.ended))
         obs, rewards, terminated, truncated, success, lost, faults = self._backend.step(self._counts, actions)
         self._check(obs, rewards)
         valid = ~active.ended & ~lost
@@ -112,6 +132,19 @@ class SlotTable:
         """Keeps the id of the task that is being stepped in `marker`."""
         self._backend.marker = marker
 
+    def _choose_levels(self, source: LevelSource, slots: np.ndarray) -> None:
+        """Draws the levels of the episodes that begin in these slots."""
+        active, places = self._active, _places(self._counts)
+        for slot in slots.tolist():
+            active.levels[slot], active.trial[slot] = self._set_level(source, int(active.task_ids[slot]), int(places[slot]))
+
+    def _set_level(self, source: LevelSource, task: int, place: int) -> tuple[int, bool]:
+        """Draws an environment's next level; gives its number, and whether it is a trial."""
+        assert isinstance(self._backend, LevelBackend)
+        level = source.draw(task)
+        self._backend.set_level(task, place, level)
+        return level.number, level.trial
+
     def _episode(self, slot: int, terminated: bool, truncated: bool) -> Episode:
         active, task = self._active, int(self._active.task_ids[slot])
         episode_return = float(active.returns[slot])
@@ -146,7 +179,9 @@ class SlotTable:
         for task, count in enumerate(self._counts.tolist()):
             table = self._tables[task]
             if count > table.size:
-                table.append(self._backend.grow(task, count - table.size))
+                new = range(table.size, count)
+                levels = None if self._levels is None else [self._set_level(self._levels, task, place) for place in new]
+                table.append(self._backend.grow(task, len(new)), levels)
         parts = [(table, count) for table, count in zip(self._tables, self._counts.tolist(), strict=True) if count]
         self._active = _Active(
             task_ids=_task_ids(self._counts),
@@ -155,6 +190,8 @@ class SlotTable:
             returns=np.concatenate([table.returns[:count] for table, count in parts]),
             lengths=np.concatenate([table.lengths[:count] for table, count in parts]),
             succeeded=np.concatenate([table.succeeded[:count] for table, count in parts]),
+            levels=np.concatenate([table.levels[:count] for table, count in parts]),
+            trial=np.concatenate([table.trial[:count] for table, count in parts]),
         )
 
 
@@ -162,7 +199,15 @@ class _Active:
     """The state of the active slots, by row."""
 
     def __init__(
-        self, task_ids: np.ndarray, obs: Arrays, ended: np.ndarray, returns: np.ndarray, lengths: np.ndarray, succeeded: np.ndarray
+        self,
+        task_ids: np.ndarray,
+        obs: Arrays,
+        ended: np.ndarray,
+        returns: np.ndarray,
+        lengths: np.ndarray,
+        succeeded: np.ndarray,
+        levels: np.ndarray,
+        trial: np.ndarray,
     ):
         self.task_ids = task_ids
         self.obs = obs  # the newest observation
@@ -170,6 +215,8 @@ class _Active:
         self.returns = returns  # of the episode so far
         self.lengths = lengths
         self.succeeded = succeeded
+        self.levels = levels  # number of the level that is played
+        self.trial = trial  # whether it is only rated
 
 
 class _TaskTable:
@@ -182,15 +229,20 @@ class _TaskTable:
         self.returns = np.zeros(0)
         self.lengths = np.zeros(0, np.int64)
         self.succeeded = np.zeros(0, bool)
+        self.levels = np.zeros(0, np.int64)
+        self.trial = np.zeros(0, bool)
 
-    def append(self, obs: Arrays) -> None:
-        """Adds environments that have just started, with their first observations."""
+    def append(self, obs: Arrays, levels: list[tuple[int, bool]] | None = None) -> None:
+        """Adds environments that have just started, with their first observations and the levels that they play."""
         count = len(next(iter(obs.values())))
         self.obs = {name: np.concatenate([self.obs[name], array]) if self.size else array.copy() for name, array in obs.items()}
         self.ended = np.concatenate([self.ended, np.zeros(count, bool)])
         self.returns = np.concatenate([self.returns, np.zeros(count)])
         self.lengths = np.concatenate([self.lengths, np.zeros(count, np.int64)])
         self.succeeded = np.concatenate([self.succeeded, np.zeros(count, bool)])
+        numbers, trial = zip(*levels, strict=True) if levels else ([0] * count, [False] * count)
+        self.levels = np.concatenate([self.levels, np.array(numbers, np.int64)])
+        self.trial = np.concatenate([self.trial, np.array(trial, bool)])
         self.size += count
 
     def write(self, active: _Active, rows: slice) -> None:
@@ -202,6 +254,8 @@ class _TaskTable:
         self.returns[:count] = active.returns[rows]
         self.lengths[:count] = active.lengths[rows]
         self.succeeded[:count] = active.succeeded[rows]
+        self.levels[:count] = active.levels[rows]
+        self.trial[:count] = active.trial[rows]
 
 
 def check_counts(counts: Sequence[int] | np.ndarray, suite: TaskSuite) -> np.ndarray:
@@ -220,3 +274,8 @@ def check_counts(counts: Sequence[int] | np.ndarray, suite: TaskSuite) -> np.nda
 
 def _task_ids(counts: np.ndarray) -> np.ndarray:
     return np.repeat(np.arange(len(counts)), counts)
+
+
+def _places(counts: np.ndarray) -> np.ndarray:
+    """The number of each slot's environment among those of its task, [B]."""
+    return np.concatenate([np.arange(count) for count in counts.tolist()])

@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 
 from envs.errors import SuiteError, UnknownTaskError, did_you_mean
+from envs.levels import ParameterSpace
 
 BackendName = Literal["envpool", "gymnasium"]
 
@@ -42,6 +43,8 @@ class Task:
     make_evaluation_env: Callable[..., gymnasium.Env] | None = None
     """Builds Gymnasium's version for the published protocol; None where it is that of the training. `reset` gets the environment's number
     in its options."""
+    level_parameters: ParameterSpace | None = None
+    """The numbers that a level sets, which `reset` gets in its options; None where a level is a seed alone."""
     description: str = ""
     """What the task asks for, in a sentence; empty where only its name says it."""
 

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from envs.levels import Level, SlotLevels
 from envs.task import TaskSuite
 
 Arrays = dict[str, np.ndarray]
@@ -70,6 +71,10 @@ class VectorTasks(Protocol):
     @property
     def task_ids(self) -> np.ndarray:
         """The task of each slot, [B] int64, ascending."""
+
+    @property
+    def levels(self) -> SlotLevels | None:
+        """The level that each slot plays; None where environments choose their levels themselves."""
 
     def reset(self) -> Arrays:
         """Starts every slot and gives its first observation. Called once, before the first step.
@@ -142,6 +147,20 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Frees the environments."""
+
+
+@runtime_checkable
+class LevelBackend(Protocol):
+    """A backend that can be told which level an environment plays."""
+
+    def set_level(self, task: int, place: int, level: Level) -> None:
+        """The level of an environment's episodes from its next reset on.
+
+        Args:
+            task: the task.
+            place: the environment's number among those of the task; it may be one that `grow` adds next.
+            level: what it plays.
+        """
 
 
 @runtime_checkable

@@ -167,7 +167,7 @@ class FaultySource:
     def __init__(self, config, suite):
         self.collector = build_collector(config, suite, 0, tolerant=True)
 
-    def publish(self, version, weights, shares):
+    def publish(self, version, weights, shares, levels):
         self.collector.set_weights(version, weights)
         self.collector.set_shares(shares)
 

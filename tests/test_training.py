@@ -193,7 +193,7 @@ class EagerSource:
         collector.close()
         self.handed_out = 0
 
-    def publish(self, version, weights, shares):
+    def publish(self, version, weights, shares, levels):
         pass
 
     def collect(self, timeout):
@@ -265,7 +265,7 @@ class EqualRunners(EagerSource):
         self.version = 0
         self.acting = [0] * runners
 
-    def publish(self, version, weights, shares):
+    def publish(self, version, weights, shares, levels):
         self.version = version
 
     def collect(self, timeout):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from envs import TaskSuite, make_suite
 from envs.vector import Arrays
 from mtrl.config import ExperimentConfig, load_config, override, read_scalar
+from mtrl.curriculum.levels import LevelPlan
 from mtrl.rollouts.source import InProcessSource
 from mtrl.training.trainer import Trainer
 
@@ -29,11 +31,11 @@ class LaggingSource(InProcessSource):
         super().__init__(config, suite)
         self._published: deque[tuple[int, Arrays]] = deque(maxlen=lag + 1)
 
-    def publish(self, version: int, weights: Arrays, shares: np.ndarray) -> None:
+    def publish(self, version: int, weights: Arrays, shares: np.ndarray, levels: Sequence[LevelPlan] | None = None) -> None:
         """Keeps the weights until they are old enough."""
         if not self._published or self._published[-1][0] != version:
             self._published.append((version, weights))
-        super().publish(*self._published[0], shares)
+        super().publish(*self._published[0], shares, levels)
 
 
 def score_after(config: ExperimentConfig, lag: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from envs.backends.place import Place, Result
+from envs.levels import Level
 from envs.seeds import SeedSequences
 from envs.task import TaskSuite
 from envs.vector import Arrays, BackendStep, Fault
@@ -18,6 +19,7 @@ class GymnasiumBackend:
         self._seeds = seeds
         self._tolerant = tolerant
         self._places: list[list[Place]] = [[] for _ in suite.tasks]
+        self._new_levels: dict[tuple[int, int], Level] = {}  # of environments that are not there yet, by task and number
         self._earlier: list[Fault] = []  # faults since the last step
         self.marker = np.full(1, -1, np.int64)
 
@@ -25,11 +27,22 @@ class GymnasiumBackend:
         """Adds environments of a task and gives their first observations."""
         places = self._places[task]
         numbers = range(len(places), len(places) + count)
-        new = [Place(self._suite, task, self._seeds, number, self._tolerant) for number in numbers]
+        levels = [self._new_levels.pop((task, number), None) for number in numbers]
+        new = [
+            Place(self._suite, task, self._seeds, number, self._tolerant, level=level)
+            for number, level in zip(numbers, levels, strict=True)
+        ]
         places += new
         first = [place.attempt(None) for place in new]
         self._earlier += [result.fault for result in first if result.fault is not None]
         return _stack(first)
+
+    def set_level(self, task: int, place: int, level: Level) -> None:
+        """The level of an environment's episodes from its next reset on."""
+        if place < len(self._places[task]):
+            self._places[task][place].level = level
+        else:
+            self._new_levels[task, place] = level
 
     def step(self, counts: np.ndarray, actions: np.ndarray) -> BackendStep:
         """Steps the first `counts[task]` environments of each task, or resets those whose episode has ended."""

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from envs.errors import TaskFault
-from envs.vector import Arrays, Backend, BackendStep, Overlapping
+from envs.levels import Level
+from envs.vector import Arrays, Backend, BackendStep, LevelBackend, Overlapping
 
 
 class JoinedBackend:
@@ -50,9 +51,15 @@ class JoinedBackend:
 
     def grow(self, task: int, count: int) -> Arrays:
         """Adds environments to the part that has the task."""
-        part = next(part for part, end in enumerate(self._starts[1:]) if task < end)
-        local = task - self._starts[part]
+        part, local = self._place_of(task)
         return self._gather([part], [self._of_part(part, lambda backend: backend.grow(local, count))], [count])
+
+    def set_level(self, task: int, place: int, level: Level) -> None:
+        """Tells the part that has the task."""
+        part, local = self._place_of(task)
+        backend = self._backends[part]
+        assert isinstance(backend, LevelBackend)
+        backend.set_level(local, place, level)
 
     def step(self, counts: np.ndarray, actions: np.ndarray) -> BackendStep:
         """Steps the parts that have environments. Those that can start a step before it is waited for all start theirs first."""
@@ -85,6 +92,11 @@ class JoinedBackend:
         """Closes all parts."""
         for backend in self._backends:
             backend.close()
+
+    def _place_of(self, task: int) -> tuple[int, int]:
+        """The part that has a task, and the task's number there."""
+        part = next(part for part, end in enumerate(self._starts[1:]) if task < end)
+        return part, task - self._starts[part]
 
     def _of_part(self, part: int, use: Callable[[Any], Any]) -> Any:
         """The result of `use` on a part's backend. A `TaskFault` gets the task's number in the whole suite."""

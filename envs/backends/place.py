@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 
 from envs.errors import MisfitError, TaskFault
+from envs.levels import Level
 from envs.seeds import SeedSequences
 from envs.task import TaskSuite
 from envs.vector import Arrays, Fault
@@ -63,12 +64,21 @@ class Place:
         number: of the place among those of the task.
         tolerant: whether an environment that fails is replaced.
         history: what has failed here before; nothing by default.
+        level: what it plays; None leaves it to the environment.
     """
 
     def __init__(
-        self, suite: TaskSuite, task: int, seeds: SeedSequences, number: int, tolerant: bool = False, history: History | None = None
+        self,
+        suite: TaskSuite,
+        task: int,
+        seeds: SeedSequences,
+        number: int,
+        tolerant: bool = False,
+        history: History | None = None,
+        level: Level | None = None,
     ):
         self.task = task
+        self.level = level
         self.history = history or History()
         self._suite = suite
         self._seeds = seeds
@@ -115,7 +125,8 @@ class Place:
             obs = self._begin()
             return Result(obs, lost=history.replaced > 0)
         if self._ended:
-            observation, _ = self._env.reset()  # without a seed: the environment goes on with its stream
+            # Without a seed the environment goes on with its stream.
+            observation, _ = self._env.reset() if self.level is None else self._reset(self.level.number)
             self._ended = False
             return Result(self._adapt(observation))
         observation, reward, terminated, truncated, info = self._env.step(action)
@@ -142,10 +153,15 @@ class Place:
     def _begin(self) -> Arrays:
         """Starts a new environment and gives its first observation. No two environments have the same seed, replacements included."""
         self._env = self._suite.tasks[self.task].make_env()
-        number = self._seeds.first_number + self._number
-        seed = self._seeds.of(self._suite.names[self.task], self._number, self.history.replaced)
-        observation, _ = self._env.reset(seed=seed, options={"number": number})
+        own = self._seeds.of(self._suite.names[self.task], self._number, self.history.replaced)
+        observation, _ = self._reset(own if self.level is None else self.level.number)
         return self._adapt(observation)
+
+    def _reset(self, seed: int) -> tuple[object, object]:
+        """A reset with a seed, and with the options that our own environments read."""
+        assert self._env is not None
+        options = {"number": self._seeds.first_number + self._number}
+        return self._env.reset(seed=seed, options=options if self.level is None else {**options, "level": self.level})
 
     def _adapt(self, observation: object) -> Arrays:
         obs = self._suite.adapt(observation)

@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 
 from envs.backends.place import History, Result
+from envs.levels import Level
 from envs.task import TaskSuite
 from envs.vector import Arrays
 
@@ -81,6 +82,19 @@ class SharedRows:
         """Writes what has failed at the environment's place."""
         self._rows["history"][row] = (history.replaced, history.in_a_row, history.resting)
 
+    def set_level(self, row: int, level: Level) -> None:
+        """Writes the level that the environment plays from its next reset on."""
+        own = self._rows[row]
+        own["has_level"], own["level"], own["trial"] = True, level.number, level.trial
+        own["parameters"][: len(level.parameters)] = level.parameters
+
+    def level(self, row: int, parameters: int) -> Level | None:
+        """The level of an environment whose task has so many level parameters; None where it chooses itself."""
+        own = self._rows[row]
+        if not own["has_level"]:
+            return None
+        return Level(int(own["level"]), tuple(own["parameters"][:parameters].tolist()), bool(own["trial"]))
+
     def write_actions(self, rows: np.ndarray, actions: np.ndarray) -> None:
         """Writes actions [n, ...] of any type of number."""
         data = np.ascontiguousarray(actions).view(np.uint8).reshape(len(rows), -1)
@@ -114,9 +128,15 @@ def _row_type(suite: TaskSuite) -> np.dtype:
     flags = [(name, np.bool_) for name in ("terminated", "truncated", "success", "lost")]
     fields = [
         *(("task", np.int64), ("number", np.int64), ("history", np.int64, (3,))),
+        *(("has_level", np.bool_), ("trial", np.bool_), ("level", np.int64), ("parameters", np.float64, (_most_parameters(suite),))),
         *(("action", np.uint8, (action_size,)), ("reward", np.float32), *flags, ("obs", np.dtype(obs, align=True))),
     ]
     return np.dtype(fields, align=True)
+
+
+def _most_parameters(suite: TaskSuite) -> int:
+    """The level parameters of the task that has most of them."""
+    return max(len(task.level_parameters.names) if task.level_parameters is not None else 0 for task in suite.tasks)
 
 
 def _shape(space: gymnasium.Space) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ import numpy as np
 from envs.backends.place import Place
 from envs.backends.rows import SharedRows
 from envs.errors import SuiteError
+from envs.levels import Level
 from envs.seeds import SeedSequences
 from envs.task import TaskSuite
 from envs.vector import Fault
@@ -106,14 +107,16 @@ class _Share:
         actions = [None] * len(request.rows) if request.actions is None else rows.read_actions(request.rows, *request.actions)
         for row, action in zip(request.rows.tolist(), actions, strict=True):
             rows.current = row
+            place = self._places[row]
+            place.level = self._level(row)
             try:
-                result = self._places[row].attempt(action)
+                result = place.attempt(action)
                 rows.write_result(row, result)
             except BaseException as error:
                 return Reply(faults, _portable(error), row)
             finally:
                 rows.current = -1
-            rows.set_history(row, self._places[row].history)
+            rows.set_history(row, place.history)
             if result.fault is not None:
                 faults.append((row, result.fault))
         return Reply(faults)
@@ -122,6 +125,11 @@ class _Share:
         """Closes every environment."""
         for place in self._places:
             place.close()
+
+    def _level(self, row: int) -> Level | None:
+        """The level that the parent wants an environment to play from its next reset on."""
+        space = self._setup.suite.tasks[self._places[row].task].level_parameters
+        return self._rows.level(row, 0 if space is None else len(space.names))
 
     def _add_places(self) -> None:
         """Places for rows that the parent has added."""

@@ -26,6 +26,7 @@ from gymnasium.vector.utils import CloudpickleWrapper
 from envs.backends.rows import SharedRows
 from envs.backends.worker import SIGNALS, Reply, Request, Setup
 from envs.errors import SuiteError, TaskFault
+from envs.levels import Level
 from envs.seeds import SeedSequences
 from envs.task import TaskSuite
 from envs.vector import Arrays, BackendStep, Fault
@@ -56,6 +57,7 @@ class WorkerBackend:
         self._suite = suite
         self._tolerant = tolerant
         self._homes: list[list[tuple[int, int]]] = [[] for _ in suite.tasks]  # of each environment: its worker, and its row there
+        self._new_levels: dict[tuple[int, int], Level] = {}  # of environments that are not there yet, by task and number
         self._plan: list[_Part] = []  # for the newest counts
         self._planned = np.empty(0, np.int64)
         self._earlier: list[Fault] = []  # faults since the last step
@@ -90,10 +92,21 @@ class WorkerBackend:
         for worker, given in zip(self._workers, numbers, strict=True):
             if given:
                 rows = worker.rows.append([task] * len(given), given)
+                for row, number in zip(rows.tolist(), given, strict=True):
+                    if (task, number) in self._new_levels:
+                        worker.rows.set_level(row, self._new_levels.pop((task, number)))
                 parts.append(_Part(worker, rows, np.array(given) - first))
                 worker.send(Request(rows, None))
         self._earlier += self._finish(parts)
         return self._observations(parts, count)
+
+    def set_level(self, task: int, place: int, level: Level) -> None:
+        """The level of an environment's episodes from its next reset on."""
+        if place < len(self._homes[task]):
+            worker, row = self._homes[task][place]
+            self._workers[worker].rows.set_level(row, level)
+        else:
+            self._new_levels[task, place] = level
 
     def step(self, counts: np.ndarray, actions: np.ndarray) -> BackendStep:
         """Steps the first `counts[task]` environments of each task, or resets those whose episode has ended."""

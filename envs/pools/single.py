@@ -40,11 +40,15 @@ class PoolEnv(gymnasium.Env[Any, Any]):
         self.action_space = self._view.action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begins an episode; with a seed, or for the first time, in a new environment."""
+        """Begins an episode; with a seed, or for the first time, in a new environment. Where EnvPool counts levels, as in Procgen, the
+        `level` in the options is the one that is played.
+        """
         if seed is not None or self._pool is None:
             self.close()
             drawn = int(np.random.SeedSequence(seed).generate_state(1)[0] >> 1)
-            self._pool = make_pool(self._id, [drawn if seed is None else seed], num_threads=1, **self._options)
+            level = (options or {}).get("level")
+            one = {"num_levels": 1, "start_level": level.number} if level is not None and "start_level" in self._options else {}
+            self._pool = make_pool(self._id, [drawn if seed is None else seed], num_threads=1, **self._options | one)
         observation, _ = self._pool.reset()
         return _first(observation), {}
 

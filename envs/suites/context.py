@@ -1,4 +1,4 @@
-"""Suites with tasks that differ in one number, their context: the length of a pole, or its mass."""
+"""Suites with tasks that differ in one number, their context (the length of a pole, or its mass), and tasks in which all numbers vary."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import gymnasium
 import numpy as np
 
 from envs.errors import SuiteError, UnknownTaskError, did_you_mean
+from envs.levels import ParameterSpace
 from envs.task import Task, TaskSuite
 
 COUNT = 20  # contexts of a named set
+ALL = "all"  # the task in which every parameter varies
 ROLL_IN = 0.1  # chance that an episode begins in a state that the policy has reached in the previous context
 ROLL_IN_DISCOUNT = 0.99  # the number of steps to such a state is geometric with this discount
 KEPT = 1000  # states of each context that episodes of the next context may begin in
@@ -113,6 +115,10 @@ class ContextEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
         success = (terminated or truncated) and self._return >= self._world.success
         return {"vector": np.asarray(observation, np.float32)}, float(reward), terminated, truncated, {**info, "success": success}
 
+    def set(self, parameter: str, value: float) -> None:
+        """Sets a parameter of the episodes to come."""
+        self._world.apply(self._env.unwrapped, parameter, value)
+
     def render(self) -> Any:
         """Gymnasium's picture."""
         return self._env.render()
@@ -126,6 +132,47 @@ class ContextEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
         if self._world.env_id.startswith("Pendulum"):
             return np.array([np.cos(state[0]), np.sin(state[0]), state[1]], np.float32)
         return np.asarray(state, np.float32)
+
+
+class VariedEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
+    """Gymnasium's environment with all parameters drawn anew for each episode, or those of the level in the options of `reset`.
+
+    The policy does not observe them.
+    """
+
+    def __init__(self, world: str, render_mode: str | None = None):
+        self._env = ContextEnv(world, next(iter(WORLDS[world].parameters)), 1.0, 0, render_mode=render_mode)
+        self._space = parameter_space(world)
+        self.render_mode = render_mode
+        self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Begins with the parameters of the episode."""
+        super().reset(seed=seed)
+        level = (options or {}).get("level")
+        values = level.parameters if level is not None and level.parameters else self._space.draw(self.np_random)
+        for parameter, value in zip(self._space.names, values, strict=True):
+            self._env.set(parameter, float(value))
+        return self._env.reset(seed=seed)
+
+    def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """A step of the environment."""
+        return self._env.step(action)
+
+    def render(self) -> Any:
+        """Gymnasium's picture."""
+        return self._env.render()
+
+    def close(self) -> None:
+        """Closes Gymnasium's environment."""
+        self._env.close()
+
+
+def parameter_space(world: str) -> ParameterSpace:
+    """All parameters of a world, within the ranges of the named sets."""
+    parameters = WORLDS[world].parameters
+    low, high = zip(*parameters.values(), strict=True)
+    return ParameterSpace(tuple(parameters), low, high)
 
 
 class Visited:
@@ -149,7 +196,8 @@ class Visited:
 
 def names() -> list[str]:
     """The named sets."""
-    return ["cartpole", "cartpole:masscart", "cartpole:masspole", "cartpole:gravity", "pendulum", "pendulum:mass", "pendulum:gravity"]
+    cartpole = ["cartpole", "cartpole:masscart", "cartpole:masspole", "cartpole:gravity", f"cartpole:{ALL}"]
+    return [*cartpole, "pendulum", "pendulum:mass", "pendulum:gravity", f"pendulum:{ALL}"]
 
 
 def tasks() -> list[str]:
@@ -161,6 +209,7 @@ def tasks() -> list[str]:
 def make(name: str) -> TaskSuite:
     """`WORLD[:PARAMETER][=VALUE,VALUE…][+rollin]`: by default 20 values of the length, evenly spread.
 
+    `WORLD:all` is one task in which each episode has other values of all parameters; they are its levels.
     With `+rollin` one in ten training episodes of a context begins in a state that was reached in the previous context.
 
     Raises:
@@ -174,6 +223,8 @@ def make(name: str) -> TaskSuite:
     world, _, parameter = what.partition(":")
     parameter = parameter or "length"
     _check_known(world, WORLDS, "world")
+    if rest == f"{world}:{ALL}" and not option:
+        return _varied(name, world)
     _check_known(parameter, WORLDS[world].parameters, f"parameter of {world}")
     values = _values(name, listed) if listed else np.linspace(*WORLDS[world].parameters[parameter], COUNT).tolist()
     visited = Visited(len(values)) if option else None
@@ -193,6 +244,27 @@ def make(name: str) -> TaskSuite:
             )
             for place, value in enumerate(values)
         ),
+        observation_space=_vector_space(env.observation_space),
+        action_space=env.action_space,
+        adapt=_same,
+    )
+
+
+def _varied(name: str, world: str) -> TaskSuite:
+    """The suite of the one task in which all parameters vary."""
+    built = WORLDS[world]
+    env: Any = gymnasium.make(built.env_id)
+    task = Task(
+        ALL,
+        functools.partial(VariedEnv, world),
+        low=built.low,
+        high=built.high,
+        level_parameters=parameter_space(world),
+        description=f"{built.aim}, whatever its parameters are",
+    )
+    return TaskSuite(
+        name=f"context/{name}",
+        tasks=(task,),
         observation_space=_vector_space(env.observation_space),
         action_space=env.action_space,
         adapt=_same,

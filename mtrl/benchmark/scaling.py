@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from envs import make_suite
 from mtrl.benchmark.fresh_process import run_in_fresh_process
 from mtrl.benchmark.initial_rollout import initial_rollout
@@ -119,8 +121,9 @@ def _sizes(config: ExperimentConfig) -> None:
     suite = make_suite(config.suite.name)
     learner = Learner(config, suite)
     rollout = initial_rollout(config, suite)
-    fields = [array for value in rollout if value is not None for array in (value.values() if isinstance(value, dict) else [value])]
-    size = sum(array.nbytes for array in fields)
+    arrays = [array for value in rollout if isinstance(value, dict) for array in value.values()]
+    arrays += [value for value in (*rollout, *(rollout.levels or ())) if isinstance(value, np.ndarray)]
+    size = sum(array.nbytes for array in arrays)
     weights = sum(array.nbytes for array in learner.actor_weights().values())
     print(f"a rollout of {rollout.num_frames:,} frames has {size / 2**20:.2f} MiB, {size / rollout.num_frames:.0f} bytes a frame; ", end="")
     print(f"one version of the actor's weights has {weights / 2**20:.2f} MiB")

@@ -128,6 +128,9 @@ def print_explanation(replayed: Explanation, task: str | None) -> None:
         table.add_row(first, f"{int(step.decision.evidence.episodes[index]):,}", *numbers[:-1], numbers[-1] + boost)
     terminal = wide_console(table)
     terminal.print(table)
+    if replayed.shown[-1].levels:
+        levels = _levels_table(replayed, task)
+        wide_console(levels).print(levels)
     last = replayed.shown[-1].decision
     terminal.print(
         Text(
@@ -148,6 +151,23 @@ def print_explanation(replayed: Explanation, task: str | None) -> None:
                 "by another version of the scheduler, or with other options"
             )
         )
+
+
+def _levels_table(replayed: Explanation, task: str | None) -> Table:
+    """What the newest decision shown knew of each task's levels, and the most probable levels with their scores."""
+    table = Table(box=None, padding=(0, 2, 0, 0), title="\nlevels", title_justify="left", title_style="")
+    table.add_column("task", no_wrap=True)
+    for title in ("episodes", "rated", "replayed", "effective"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("most probable: level, probability, score", no_wrap=True)
+    for name, summary in zip(replayed.names, replayed.shown[-1].levels, strict=True):
+        if task in (None, name):
+            scores = ["–" if np.isnan(score) else f"{score:.3g}" for score in summary.scores]
+            top = list(zip(summary.numbers, summary.probabilities, scores, strict=True))[:3]
+            shown = "; ".join(f"{number}, {probability:.3f}, {score}" for number, probability, score in top)
+            figures = (f"{summary.episodes:,}", f"{summary.rated:,}", f"{summary.replayed:.3f}", f"{summary.effective:.1f}")
+            table.add_row(name, *figures, shown)
+    return table
 
 
 def print_alone(tasks: Sequence[TaskComparison]) -> None:

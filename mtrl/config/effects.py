@@ -53,6 +53,17 @@ RULES = (
         lambda c: c.env_runners.num_env_runners > 0,
         "env_runners.num_env_runners above 0",
     ),
+    Rule(("curriculum.levels",), lambda c: c.curriculum.levels.sampler is not None, "curriculum.levels.sampler"),
+    Rule(
+        tuple(f"curriculum.levels.{name}" for name in ("score", "buffer_size", "replay_probability", "temperature", "staleness")),
+        lambda c: c.curriculum.levels.sampler in (None, "plr", "plr_robust", "accel"),
+        "curriculum.levels.sampler plr, plr_robust or accel",
+    ),
+    Rule(
+        ("curriculum.levels.edit_size", "curriculum.levels.edit_noise"),
+        lambda c: c.curriculum.levels.sampler in (None, "accel"),
+        "curriculum.levels.sampler accel",
+    ),
     Rule(("evaluation.episodes",), lambda c: c.evaluation.every_frames is not None, "evaluation.every_frames"),
 )
 

@@ -314,6 +314,37 @@ class LearnersConfig(Section):
     """GPUs that Ray reserves for one learner; above 0 the learner computes on its GPU."""
 
 
+class LevelsConfig(Section):
+    """The level of its task that each episode plays."""
+
+    sampler: Literal["uniform", "plr", "plr_robust", "accel"] | None = None
+    """The rule that chooses among the training levels; null leaves the levels to the environments, which draw them without end. `uniform`:
+    all alike. `plr`: those with a high score are replayed, and new ones are trained on, too. `plr_robust`: new levels are only rated.
+    `accel`: as `plr_robust`, and replayed levels are edited."""
+    training_levels: int = Field(200, ge=1, le=1_000_000)
+    """Number of training levels of each task (N): its seeds 0 to N - 1. Evaluations play others."""
+    score: Literal["positive_value_loss", "max_monte_carlo", "one_step_td_error", "value_l1"] = "positive_value_loss"
+    """The estimate of how much there is to learn on a level."""
+    buffer_size: int = Field(4000, ge=1, le=1_000_000)
+    """Rated levels of each task that are kept for replay."""
+    replay_probability: float = Field(0.5, ge=0, le=1)
+    """Probability that an episode replays a rated level instead of playing one that was not rated. When all training levels are rated,
+    every episode replays one."""
+    temperature: float = Field(0.3, gt=0)
+    """Temperature of the ranks (β): the smaller, the more the levels with the highest scores are replayed."""
+    staleness: float = Field(0.3, ge=0, le=1)
+    """Part of the replays that goes to levels by the time since their last episode (ρ)."""
+    edit_size: float = Field(0.1, gt=0, le=1)
+    """Size of an edit as a part of each parameter's range: the standard deviation, or the largest change."""
+    edit_noise: Literal["gaussian", "uniform"] = "gaussian"
+    """The distribution of an edit."""
+
+    @property
+    def count(self) -> int:
+        """The number of training levels; 0 where levels have no end."""
+        return 0 if self.sampler is None else self.training_levels
+
+
 class CurriculumConfig(Section):
     """The curriculum, which divides the frames among the tasks."""
 
@@ -327,6 +358,7 @@ class CurriculumConfig(Section):
     """The smallest share of a task, as a part of its uniform share."""
     boost_forgotten: float = Field(1.0, ge=1)
     """Factor on the share of a mastered task with a success rate more than 0.1 below its best; 1 only reports the task."""
+    levels: LevelsConfig = LevelsConfig()
 
 
 class FaultsConfig(Section):
@@ -431,6 +463,11 @@ class ExperimentConfig(Section):
             raise ValueError(
                 f"learners.num_learners is {self.learners.num_learners}, but env_runners.num_env_runners 0 runs everything in one process: "
                 "learners need Ray, with at least one runner"
+            )
+        if self.curriculum.levels.sampler is not None and self.suite.backend == "envpool":
+            raise ValueError(
+                f"curriculum.levels.sampler is {self.curriculum.levels.sampler!r}, but EnvPool chooses levels itself: set suite.backend to "
+                "'auto' or 'gymnasium'"
             )
         if learner.c_bar > learner.rho_bar:
             raise ValueError(f"learner.c_bar is {learner.c_bar}, above learner.rho_bar {learner.rho_bar}: V-trace needs rho_bar >= c_bar")

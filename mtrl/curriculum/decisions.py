@@ -11,6 +11,7 @@ import numpy as np
 from mtrl.config import CurriculumConfig
 from mtrl.curriculum.evidence import Evidence
 from mtrl.curriculum.forgetting import ForgettingWatch
+from mtrl.curriculum.levels import LevelCurriculum, LevelEpisode, LevelRecord, LevelSummary
 from mtrl.curriculum.scheduler import RatedScheduler, Scheduler, with_floor
 
 TOLERANCE = 1e-9
@@ -23,10 +24,11 @@ class Decision(NamedTuple):
     frames: int  # trained on so far, also on tasks that the run no longer has
     evidence: Evidence
     shares: np.ndarray  # [num_tasks], sums to 1
+    levels: LevelRecord | None = None  # where the curriculum chooses levels
 
 
 class RepeatedDecision(NamedTuple):
-    """A decision made again, from the scheduler's weights to the shares."""
+    """A decision made again, from the scheduler's weights to the shares, and to the plans for levels."""
 
     decision: Decision
     weights: np.ndarray  # how much the scheduler wants each task; NaN where it does not say
@@ -36,6 +38,7 @@ class RepeatedDecision(NamedTuple):
     wanted: np.ndarray  # the scheduler's probabilities
     forgotten: np.ndarray  # tasks that are being lost, whose share is boosted
     shares: np.ndarray  # with boost and floor; the decision's if nothing has changed
+    levels: tuple[LevelSummary, ...]  # of each task; none where environments choose their levels themselves
 
 
 class Verdict(NamedTuple):
@@ -71,7 +74,7 @@ class Decider:
         self.watch.load_state_dict(state["watch"])
 
 
-def repeat_decisions(decider: Decider, decisions: Iterable[Decision]) -> Iterator[RepeatedDecision]:
+def repeat_decisions(decider: Decider, decisions: Iterable[Decision], levels: LevelCurriculum | None = None) -> Iterator[RepeatedDecision]:
     """Makes the decisions of a run again, from its first one on."""
     scheduler: Any = decider.scheduler
     for decision in decisions:
@@ -88,6 +91,7 @@ def repeat_decisions(decider: Decider, decisions: Iterable[Decision]) -> Iterato
             wanted,
             decider.watch.forgotten.copy(),
             shares,
+            levels.decide(decision.levels.episodes).tasks if levels is not None and decision.levels is not None else (),
         )
 
 
@@ -107,13 +111,16 @@ def figures_of_tasks(step: RepeatedDecision) -> dict[str, np.ndarray]:
 
 def agrees(step: RepeatedDecision) -> bool:
     """Whether a decision made again is the one that was logged."""
-    return bool(np.abs(step.shares - step.decision.shares).max() <= TOLERANCE)
+    logged = step.decision.levels.tasks if step.decision.levels is not None else ()
+    same_levels = all(one.agrees_with(other) for one, other in zip(step.levels, logged, strict=False))  # none where they were not repeated
+    return same_levels and bool(np.abs(step.shares - step.decision.shares).max() <= TOLERANCE)
 
 
 def to_line(decision: Decision) -> str:
     """A decision as a line of JSON; missing values are null."""
     values = {name: _listed(value) for name, value in decision.evidence._asdict().items() if value is not None}
-    return json.dumps({"version": decision.version, "trained": decision.frames, **values, "shares": _listed(decision.shares)})
+    levels = {} if decision.levels is None else {"levels": _listed_levels(decision.levels)}
+    return json.dumps({"version": decision.version, "trained": decision.frames, **values, "shares": _listed(decision.shares), **levels})
 
 
 def from_line(line: str) -> Decision:
@@ -125,9 +132,22 @@ def from_line(line: str) -> Decision:
     try:
         values = json.loads(line)
         arrays = {name: np.array(values[name], float) for name in Evidence._fields if name in values}
-        return Decision(int(values["version"]), int(values["trained"]), Evidence(**arrays), np.array(values["shares"], float))
-    except (KeyError, TypeError) as error:
+        levels = _levels_of(values["levels"]) if "levels" in values else None
+        return Decision(int(values["version"]), int(values["trained"]), Evidence(**arrays), np.array(values["shares"], float), levels)
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"not a decision: {error}") from None
+
+
+def _listed_levels(record: LevelRecord) -> Any:
+    """Episodes as rows, and a mapping for each task, where the score of a level without one is null."""
+    tasks = [{**each._asdict(), "scores": _listed(np.array(each.scores, float))} for each in record.tasks]
+    return {"episodes": [list(episode) for episode in record.episodes], "tasks": tasks}
+
+
+def _levels_of(values: Any) -> LevelRecord:
+    tasks = [{name: tuple(value) if isinstance(value, list) else value for name, value in each.items()} for each in values["tasks"]]
+    summaries = [LevelSummary(**each | {"scores": tuple(np.array(each["scores"], float).tolist())}) for each in tasks]
+    return LevelRecord(tuple(LevelEpisode(*row) for row in values["episodes"]), tuple(summaries))
 
 
 def _listed(array: np.ndarray) -> Any:

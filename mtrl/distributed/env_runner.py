@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import ray
@@ -14,7 +15,9 @@ from ray.rllib.env import INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
 
 from envs import TaskFault, make_suite
+from mtrl.curriculum.levels import LevelPlan
 from mtrl.distributed.watchdog import Watchdog
+from mtrl.distributed.weight_server import Published
 from mtrl.rollouts.collector import Collected, Collector, build_collector
 from mtrl.rollouts.source import SourceFault
 
@@ -84,6 +87,7 @@ class MultiTaskEnvRunner(EnvRunner):
                 runner=self.worker_index,
                 restart_count=restarts,
                 shares=None if newest is None else newest.shares,
+                plans=None if newest is None else _plans(newest),
                 tolerant=True,
                 marker=self._watchdog.marker,
                 say=print,  # into the log of this actor
@@ -93,6 +97,7 @@ class MultiTaskEnvRunner(EnvRunner):
             self._serial = published.serial
             self._collector.set_weights(published.version, ray.get(published.weights[0]))
             self._collector.set_shares(published.shares)
+            self._collector.set_levels(_plans(published))
         return self._collector.collect()
 
     def assert_healthy(self) -> None:
@@ -120,3 +125,9 @@ class MultiTaskEnvRunner(EnvRunner):
         if self._collector is not None:
             with contextlib.suppress(Exception):
                 self._collector.close()
+
+
+def _plans(published: Published) -> Sequence[LevelPlan] | None:
+    """The plans for levels that were published, if there are any."""
+    plans: Sequence[LevelPlan] | None = ray.get(published.levels[0]) if published.levels else None
+    return plans

@@ -14,16 +14,18 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 from envs.vector import Arrays
 from mtrl.distributed.learner import PolicyLearner
 from mtrl.learning.learner import Learner, LearnerLostError, UpdateResult
+from mtrl.learning.level_signals import LevelSignals, interleaved
 from mtrl.rollouts.rollout import Rollout, take_slots
 
 SECONDS_TO_BLAME = 10.0  # after a learner's error: how long to look for one that died, which is then the reason
 
 
 class Updated(NamedTuple):
-    """The report of the first of several learners after an update."""
+    """The report of one of several learners after an update. Only the first one's is whole."""
 
-    result: UpdateResult
-    actor_weights: Arrays
+    result: UpdateResult | None
+    actor_weights: Arrays | None
+    levels: LevelSignals | None  # of its own slots
 
 
 class RemoteLearners:
@@ -48,10 +50,13 @@ class RemoteLearners:
             raise ValueError(f"a batch of {rollout.num_slots} slots cannot be divided among {count} learners")
         # Every n-th slot: slots are sorted by task, so that each learner gets its part of every task.
         parts = [ray.put(take_slots(rollout, np.arange(rank, rollout.num_slots, count))) for rank in range(count)]
-        first: Updated = self._everywhere(_update, [(part, progress) for part in parts])[0]
+        updated: list[Updated] = self._everywhere(_update, [(part, progress) for part in parts])
         self.version += 1
-        self._actor_weights = first.actor_weights
-        return first.result
+        self._actor_weights = updated[0].actor_weights
+        result = updated[0].result
+        assert result is not None
+        signals = [each.levels for each in updated if each.levels is not None]
+        return result._replace(levels=interleaved(signals)) if signals else result
 
     def actor_weights(self) -> Arrays:
         """The actor's weights, which the newest update has brought along."""
@@ -118,9 +123,9 @@ class RemoteLearners:
         return list(ray.get(waiting))
 
 
-def _update(core: Learner, rollout: Rollout, progress: float) -> Updated | None:
+def _update(core: Learner, rollout: Rollout, progress: float) -> Updated:
     result = core.update(rollout, progress)
-    return Updated(result, core.actor_weights()) if core.rank == 0 else None
+    return Updated(result, core.actor_weights(), result.levels) if core.rank == 0 else Updated(None, None, result.levels)
 
 
 def _on_core(learner: PolicyLearner, function: Callable[..., Any], *arguments: Any) -> Any:

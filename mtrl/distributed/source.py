@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from ray.exceptions import RayActorError
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from envs.vector import Arrays
+from mtrl.curriculum.levels import LevelPlan
 from mtrl.distributed.env_runner import Failure
 from mtrl.distributed.weight_server import Published
 from mtrl.rollouts.collector import Collected
@@ -40,6 +42,8 @@ class RaySource:
         self._serial = 0
         self._version = -1
         self._weights: list[Any] = []  # the reference to that version's weights
+        self._plans: Sequence[LevelPlan] | None = None  # that were published last
+        self._levels: list[Any] = []  # the reference to them
         self._faults: list[SourceFault] = []
         self._dead: set[int] = set()  # runners from which nothing has come since they died
         self._deaths: Counter[int] = Counter()  # of each runner since something came from it
@@ -47,12 +51,14 @@ class RaySource:
         self._restarts = 0  # processes that have run this experiment before
         self._probed = time.monotonic()
 
-    def publish(self, version: int, weights: Arrays, shares: np.ndarray) -> None:
+    def publish(self, version: int, weights: Arrays, shares: np.ndarray, levels: Sequence[LevelPlan] | None = None) -> None:
         """One copy into the object store, however many runners there are."""
         self._serial += 1
         if version != self._version:
             self._version, self._weights = version, [ray.put(weights)]
-        self._server.publish.remote(Published(self._serial, version, self._weights, shares, self._restarts))
+        if levels is not None and levels is not self._plans:
+            self._plans, self._levels = levels, [ray.put(levels)]
+        self._server.publish.remote(Published(self._serial, version, self._weights, shares, self._restarts, self._levels))
 
     def collect(self, timeout: float) -> list[Collected]:
         """Rollouts that have arrived; asks every runner for more."""

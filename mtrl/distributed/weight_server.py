@@ -17,6 +17,7 @@ class Published(NamedTuple):
     weights: list[ray.ObjectRef]  # one reference, in a list so that Ray passes the reference and not the arrays
     shares: np.ndarray
     starts: int  # processes that have run this experiment before
+    levels: list[ray.ObjectRef]  # one reference to the plans for levels; none where environments choose them
 
 
 class WeightServer:

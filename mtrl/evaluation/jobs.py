@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,6 +54,7 @@ class Job:
     seed: int
     sampled: bool
     suite: str = ""  # of a task that the policy was not trained on; the policy's own if empty
+    training_levels: int = 0  # the policy was trained on the seeds below this number, which are not played
 
 
 Players = Callable[[Sequence[Job]], Iterator[tuple[Job, list[Episode]]]]
@@ -97,7 +99,17 @@ def play_job(job: Job) -> list[Episode]:
     """One job's episodes in the order of their numbers, which stand in `slot`."""
     suite, actor = _load(job.policy, job.suite)
     with _one_thread():
-        return play(actor, suite, job.task, job.episodes, first=job.first, backend=job.backend, seed=job.seed, sampled=job.sampled)
+        return play(
+            actor,
+            suite,
+            job.task,
+            job.episodes,
+            first=job.first,
+            backend=job.backend,
+            seed=job.seed,
+            sampled=job.sampled,
+            training_levels=job.training_levels,
+        )
 
 
 def play(
@@ -110,16 +122,19 @@ def play(
     backend: str,
     seed: int,
     sampled: bool,
+    training_levels: int = 0,
     shown: Callable[[Arrays], Arrays] = lambda obs: obs,
 ) -> list[Episode]:
     """Episodes number `first` and following of one task; an episode's number stands in `slot`.
 
     Each slot plays one episode and only its first one counts: taking the first ones to finish would favour short episodes. An episode that
     is still going on after `EPISODE_STEPS` counts as far as it has come, and is neither terminated nor truncated.
+    No environment has a seed below `training_levels`: these are the levels that the policy was trained on.
     `shown` says what the policy sees of the slots' observations [B, …]: to ask what it does without a part of them.
     """
     counts = [episodes if index == task else 0 for index in range(suite.num_tasks)]
-    tasks = make_vector(suite.for_evaluation(), counts, backend, seed, EVALUATION_RUNNER, first_number=first)  # type: ignore[arg-type]
+    chosen: Any = backend
+    tasks = make_vector(suite.for_evaluation(), counts, chosen, seed, EVALUATION_RUNNER, first_number=first, least_seed=training_levels)
     generator = torch.Generator().manual_seed(_seed_of(seed, suite.names[task], first))
     inference = Inference(actor, generator, torch.device("cpu"), sampled=sampled)
     finished: dict[int, Episode] = {}

@@ -85,8 +85,9 @@ def evaluate_run(
     protocol = protocol_of(played_in)
     wanted, used_backend = episodes or protocol.episodes, backend or protocol.backend
     sampled = (actions or protocol.actions) == "sampled"
+    levels = description.get("training_levels", 0)
     jobs = [
-        Job(policy_folder.resolve(), task, first, min(JOB_EPISODES, wanted - first), used_backend, seed, sampled, chosen.name)
+        Job(policy_folder.resolve(), task, first, min(JOB_EPISODES, wanted - first), used_backend, seed, sampled, chosen.name, levels)
         for task, first in itertools.product(chosen.tasks, range(0, wanted, JOB_EPISODES))
     ]
     folder = directory.layout.evaluation(step)
@@ -103,7 +104,7 @@ def evaluate_run(
         protocol=protocol.name,
         changed=_changes(protocol, played_in, {"episodes": episodes, "backend": backend, "actions": actions}, chosen.tasks),
         suite=own.name,
-        rules=dict(played_in.rules),
+        rules={**played_in.rules, **({"training_levels": str(levels)} if levels else {})},
         step=int(step),
         seed=seed,
         backend=used_backend,

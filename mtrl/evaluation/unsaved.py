@@ -42,6 +42,7 @@ def evaluate_weights(experiment: ExperimentConfig, weights: Arrays, episodes: in
             backend=protocol.backend,
             seed=0,
             sampled=protocol.actions == "sampled",
+            training_levels=experiment.curriculum.levels.count,
         )
     ]
     tasks, score = summarize(suite, rows)

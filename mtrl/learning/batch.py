@@ -63,6 +63,8 @@ def make_batch(
     else:
         counts = np.bincount(rollout.task_ids, minlength=num_tasks).tolist()
         rows, inverse = rows_of_all({name: move(array) for name, array in rollout.obs.items()}, task_ids, counts)
+    # What is played to rate a level has no weight.
+    counted = valid if rollout.levels is None else valid & ~move(rollout.levels.trial)
     return Batch(
         observations=IndexedObservations(
             rows=padded(rows),
@@ -77,5 +79,5 @@ def make_batch(
         discounts=discount * (~terminated).float(),
         continues=(valid & ~terminated & ~move(rollout.truncated)).float(),
         valid=valid,
-        weights=step_weights(valid, task_ids, num_tasks, share_power=share_power, total=total),
+        weights=step_weights(counted, task_ids, num_tasks, share_power=share_power, total=total),
     )

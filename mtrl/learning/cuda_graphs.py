@@ -193,7 +193,7 @@ class _Shape:
         if popart is not None:
             head: Any = self.policy.critic.head
             vs = correct_off_policy(batch, before.log_probs, before.values, coefficients.targets).vs
-            popart.update(vs, batch.valid, batch.observations.task_ids, head, self.config.popart_rate)
+            popart.update(vs, batch.weights > 0, batch.observations.task_ids, head, self.config.popart_rate)
         if self.divided:
             targets = compute_targets(batch, before.log_probs, before.values, coefficients.targets, popart, num_tasks=self.num_tasks)
             if self.targets is None:

@@ -19,6 +19,7 @@ from mtrl.learning.combiners import SharedLayer, make_combiner, task_similarity
 from mtrl.learning.cuda_graphs import GraphedUpdates, can_record
 from mtrl.learning.devices import pick_device, pick_precision
 from mtrl.learning.diagnosis import ExpertStatistics, expert_statistics, task_at_fault
+from mtrl.learning.level_signals import LevelSignals, level_signals
 from mtrl.learning.minibatches import Minibatch, make_plan, minibatches
 from mtrl.learning.objectives import Coefficients, Evaluation, Losses, coefficients_at, compute_losses, evaluate
 from mtrl.learning.optimizers import Optimizers, in_order_of, learning_rate_at, load_state, parameters_of, set_learning_rate
@@ -51,6 +52,7 @@ class UpdateResult(NamedTuple):
     experts: ExpertStatistics | None  # in one of `DIAGNOSIS_UPDATES` updates
     distinct_rows: int  # observations that the networks had to evaluate, of all learners
     skipped_steps: int  # optimiser steps not made since training began, since loss or gradient were not finite
+    levels: LevelSignals | None = None  # where the curriculum chooses levels
 
 
 class Learner:
@@ -121,6 +123,7 @@ class Learner:
             experts=expert_statistics(self.policy, batch) if self.version % DIAGNOSIS_UPDATES == 1 else None,
             distinct_rows=int(self._total(batch.observations.inverse.max() + 1)),
             skipped_steps=self.skipped_steps,
+            levels=None if rollout.levels is None else level_signals(batch, targets),
         )
 
     def use_graphs(self, *, record: bool) -> None:
@@ -337,7 +340,7 @@ class Learner:
         if popart is not None:
             head: Any = self.policy.critic.head
             vs = correct_off_policy(batch, before.log_probs, before.values, coefficients.targets).vs
-            popart.update(vs, batch.valid, batch.observations.task_ids, head, self._config.popart_rate, self._total)
+            popart.update(vs, batch.weights > 0, batch.observations.task_ids, head, self._config.popart_rate, self._total)
 
     def _step(self, minibatch: Minibatch, losses: Losses, progress: float) -> float | None:
         """One step of the optimisers concerned.

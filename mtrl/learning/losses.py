@@ -58,16 +58,16 @@ def entropy_loss(entropies: Float[Tensor, "T B"], weights: Float[Tensor, "T B"])
 
 
 def step_weights(
-    valid: Bool[Tensor, "T B"], task_ids: Int[Tensor, " B"], num_tasks: int, *, share_power: float, total: Total = alone
+    counted: Bool[Tensor, "T B"], task_ids: Int[Tensor, " B"], num_tasks: int, *, share_power: float, total: Total = alone
 ) -> Float[Tensor, "T B"]:
-    """The weight of each step in the losses: valid steps sum to 1 over all learners, and invalid steps have weight 0.
+    """The weight of each step in the losses: those that count sum to 1 over all learners, and all others have weight 0.
 
-    The weights of a task's valid steps sum to its share of the frames raised to `share_power`, in units of the sum over tasks: with 0 every
-    task that has a valid step counts the same however many frames it has, and with 1 every frame counts the same.
+    The weights of a task's steps sum to its share of the frames raised to `share_power`, in units of the sum over tasks: with 0 every
+    task that has a step that counts weighs the same however many frames it has, and with 1 every frame weighs the same.
     """
-    frames = total(torch.zeros(num_tasks, device=valid.device).index_add_(0, task_ids, valid.sum(0).float()))
+    frames = total(torch.zeros(num_tasks, device=counted.device).index_add_(0, task_ids, counted.sum(0).float()))
     of_tasks = torch.where(frames > 0, frames.pow(share_power), 0.0)
-    return valid * (of_tasks / of_tasks.sum().clamp(min=1e-30) / frames.clamp(min=1))[task_ids]
+    return counted * (of_tasks / of_tasks.sum().clamp(min=1e-30) / frames.clamp(min=1))[task_ids]
 
 
 class Moments(NamedTuple):

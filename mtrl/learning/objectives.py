@@ -145,7 +145,7 @@ def _gate_loss(trunk: Trunk | None, coefficients: Coefficients, total: Total) ->
 
 def _step_metrics(log_probs: Float[Tensor, "T B"], batch: Batch, coefficients: Coefficients, total: Total) -> dict[str, Float[Tensor, ""]]:
     """Means over the steps of all learners: importance weights, and what the surrogate reports."""
-    rhos, of_all = (log_probs - batch.behaviour_log_probs).exp(), total(batch.weights.sum())
+    rhos, of_all = (log_probs - batch.behaviour_log_probs).exp(), total(batch.weights.sum()).clamp(min=torch.finfo(torch.float32).tiny)
     sums = {
         "rho_mean": (batch.weights * rhos).sum(),
         "rho_clipped_fraction": (batch.weights * (rhos > coefficients.targets.rho_bar)).sum(),

@@ -93,7 +93,7 @@ def compute_targets(
     scale = torch.ones(num_tasks, device=weights.device) if popart is None else popart.scale
     advantages = trace.advantages / scale[task_ids]
     if settings.normalize_advantages and moments is None:
-        moments = task_moments(advantages, weights * batch.valid, task_ids, num_tasks, total)
+        moments = task_moments(advantages, weights * (batch.weights > 0), task_ids, num_tasks, total)
         # The floor is in units of reward: PopArt's scale of a task without rewards is that of its critic's errors.
         moments = moments._replace(deviation=torch.maximum(moments.deviation, settings.advantage_floor / scale))
     return Targets(trace.vs, advantages, weights, values, moments)

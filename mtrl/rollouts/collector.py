@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,11 +12,13 @@ import torch
 from envs import Episode, Fault, TaskSuite, VectorTasks, make_vector
 from envs.vector import Arrays
 from mtrl.config import ConfigError, ExperimentConfig
+from mtrl.curriculum.levels import LevelPlan, make_level_curriculum
 from mtrl.machine import whole_cores
 from mtrl.models.policy import Actor, build_policy
 from mtrl.rollouts.allocation import Allocator
 from mtrl.rollouts.inference import Inference, SlotMemories
-from mtrl.rollouts.rollout import Rollout
+from mtrl.rollouts.levels import LevelDraws
+from mtrl.rollouts.rollout import Rollout, RolloutLevels
 
 
 class Collected(NamedTuple):
@@ -43,6 +45,7 @@ class Collector:
         runner: int = 0,
         device: torch.device | None = None,
         slots_per_task: int | None = None,
+        levels: LevelDraws | None = None,
     ):
         self.version = -1  # of the current weights; -1 before the first ones
         self._tasks = tasks
@@ -52,6 +55,7 @@ class Collector:
         self._allocator = Allocator(tasks.suite.num_tasks, tasks.num_slots, rng, slots_per_task)
         self._memories = SlotMemories(self._inference, tasks.suite.num_tasks)
         self._shares: np.ndarray | None = None
+        self._levels = levels  # which `tasks` draws from
         self._obs = tasks.reset()
 
     def set_weights(self, version: int, weights: Arrays) -> None:
@@ -62,6 +66,11 @@ class Collector:
     def set_shares(self, shares: np.ndarray) -> None:
         """Wanted share of the slots per task, [num_tasks] summing to 1, from the next unroll on."""
         self._shares = shares
+
+    def set_levels(self, plans: Sequence[LevelPlan] | None) -> None:
+        """Plans for the levels of each task's episodes that begin from now on; None leaves everything as it is."""
+        if self._levels is not None and plans is not None:
+            self._levels.follow(plans)
 
     def collect(self) -> Collected:
         """The next T steps of all slots."""
@@ -75,6 +84,7 @@ class Collector:
         actions: list[np.ndarray] = []
         episodes: list[Episode] = []
         faults: list[Fault] = []
+        levels = _LevelRecord(steps, slots, self._levels.first_environment) if self._levels is not None else None
         inference_seconds = env_seconds = 0.0
 
         initial_memory = self._memories.load(task_ids)
@@ -93,6 +103,8 @@ class Collector:
             actions.append(action)
             rewards[t], terminated[t], truncated[t], valid[t] = step.rewards, step.terminated, step.truncated, step.valid
             episodes.extend(step.episodes)
+            if levels is not None:
+                levels.write(t, tasks)
             if step.faults or step.lost.any():
                 faults.extend(step.faults)
                 if t > 0:
@@ -112,17 +124,21 @@ class Collector:
             task_ids=task_ids,
             initial_memory=initial_memory,
             version=np.full(slots, self.version, np.int64),
+            levels=None if levels is None else levels.result,
         )
         return Collected(rollout, episodes, faults, self._runner, env_seconds, inference_seconds)
 
     def state_dict(self) -> dict[str, Any]:
         """The random state of actions and allocation; environments are not part of it."""
-        return {"generator": self._inference.generator.get_state(), "owed": self._allocator.owed.copy()}
+        state = {"generator": self._inference.generator.get_state(), "owed": self._allocator.owed.copy()}
+        return state if self._levels is None else state | {"levels": self._levels.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the random state of a `state_dict`."""
         self._inference.generator.set_state(state["generator"])
         self._allocator.owed = np.array(state["owed"])
+        if self._levels is not None and "levels" in state:
+            self._levels.load_state_dict(state["levels"])
 
     def close(self) -> None:
         """Closes the environments."""
@@ -135,6 +151,21 @@ class Collector:
         self._obs = self._tasks.observe()
 
 
+class _LevelRecord:
+    """The levels of an unroll, step by step."""
+
+    def __init__(self, steps: int, slots: int, first_environment: int):
+        self._first = first_environment
+        self.result = RolloutLevels(np.empty((steps, slots), np.int64), np.empty((steps, slots), bool), np.empty(slots, np.int64))
+
+    def write(self, t: int, tasks: VectorTasks) -> None:
+        """Writes the levels that the slots play after step `t`; a step that ends an episode is still one of its level."""
+        levels = tasks.levels
+        assert levels is not None
+        self.result.numbers[t], self.result.trial[t] = levels.numbers, levels.trial
+        self.result.environments[:] = self._first + levels.environments
+
+
 def build_collector(
     config: ExperimentConfig,
     suite: TaskSuite,
@@ -142,6 +173,7 @@ def build_collector(
     restart_count: int = 0,
     *,
     shares: np.ndarray | None = None,
+    plans: Sequence[LevelPlan] | None = None,
     tolerant: bool = False,
     marker: np.ndarray | None = None,
     say: Callable[[str], None] = lambda sentence: None,
@@ -154,6 +186,7 @@ def build_collector(
         runner: the runner's number.
         restart_count: how often this collector was built before.
         shares: wanted share of the slots per task [num_tasks]; tasks without a share get no environment yet.
+        plans: for the levels of the first episodes; by default those of a run that begins.
         tolerant: whether environments that fail are replaced.
         marker: an array [1] for the task that is being stepped, see `VectorTasks.watch`.
         say: told, in a sentence, which worker processes step what.
@@ -163,6 +196,7 @@ def build_collector(
     """
     check_fit(config, suite)
     runners = config.env_runners
+    levels = _level_draws(config, suite, plans, runner, restart_count)
     tasks = make_vector(
         suite,
         _first_counts(runners.slots, suite, shares),
@@ -175,13 +209,28 @@ def build_collector(
         env_workers=config.suite.env_workers,
         cores=_cores_for_environments(config),
         say=say,
+        levels=levels,
     )
     if marker is not None:
         tasks.watch(marker)
     device = torch.device("cuda" if runners.num_gpus_per_env_runner > 0 and torch.cuda.is_available() else "cpu")
     rng = np.random.default_rng([config.seed, runner, restart_count])
     actor = build_policy(config.model, suite, config.seed).actor
-    return Collector(tasks, actor, runners.unroll_length, rng, runner=runner, device=device, slots_per_task=runners.slots_per_task)
+    return Collector(
+        tasks, actor, runners.unroll_length, rng, runner=runner, device=device, slots_per_task=runners.slots_per_task, levels=levels
+    )
+
+
+def _level_draws(
+    config: ExperimentConfig, suite: TaskSuite, plans: Sequence[LevelPlan] | None, runner: int, restart_count: int
+) -> LevelDraws | None:
+    """The source of levels, if the experiment has a curriculum over them."""
+    curriculum = make_level_curriculum(config, suite)
+    if curriculum is None:
+        return None
+    # One number more than the other generator, so that the two streams differ.
+    rng = np.random.default_rng([config.seed, runner, restart_count, 1])
+    return LevelDraws(curriculum.plans() if plans is None else plans, rng, (runner << 44) + (restart_count << 20))
 
 
 def _first_counts(slots: int, suite: TaskSuite, shares: np.ndarray | None) -> np.ndarray:

@@ -10,6 +10,18 @@ import numpy as np
 from envs.vector import Arrays
 
 
+class RolloutLevels(NamedTuple):
+    """The levels that the steps of a rollout belong to."""
+
+    numbers: np.ndarray  # [T, B] int64
+    trial: np.ndarray  # [T, B] bool; nothing is learned from these steps
+    environments: np.ndarray  # [B] int64, different for each two environments of a task, also of several runners
+
+    def of_slots(self, slots: np.ndarray) -> RolloutLevels:
+        """Those of some slots alone."""
+        return RolloutLevels(self.numbers[:, slots], self.trial[:, slots], self.environments[slots])
+
+
 class Rollout(NamedTuple):
     """T consecutive steps of B slots, time-major. Row t is the step from observation t to observation t + 1.
 
@@ -27,6 +39,7 @@ class Rollout(NamedTuple):
     task_ids: np.ndarray  # [B] int64, ascending, constant within the rollout
     initial_memory: Arrays | None  # name -> [B, ...]; None for memoryless policies
     version: np.ndarray  # [B] int64, the version of the weights that acted in each slot
+    levels: RolloutLevels | None = None  # None where environments choose their levels themselves
 
     @property
     def unroll_length(self) -> int:
@@ -60,6 +73,7 @@ def take_slots(rollout: Rollout, slots: np.ndarray) -> Rollout:
     return Rollout(
         obs={name: array[:, slots] for name, array in rollout.obs.items()},
         initial_memory=None if memory is None else {name: array[slots] for name, array in memory.items()},
+        levels=None if rollout.levels is None else rollout.levels.of_slots(slots),
         **{name: getattr(rollout, name)[:, slots] for name in PER_STEP},
         **{name: getattr(rollout, name)[slots] for name in PER_SLOT},
     )
@@ -82,10 +96,18 @@ def concatenate(rollouts: Sequence[Rollout]) -> Rollout:
     def slots(arrays: Sequence[np.ndarray], axis: int) -> np.ndarray:
         return np.take(np.concatenate(arrays, axis=axis), order, axis=axis)
 
+    levels = [rollout.levels for rollout in rollouts if rollout.levels is not None]
     memories = [rollout.initial_memory for rollout in rollouts if rollout.initial_memory is not None]
     return Rollout(
         obs={name: slots([rollout.obs[name] for rollout in rollouts], 1) for name in rollouts[0].obs},
         initial_memory={name: slots([memory[name] for memory in memories], 0) for name in memories[0]} if memories else None,
+        levels=RolloutLevels(
+            slots([each.numbers for each in levels], 1),
+            slots([each.trial for each in levels], 1),
+            slots([each.environments for each in levels], 0),
+        )
+        if levels
+        else None,
         **{name: slots([getattr(rollout, name) for rollout in rollouts], 1) for name in PER_STEP},
         **{name: slots([getattr(rollout, name) for rollout in rollouts], 0) for name in PER_SLOT},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from envs import TaskSuite
 from envs.vector import Arrays
 from mtrl.config import ExperimentConfig
+from mtrl.curriculum.levels import LevelPlan
 from mtrl.rollouts.collector import Collected, build_collector
 
 
@@ -19,8 +21,10 @@ class RolloutSource(Protocol):
     lost: int  # unrolls that never arrived, since this process began
     local_cores: float  # cores of this machine that runners keep busy while the learner works
 
-    def publish(self, version: int, weights: Arrays, shares: np.ndarray) -> None:
-        """Offers the actor's weights and each task's wanted share [num_tasks]; a runner takes them at the start of its next unroll."""
+    def publish(self, version: int, weights: Arrays, shares: np.ndarray, levels: Sequence[LevelPlan] | None = None) -> None:
+        """Offers the actor's weights, each task's wanted share [num_tasks], and the plans for its levels, if the curriculum chooses them; a
+        runner takes them at the start of its next unroll.
+        """
 
     def collect(self, timeout: float) -> list[Collected]:
         """The unrolls that have arrived, after at most `timeout` seconds of waiting for one; asks the runners for more."""
@@ -70,10 +74,11 @@ class InProcessSource:
         self._remarks: list[str] = []
         self._collector = build_collector(config, suite, runner=0, say=self._remarks.append)
 
-    def publish(self, version: int, weights: Arrays, shares: np.ndarray) -> None:
-        """Acts with these weights and shares from the next unroll on."""
+    def publish(self, version: int, weights: Arrays, shares: np.ndarray, levels: Sequence[LevelPlan] | None = None) -> None:
+        """Acts with these weights, shares and levels from the next unroll on."""
         self._collector.set_weights(version, weights)
         self._collector.set_shares(shares)
+        self._collector.set_levels(levels)
 
     def collect(self, timeout: float) -> list[Collected]:
         """One unroll, however long it takes."""

@@ -9,6 +9,7 @@ import numpy as np
 from envs import make_suite
 from mtrl.curriculum import make_scheduler
 from mtrl.curriculum.decisions import Decider, RepeatedDecision, agrees, repeat_decisions
+from mtrl.curriculum.levels import make_level_curriculum
 from mtrl.errors import UserError
 from mtrl.storage.run_directory import RunDirectory
 
@@ -38,7 +39,9 @@ def explain_run(directory: RunDirectory, *, frames: int | None = None, spread: b
         UserError: the run has no log of decisions, or none so early.
     """
     config = directory.config
-    names = make_suite(config.suite.name).names
+    suite = make_suite(config.suite.name)
+    names = suite.names
+    levels = make_level_curriculum(config, suite)
     decider = Decider(config.curriculum, make_scheduler(config.curriculum, names), names)
     wanted = [decision for decision in directory.read_decisions() if frames is None or decision.frames <= frames]
     if not wanted:
@@ -46,7 +49,7 @@ def explain_run(directory: RunDirectory, *, frames: int | None = None, spread: b
     places = set(np.linspace(0, len(wanted) - 1, HISTORY).astype(int).tolist()) if spread else {len(wanted) - 1}
     shown, differing = [], None
     from_start = wanted[0].version == 0
-    for place, step in enumerate(repeat_decisions(decider, wanted)):
+    for place, step in enumerate(repeat_decisions(decider, wanted, levels)):
         if from_start and differing is None and not agrees(step):
             differing = step
         if place in places:

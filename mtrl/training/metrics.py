@@ -65,6 +65,12 @@ METRICS = (
     Metric("tasks/<task>/forgotten", "0 or 1", "whether the task was mastered and is being lost"),
     Metric("tasks/<task>/faults", "faults", "faults of the task's environments since the run began"),
     Metric("tasks/<task>/quarantined", "0 or 1", "whether the task is left out since its environments keep failing"),
+    Metric("tasks/<task>/levels_rated", "levels", "levels of the task that are kept with a score; with `curriculum.levels`"),
+    Metric(
+        "tasks/<task>/levels_effective",
+        "levels",
+        "number of levels that the task's next episodes spread over, the exponential of the entropy; with `curriculum.levels`",
+    ),
     Metric("curriculum/<task>/probability", "share", "the same as `tasks/<task>/share_wanted`"),
     Metric("curriculum/<task>/progress", "success rate", "fast less slow exponential mean of the task's successes"),
     Metric("evaluation/frames", "frames", "frames of the policy that the newest evaluation is about"),

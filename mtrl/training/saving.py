@@ -58,7 +58,7 @@ def save(trainer: Trainer, directory: RunDirectory, console: Console, evaluating
             "training_score": score,
             "config": config.name,
             "commit": code_commit(),
-        }
+        } | ({"training_levels": config.curriculum.levels.count} if config.curriculum.levels.count else {})
         save_policy(directory.policies, trainer.frames, trainer.policy_weights(), description, keep=steps(directory.checkpoints))
     except CheckpointError as error:
         console.message(f"warning: {error}; training goes on, and the next try is in {config.checkpoints.every_seconds:.0f} s")

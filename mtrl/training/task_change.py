@@ -48,6 +48,7 @@ def carry_over(components: dict[str, Any], before: Sequence[str], config: Experi
     gone = sum(int(frames) for name, frames in zip(before, components["statistics"]["frames"], strict=True) if name not in suite.names)
     moved["statistics"]["retired_frames"] = int(components["statistics"].get("retired_frames", 0)) + gone
     source = {name: value for name, value in components["source"].items() if name != "collector"}
+    moved |= {"levels": components["levels"]} if "levels" in components else {}  # by the tasks' names
     return {**moved, "source": source | {"collector": None} if "collector" in components["source"] else source}
 
 

@@ -15,12 +15,14 @@ from envs.vector import Arrays
 from mtrl.config import ExperimentConfig
 from mtrl.curriculum import Scheduler, make_scheduler, needs_similarity
 from mtrl.curriculum.decisions import Decider, Decision
+from mtrl.curriculum.levels import LevelEpisode, make_level_curriculum
 from mtrl.evaluation.statistics import interquartile_mean
 from mtrl.learning.learner import Learner, LearnerProtocol, RestartableLearner, UpdateResult
 from mtrl.rollouts.collector import Collected
 from mtrl.rollouts.rollout import Rollout, concatenate
 from mtrl.rollouts.source import InProcessSource, RolloutSource, SourceFault
 from mtrl.training.batch_size import BatchSize
+from mtrl.training.level_episodes import LevelEpisodes
 from mtrl.training.metrics import Interval, task_metrics
 from mtrl.training.quarantine import Quarantine, VersionWatch
 from mtrl.training.task_statistics import TaskStatistics
@@ -53,6 +55,9 @@ class Trainer:
         self.learner: LearnerProtocol = learner if learner is not None else Learner(config, suite)
         self.statistics = TaskStatistics(suite)
         self._decider = Decider(config.curriculum, make_scheduler(config.curriculum, suite.names), suite.names)
+        self._levels = make_level_curriculum(config, suite)  # None where environments choose their levels themselves
+        self._level_episodes = LevelEpisodes()
+        self._rated: list[LevelEpisode] = []  # since the last decision
         self._decisions: deque[Decision] = deque(maxlen=MOST_DECISIONS)
         self._messages: deque[str] = deque(maxlen=MOST_MESSAGES)
         self.quarantine = Quarantine(suite.names, config.faults)
@@ -167,13 +172,16 @@ class Trainer:
             "curriculum": self._decider.state_dict(),
             "statistics": self.statistics.state_dict(),
             "source": self._source.state_dict(),
-        }
+        } | ({} if self._levels is None else {"levels": self._levels.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a `state_dict` of the same configuration. Environments start new episodes."""
         self.learner.load_state_dict(state["learner"])
         self._decider.load_state_dict(state["curriculum"])
         self.statistics.load_state_dict(state["statistics"])
+        if self._levels is not None and "levels" in state:  # without, it begins anew
+            self._levels.load_state_dict(state["levels"])
+        self._level_episodes.forget()
         self._source.load_state_dict(state["source"])
         self._arrived.clear()
         self._decisions.clear()  # made before the state was known
@@ -212,6 +220,8 @@ class Trainer:
         self.statistics.add_values(result.task_values.errors, result.task_values.initial_values)
         if result.similarity is not None and needs_similarity(self.config.curriculum):
             self.statistics.add_similarity(result.similarity)
+        if result.levels is not None:
+            self._rated = self._level_episodes.add(rollout, result.levels)
         self._publish()
 
     def _update(self, rollout: Rollout, progress: float) -> UpdateResult:
@@ -261,7 +271,11 @@ class Trainer:
         verdict = self._decider.decide(evidence)
         self._messages += verdict.messages
         self._decided = verdict.shares
-        self._decisions.append(Decision(self.learner.version, self.frames, evidence, verdict.shares))
+        self._plans, record = None, None
+        if self._levels is not None:
+            record, self._rated = self._levels.decide(self._rated), []
+            self._plans = self._levels.plans()
+        self._decisions.append(Decision(self.learner.version, self.frames, evidence, verdict.shares, record))
         self._published_version, self._actor_weights = self.learner.version, self.learner.actor_weights()
         self._share_out()
 
@@ -269,7 +283,7 @@ class Trainer:
         """Gives the runners the newest shares, without the tasks in quarantine."""
         self._left_out = self.quarantine.out.copy()
         self._shares = self.quarantine.applied(self._decided)
-        self._source.publish(self._published_version, self._actor_weights, self._shares)
+        self._source.publish(self._published_version, self._actor_weights, self._shares, self._plans)
 
     def _summary(self) -> dict[str, float]:
         mean = self.mean_score
@@ -297,6 +311,10 @@ class Trainer:
             "faults": self.quarantine.faults,
             "quarantined": self.quarantine.out,
         }
+        if self._levels is not None:
+            summaries = self._levels.summaries()
+            statistics["levels_rated"] = np.array([summary.rated for summary in summaries])
+            statistics["levels_effective"] = np.array([summary.effective for summary in summaries])
         decisions = {"probability": self._shares, "progress": self.statistics.progress}
         names = self.suite.names
         return task_metrics(names, "tasks", statistics) | task_metrics(names, "curriculum", decisions)
