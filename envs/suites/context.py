@@ -200,7 +200,7 @@ def names() -> list[str]:
 
 
 def tasks() -> list[str]:
-    """Each context of the named suites as a suite of its own, such as `cartpole:length=0.05`, and the tasks in which all parameters vary."""
+    """Each context of the named suites as a suite of its own, `cartpole:length=0.05`, and the tasks in which all parameters vary."""
     suites = [(name.partition(":")[0], make(name)) for name in names()]
     contexts = dict.fromkeys(f"{world}:{task}" for world, suite in suites for task in suite.names)
     return [*contexts, *(f"{world}:{ALL}" for world in WORLDS)]
