@@ -154,6 +154,21 @@ def test_rllibs_callbacks_and_evaluation_interval_run():
     assert results[0]["timesteps_total"] > 0 and results[0]["messages"] == []
 
 
+def test_runners_play_the_levels_that_the_curriculum_plans():
+    config = toy_config(**RAY_TOY, curriculum__levels__sampler="plr_robust", curriculum__levels__training_levels=20)
+    algorithm = MultiTaskIMPALAConfig.from_experiment(config).build_algo()
+    try:
+        trainer, episodes = algorithm.trainer, []
+        end = time.monotonic() + 90
+        while not any(not each.trial for each in episodes) and time.monotonic() < end:
+            algorithm.train()
+            episodes += [each for decision in trainer.decisions() if decision.levels for each in decision.levels.episodes]
+    finally:
+        algorithm.stop()
+    assert {each.trial for each in episodes} == {True, False}  # none is replayed until a runner has got a plan with rated ones
+    assert {each.level for each in episodes} <= set(range(20))
+
+
 def test_a_killed_runner_comes_back(algorithm):
     algorithm.train()
     manager = algorithm.env_runner_group._worker_manager

@@ -196,14 +196,14 @@ class Visited:
 
 def names() -> list[str]:
     """The named sets."""
-    cartpole = ["cartpole", "cartpole:masscart", "cartpole:masspole", "cartpole:gravity", f"cartpole:{ALL}"]
-    return [*cartpole, "pendulum", "pendulum:mass", "pendulum:gravity", f"pendulum:{ALL}"]
+    return ["cartpole", "cartpole:masscart", "cartpole:masspole", "cartpole:gravity", "pendulum", "pendulum:mass", "pendulum:gravity"]
 
 
 def tasks() -> list[str]:
-    """Each context of the named suites as a suite of its own: `cartpole:length=0.05`."""
+    """Each context of the named suites as a suite of its own, `cartpole:length=0.05`, and the tasks in which all parameters vary."""
     suites = [(name.partition(":")[0], make(name)) for name in names()]
-    return list(dict.fromkeys(f"{world}:{task}" for world, suite in suites for task in suite.names))
+    contexts = dict.fromkeys(f"{world}:{task}" for world, suite in suites for task in suite.names)
+    return [*contexts, *(f"{world}:{ALL}" for world in WORLDS)]
 
 
 def make(name: str) -> TaskSuite:
