@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -123,6 +124,8 @@ def assert_alike(one: np.ndarray, other: np.ndarray, what: str) -> None:
     assert (difference <= allowed).all(), f"{what}: {one.mean(0)} and {other.mean(0)}"
 
 
+ENVPOOLS_MUJOCO = ["3", "6"]
+
 CASES = [
     *((f"mujoco/{task}-v5", None, f"{task}-v5") for task in ("HalfCheetah", "Hopper", "Walker2d", "Ant", "Reacher", "Swimmer")),
     *((f"fetch/{task}", "gymnasium_robotics", f"{task}-v4") for task in ("FetchReach", "FetchPush")),
@@ -141,6 +144,8 @@ CASES = [
 @pytest.mark.parametrize("policy", [at_random, leaning])
 @pytest.mark.parametrize(("name", "package", "env_id"), CASES, ids=[name for name, _, _ in CASES])
 def test_simple_policies_do_as_well_as_in_the_package(name, package, env_id, policy):
+    if env_id == "Ant-v5" and policy is leaning and version("mujoco").split(".")[:2] != ENVPOOLS_MUJOCO:
+        pytest.skip("an Ant that lies on its back lies 1 cm lower in other versions of MuJoCo than EnvPool's")
     other = theirs(registered(package, env_id), policy)
     one = ours(name, policy)
     assert_alike(one.returns, other.returns, "returns")
