@@ -50,6 +50,7 @@ EACH_PART = [
     pytest.param(
         "metaworld/reach,push", {"normalize_observations": True, "heads": "single", "squashed_actions": True, "orthogonal": False}
     ),
+    pytest.param("minigrid/Empty-5x5,DistShift1", {"gate": "safe"}, marks=pytest.mark.slow),
     pytest.param("minigrid/Empty-5x5+babyai/GoToObj+metaworld/reach,push", {"memory": True, "normalize_observations": True}),
 ]
 
@@ -197,6 +198,14 @@ def as_tuples(portable: PortableActor) -> Policy:
         return outputs if isinstance(outputs, tuple) else (outputs,)
 
     return policy
+
+
+@pytest.mark.parametrize("name", ["toy/three", "minigrid/Empty-5x5+toy/corridor+metaworld/reach"])
+def test_private_branches_are_part_of_a_function_of_tensors(name: str) -> None:
+    suite = make(name)
+    actor = random_actor(suite, ModelConfig(**SMALL | {"gate": "safe", "memory": True}))
+    for task in (None, 1):
+        agree(as_tuples(PortableActor(actor, suite, task).eval()), suite, actor, task, f"task {task}")
 
 
 def drawn(observation_space: Any, action_space: Any) -> TaskSuite | None:

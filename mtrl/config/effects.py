@@ -20,6 +20,11 @@ class Rule(NamedTuple):
 RULES = (
     Rule(("suite.env_workers",), lambda c: c.suite.backend != "envpool", "suite.backend auto or gymnasium"),
     Rule(("model.gate_experts",), lambda c: c.model.gate in ("topk", "dselect_k"), "model.gate topk or dselect_k"),
+    Rule(
+        ("model.private_share", "model.learn_private_share", "model.private_width"),
+        lambda c: c.model.gate == "safe" or ":" in c.model.gate,  # a gate of one's own may have private branches, too
+        "model.gate safe",
+    ),
     Rule(("learner.gate_cost",), lambda c: c.model.gate == "dselect_k", "model.gate dselect_k"),
     Rule(
         ("model.memory_size", "model.memory_t_max", "learner.memory_learning_rate_factor"),

@@ -110,7 +110,13 @@ class ModelConfig(Section):
     """Make the experts' features orthonormal before they are mixed (MOORE); false mixes them as they are."""
     gate: str = "linear"
     """The weights of the experts for each task; one of `mtrl.models.gates.GATES`, or your own as `module:function`. `linear` is MOORE's;
-    `one_per_task` shares nothing; `uniform` with one expert is a shared trunk."""
+    `one_per_task` shares nothing; `uniform` with one expert is a shared trunk; `safe` is MOORE's with a private branch of each task."""
+    private_share: float = Field(0.5, ge=0, le=1)
+    """Share of each task's private branch in its mixed feature at the start, under the gate `safe`; the rest is the shared experts'."""
+    learn_private_share: bool = True
+    """Learn the share of each task's private branch; false keeps it at `private_share`."""
+    private_width: float | None = Field(None, gt=0, le=64)
+    """Units of the private branches' layers, as a multiple of the usual number; null takes `width`."""
     gate_experts: int = Field(2, ge=1)
     """Experts that one task uses under the gates `topk` and `dselect_k` (k)."""
     width: float = Field(1.0, gt=0, le=64)
@@ -457,6 +463,11 @@ class ExperimentConfig(Section):
             what = "traces" if learner.minibatch_of == "traces" else "steps"
             raise ValueError(f"learner.minibatches is {learner.minibatches}, but a batch has {parts} {what}")
         self._check_conditioning()
+        if self.model.gate == "safe" and learner.combiner != "sum":
+            raise ValueError(
+                f"learner.combiner {learner.combiner!r} would also scale the gradients of the tasks' private branches under model.gate "
+                "'safe': set learner.combiner to 'sum'"
+            )
         if self.curriculum.evidence == "evaluation" and self.evaluation.every_frames is None:
             raise ValueError("curriculum.evidence is 'evaluation', but evaluation.every_frames is null: there would be none")
         if self.learners.num_learners and not self.env_runners.num_env_runners:

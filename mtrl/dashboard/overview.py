@@ -76,6 +76,8 @@ def run_figures(run: Run) -> list[go.Figure]:
         task_curves(run, "share_trained", "Share of trained frames by task", "share", stacked=len(run.tasks) <= FEW_TASKS),
     ]
     figures += [figure for figure in (gradient_conflicts(run), expert_weights(run), expert_usage(run)) if figure is not None]
+    if not np.isnan([run.column(f"tasks/{task}/private_share") for task in run.tasks]).all():
+        figures.append(task_curves(run, "private_share", "Share of the private branch by task", "share"))
     if not np.isnan([run.column(f"tasks/{task}/gradient_conflict") for task in run.tasks]).all():
         figures.append(task_curves(run, "gradient_conflict", "Share of the other tasks with an opposed gradient", "share"))
     if not np.isnan(run.column("experts/gram_offdiagonal")).all():

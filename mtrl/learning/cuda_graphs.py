@@ -40,6 +40,7 @@ def can_record(config: ExperimentConfig, policy: Policy) -> bool:
     trunks = [trunk for trunk in (policy.actor.trunk, policy.critic.trunk) if trunk is not None]
     return (
         all(getattr(trunk.encoder, "same_operations", False) and type(trunk.gate).seed is Gate.seed for trunk in trunks)
+        and all(trunk.private is None or trunk.private.same_operations for trunk in trunks)
         and not config.model.memory
         and config.model.heads == "multi"
         and (learner.balancing, learner.combiner) == ("equal", "sum")

@@ -26,6 +26,7 @@ class ExpertStatistics(NamedTuple):
     gram_offdiagonal: float  # mean |cosine| of two experts' features
     effective_rank: float  # of the experts' Gram matrix, 1 to K
     task_weights: np.ndarray  # [tasks, K], of the gate
+    private_shares: np.ndarray | None  # [tasks], of the private branches; None without them
 
 
 @torch.no_grad()
@@ -34,8 +35,9 @@ def expert_statistics(policy: Policy, batch: Batch) -> ExpertStatistics:
     trunk, rows = policy.actor.trunk, batch.observations.rows
     chosen = torch.linspace(0, len(rows.task_ids) - 1, EXPERT_ROWS, device=rows.task_ids.device).long()
     found = health(trunk.encoder({name: array[chosen] for name, array in rows.obs.items()}, rows.task_ids[chosen]))
-    weights = trunk.gate.task_weights().cpu().numpy()
-    return ExpertStatistics(float(found.gram_offdiagonal), float(found.effective_rank), weights)
+    weights, shares = trunk.gate.task_weights().cpu().numpy(), trunk.gate.private_share()
+    private = None if shares is None else shares.cpu().numpy()
+    return ExpertStatistics(float(found.gram_offdiagonal), float(found.effective_rank), weights, private)
 
 
 def task_at_fault(

@@ -40,6 +40,10 @@ class Gate(nn.Module, ABC):
         """A term that `learner.gate_cost` weighs in the loss; None for gates without one."""
         return None
 
+    def private_share(self) -> Float[Tensor, " tasks"] | None:
+        """The share, 0 to 1, of each task's private branch in its mixed feature; None for gates without private branches."""
+        return None
+
 
 class LinearGate(Gate):
     """MOORE's task weights: a number for each task and expert, neither normalised nor made positive.
@@ -200,12 +204,46 @@ class UniformGate(Gate):
         return self.weights
 
 
+class SafeGate(LinearGate):
+    """Deep Safe Multi-Task Learning (Yue et al. 2021): the mixture of the shared experts with `LinearGate`'s weights, and beside it a
+    private branch of each task. A share s of each task makes the mixed feature s · private + (1 - s) · shared, so that a task which the
+    others disturb can turn to its own branch.
+
+    Args:
+        num_tasks: tasks of the suite.
+        num_experts: shared experts (K).
+        share: of the private branches at the start.
+        learned: whether the shares are learned, through a sigmoid of a number of each task.
+
+    Raises:
+        ConfigError: a share of 0 or 1, which a sigmoid does not reach, is to be learned.
+    """
+
+    def __init__(self, num_tasks: int, num_experts: int, share: float, *, learned: bool):
+        super().__init__(num_tasks, num_experts)
+        if learned and not 0 < share < 1:
+            raise ConfigError(
+                f"model.private_share {share:g} cannot be learned from: take a share between 0 and 1, or set model.learn_private_share to "
+                "false"
+            )
+        self.share_logit: nn.Parameter | None = None
+        self.fixed_share: Tensor
+        if learned:
+            self.share_logit = nn.Parameter(torch.full((num_tasks,), share).logit())
+        self.register_buffer("fixed_share", torch.full((num_tasks,), share), persistent=False)
+
+    def private_share(self) -> Float[Tensor, " tasks"]:
+        """See `Gate`."""
+        return self.fixed_share if self.share_logit is None else self.share_logit.sigmoid()
+
+
 GATES: dict[str, Callable[[int, ModelConfig], Gate]] = {
     "linear": lambda num_tasks, model: LinearGate(num_tasks, model.experts),
     "softmax": lambda num_tasks, model: SoftmaxGate(num_tasks, model.experts),
     "topk": lambda num_tasks, model: TopKGate(num_tasks, model.experts, model.gate_experts),
     "dselect_k": lambda num_tasks, model: DSelectKGate(num_tasks, model.experts, model.gate_experts),
     "skills": lambda num_tasks, model: SkillsGate(num_tasks, model.experts),
+    "safe": lambda num_tasks, model: SafeGate(num_tasks, model.experts, model.private_share, learned=model.learn_private_share),
     "one_per_task": lambda num_tasks, model: OnePerTaskGate(num_tasks, model.experts),
     "uniform": lambda num_tasks, model: UniformGate(num_tasks, model.experts),
 }
@@ -225,7 +263,7 @@ def make_gate(model: ModelConfig, num_tasks: int, vectors: TaskVectors | None = 
     gate = look_up(model.gate, GATES, "model.gate", "gate")(num_tasks, model)
     if vectors is None:
         return gate
-    if isinstance(gate, LinearGate):
+    if isinstance(gate, LinearGate) and gate.private_share() is None:
         gate.read_vectors(vectors)
     elif not isinstance(gate, UniformGate):
         raise ConfigError(

@@ -14,6 +14,7 @@ from envs.mixed import MixedSuite
 from envs.observations import MASK
 from mtrl.config import ConfigError, ModelConfig
 from mtrl.models.activations import tanh
+from mtrl.models.branches import PrivateBranches
 from mtrl.models.conditioning import make_task_vectors
 from mtrl.models.distributions import Distribution, Either, make_distribution
 from mtrl.models.encoders import make_encoder
@@ -30,7 +31,9 @@ from mtrl.parallel import Total, alone
 
 
 class Trunk(nn.Module):
-    """Experts' features, mixed with the task's weights and squashed: tanh(w · V). Where tasks have vectors, the task's is appended."""
+    """Experts' features, mixed with the task's weights and squashed: tanh(w · V). Under a gate with private branches this is averaged with
+    the squashed feature of the task's branch, by the task's share. Where tasks have vectors, the task's is appended.
+    """
 
     def __init__(self, model: ModelConfig, suite: TaskSuite):
         super().__init__()
@@ -40,11 +43,18 @@ class Trunk(nn.Module):
         self.feature_size = int(self.encoder.feature_size) + (vectors.size if vectors is not None else 0)  # type: ignore[arg-type]
         self.orthogonal = model.orthogonal
         self._mix = mix if model.orthogonal else mix_plain
+        self.private = None
+        if self.gate.private_share() is not None:
+            self.private = _make_branches(model, suite, int(self.encoder.feature_size))  # type: ignore[arg-type]
 
     def forward(self, rows: Rows) -> Float[Tensor, "N D"]:
         """The feature that heads or a memory read."""
         obs = {name: array for name, array in rows.obs.items() if name != MASK}
         mixed = tanh(self._mix(self.encoder(obs, rows.task_ids), self.gate(rows.task_ids)))
+        shares = self.gate.private_share()
+        if self.private is not None and shares is not None:
+            share = shares[rows.task_ids].unsqueeze(1)
+            mixed = share * tanh(self.private(obs, rows.task_ids, rows.counts)) + (1 - share) * mixed
         if self.gate.vectors is None:
             return mixed
         return torch.cat([mixed, self.gate.vectors()[rows.task_ids]], dim=-1)
@@ -241,6 +251,13 @@ def is_expert(name: str) -> bool:
 def is_memory(name: str) -> bool:
     """Whether an entry of the policy's, the actor's or the critic's state dict belongs to the LSTM or to a layer that reads it."""
     return "memory." in name or name.endswith("recall_weight")
+
+
+def _make_branches(model: ModelConfig, suite: TaskSuite, feature_size: int) -> PrivateBranches:
+    """Private branches with random numbers of their own: the other weights are those of the same policy without branches."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, ())))
+        return PrivateBranches(suite.observation_space, model, suite.num_tasks, feature_size)
 
 
 def _head_outputs(

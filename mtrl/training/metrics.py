@@ -60,6 +60,7 @@ METRICS = (
         "share of the other tasks with a gradient at the mixed feature that points against the task's own, mean over some updates; "
         "absent with CUDA graphs",
     ),
+    Metric("tasks/<task>/private_share", "share", "share of the task's private branch in the actor's mixed feature (gate `safe`)"),
     Metric("tasks/<task>/policy_lag", "updates", "as `summary/policy_lag`, for the task's slots"),
     Metric("tasks/<task>/environments", "environments", "environments that all runners hold of the task"),
     Metric("tasks/<task>/forgotten", "0 or 1", "whether the task was mastered and is being lost"),
@@ -141,6 +142,8 @@ def update_metrics(names: Sequence[str], result: UpdateResult) -> dict[str, floa
         metrics["experts/gram_offdiagonal"] = result.experts.gram_offdiagonal
         metrics["experts/effective_rank"] = result.experts.effective_rank
         metrics |= task_metrics(names, "experts", {f"weight_{k}": column for k, column in enumerate(result.experts.task_weights.T)})
+        if result.experts.private_shares is not None:
+            metrics |= task_metrics(names, "tasks", {"private_share": result.experts.private_shares})
     return metrics
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from envs import TaskSuite
 from envs.mixed import MixedSuite
+from mtrl.evaluation.export.branches import PortableBranches
 from mtrl.evaluation.export.encoders import portable_encoder
 from mtrl.evaluation.export.heads import portable_head
 from mtrl.evaluation.export.mixture import mix
@@ -69,6 +70,7 @@ class PortableActor(nn.Module):
         self.vectors: Tensor | None
         self.register_buffer("weights", weights.clone())
         self.register_buffer("vectors", gate.vectors().detach()[own_rows].clone() if gate.vectors is not None else None)
+        self.private = None if actor.trunk.private is None else PortableBranches(actor.trunk, task, seen)
         self.memory = copy.deepcopy(actor.memory)
         if self.memory is not None:
             self.memory._distribution = self.form  # type: ignore[assignment]  # of which a memory reads the encoding of actions alone
@@ -83,6 +85,8 @@ class PortableActor(nn.Module):
         # The statistics of observations have a row for each task, also in a folded actor.
         task_ids = given["task_ids"] if self._task is None else torch.full((rows,), self._task, device=inputs[0].device)
         features = torch.tanh(self._mix(self.encoder(obs, task_ids), self._rows(self.weights, task_ids)))
+        if self.private is not None:
+            features = self.private(features, obs, task_ids)
         if self.vectors is not None:
             features = torch.cat([features, self._rows(self.vectors, task_ids)], dim=-1)
         of_head = task_ids if self._task is None else None
