@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from helpers import Silent, toy_config
@@ -18,7 +21,8 @@ from mtrl.training.saving import resume
 from mtrl.training.task_statistics import TaskStatistics
 from mtrl.training.trainer import build_trainer
 
-curricula = pytest.importorskip("syllabus.curricula")
+with np.errstate():  # which it changes for the whole process
+    curricula = pytest.importorskip("syllabus.curricula")
 
 NAMES = make_suite("toy/three").names
 NAME = "mtrl.curriculum.syllabus:Syllabus"
@@ -37,6 +41,16 @@ def history(stats: TaskStatistics, rng: np.random.Generator, steps: int):
                 stats.add_episodes([Episode(task, 0, float(won), 10, won, True, False)])
         stats.add_frames(np.full(3, 100))
         yield stats.evidence()
+
+
+def test_the_package_does_not_change_how_numpy_treats_errors():
+    """In a process that imports it for the first time, since it is imported here already."""
+    code = (
+        "import numpy as np\n"
+        "from mtrl.config import CurriculumConfig\nfrom mtrl.curriculum import make_scheduler\n"
+        f"before = np.geterr()\nmake_scheduler(CurriculumConfig(scheduler={NAME!r}), ['a', 'b'])\nassert np.geterr() == before"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
 def test_episodes_are_passed_on_with_their_successes():

@@ -334,8 +334,8 @@ class LevelsConfig(Section):
     buffer_size: int = Field(4000, ge=1, le=1_000_000)
     """Rated levels of each task that are kept for replay."""
     replay_probability: float = Field(0.5, ge=0, le=1)
-    """Probability that an episode replays a rated level instead of playing one that was not rated. When all training levels are rated,
-    every episode replays one."""
+    """Part of the episodes that replay a rated level; the others play one that was not rated. When all training levels are rated, every
+    episode replays one."""
     temperature: float = Field(0.3, gt=0)
     """Temperature of the ranks (β): the smaller, the more the levels with the highest scores are replayed."""
     staleness: float = Field(0.3, ge=0, le=1)

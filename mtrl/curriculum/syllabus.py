@@ -91,9 +91,10 @@ class Syllabus(RatedScheduler):
 
     def _make(self) -> Any:
         try:
-            from syllabus import curricula
-            from syllabus.core import Curriculum
-            from syllabus.task_space import DiscreteTaskSpace
+            with np.errstate():  # one of its modules lets NumPy raise errors, for the whole process
+                from syllabus import curricula
+                from syllabus.core import Curriculum
+                from syllabus.task_space import DiscreteTaskSpace
         except ImportError:
             raise ConfigError("Syllabus' curricula need a package that is not installed: pip install -e '.[syllabus]'") from None
         known = {name: each for name, each in vars(curricula).items() if inspect.isclass(each) and issubclass(each, Curriculum)}

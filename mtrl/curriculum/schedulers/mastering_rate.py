@@ -56,10 +56,11 @@ class MasteringRate(ProgressScheduler):
         return self._handed_on(attention)
 
     def _handed_on(self, attention: np.ndarray) -> np.ndarray:
-        predecessors, successors = self.before.sum(1), self.before.sum(0)
+        before = self.before.astype(float)  # a product of Booleans is slow
+        predecessors, successors = before.sum(1), before.sum(0)
         back = np.where(predecessors > 0, self.options.to_predecessors, 0.0) * attention
         forth = np.where(successors > 0, self.options.to_successors, 0.0) * attention
-        received = self.before.T @ (back / np.maximum(predecessors, 1)) + self.before @ (forth / np.maximum(successors, 1))
+        received = before.T @ (back / np.maximum(predecessors, 1)) + before @ (forth / np.maximum(successors, 1))
         return attention - back - forth + received
 
 
@@ -69,8 +70,9 @@ def _least(rates: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 
 def _closure(before: np.ndarray) -> np.ndarray:
-    """All that must come before each task, directly or through others."""
+    """All that must come before each task, directly or through others: ways of twice as many steps in each round."""
     reached = before.copy()
-    for _ in before:
-        reached |= reached @ before
+    for _ in range(int(np.ceil(np.log2(max(2, len(before)))))):
+        steps = reached.astype(np.float32)
+        reached = reached | (steps @ steps > 0)
     return reached
