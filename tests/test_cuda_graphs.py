@@ -35,6 +35,7 @@ KINDS = {
         "learner__actor": {"decay": True},
         "learner__critic": {"decay": True},
     },
+    "entropy target": {"learner__entropy_target": 0.9, "learner__entropy_target_rate": 0.1, "learner__epochs": 2},
     "grid": {"suite": "minigrid/mt3", "env_runners__slots": 9, "model__experts": 3},
     "normalised vectors": {"suite": "context/pendulum", "env_runners__slots": 20, "model__normalize_observations": True},
 }

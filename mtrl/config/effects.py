@@ -47,6 +47,7 @@ RULES = (
     Rule(("learner.minibatch_of", "learner.recompute_targets"), lambda c: c.learner.minibatches > 1, "learner.minibatches above 1"),
     Rule(("learner.actor.decay_from",), lambda c: c.learner.actor.decay, "learner.actor.decay true"),
     Rule(("learner.critic.decay_from",), lambda c: c.learner.critic.decay, "learner.critic.decay true"),
+    Rule(("learner.entropy_target_rate",), lambda c: c.learner.entropy_target is not None, "learner.entropy_target"),
     Rule(("learner.entropy_decay",), lambda c: c.learner.entropy_cost > 0, "learner.entropy_cost above 0"),
     Rule(
         ("learners.num_cpus_per_learner", "learners.num_gpus_per_learner"),

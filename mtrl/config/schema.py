@@ -208,6 +208,12 @@ class LearnerConfig(Section):
     """Weight of the entropy bonus."""
     entropy_decay: bool = False
     """Let the entropy bonus fall linearly to 0 at `total_frames`."""
+    entropy_target: float | None = Field(None, ge=-1e3, le=1e3)
+    """Mean entropy in nats that the policy of every task is held near, by a learned weight of the bonus for each task, as SAC learns its
+    temperature (Haarnoja et al. 2018). The weights begin at `entropy_cost`; null keeps all of them there. Densities of continuous actions
+    can have negative entropies; SAC's usual target is the negative number of their dimensions."""
+    entropy_target_rate: float = Field(0.01, gt=0, le=1)
+    """Step size of the logarithms of these weights, for each optimiser step of the actor."""
     gate_cost: float = Field(0.0, ge=0)
     """Weight of the gate's own loss, for gates that have one: under `dselect_k`, the entropy of its selectors and the reciprocal of their
     sums, which make it choose sooner."""
@@ -463,6 +469,7 @@ class ExperimentConfig(Section):
             what = "traces" if learner.minibatch_of == "traces" else "steps"
             raise ValueError(f"learner.minibatches is {learner.minibatches}, but a batch has {parts} {what}")
         self._check_conditioning()
+        self._check_entropy_target()
         if self.model.gate == "safe" and learner.combiner != "sum":
             raise ValueError(
                 f"learner.combiner {learner.combiner!r} would also scale the gradients of the tasks' private branches under model.gate "
@@ -483,6 +490,19 @@ class ExperimentConfig(Section):
         if learner.c_bar > learner.rho_bar:
             raise ValueError(f"learner.c_bar is {learner.c_bar}, above learner.rho_bar {learner.rho_bar}: V-trace needs rho_bar >= c_bar")
         return self
+
+    def _check_entropy_target(self) -> None:
+        """Whether the weights of the entropy bonus can be learned."""
+        learner = self.learner
+        if learner.entropy_target is None:
+            return
+        if learner.entropy_cost == 0:
+            raise ValueError("learner.entropy_target learns weights that begin at learner.entropy_cost: set it above 0")
+        if learner.entropy_decay:
+            raise ValueError(
+                "learner.entropy_target learns the weights of the entropy bonus, and learner.entropy_decay would lower them: set "
+                "learner.entropy_decay to false"
+            )
 
     def _check_conditioning(self) -> None:
         """Whether the parts of the model can serve tasks that have vectors instead of rows of their own."""

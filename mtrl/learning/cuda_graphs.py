@@ -244,6 +244,9 @@ class _Step:
         norms = [nn.utils.get_total_norm([p.grad for p in parameters_of(o) if p.grad is not None]) for _, o in due]
         norm = torch.stack(norms).square().sum().sqrt()
         failed = (~torch.isfinite(loss.detach() + norm)).float()
+        costs, batch = shape.coefficients.entropy_costs, minibatch.batch
+        if costs is not None and losses.entropies is not None:
+            costs.update(losses.entropies, batch.weights, batch.observations.task_ids, 1 - failed)
         for (name, optimizer), own_norm in zip(due, norms, strict=True):
             limit = getattr(shape.config, name).max_grad_norm
             if limit is not None:

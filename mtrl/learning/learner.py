@@ -19,6 +19,7 @@ from mtrl.learning.combiners import SharedLayer, make_combiner, task_similarity
 from mtrl.learning.cuda_graphs import GraphedUpdates, can_record
 from mtrl.learning.devices import pick_device, pick_precision
 from mtrl.learning.diagnosis import ExpertStatistics, expert_statistics, task_at_fault
+from mtrl.learning.entropy_costs import make_entropy_costs
 from mtrl.learning.level_signals import LevelSignals, level_signals
 from mtrl.learning.minibatches import Minibatch, make_plan, minibatches
 from mtrl.learning.objectives import Coefficients, Evaluation, Losses, coefficients_at, compute_losses, evaluate
@@ -43,6 +44,13 @@ class LearnerLostError(RuntimeError):
     """A learner in another process died, and what it has learned since the newest checkpoint with it. The message says how."""
 
 
+class TaskEntropies(NamedTuple):
+    """The entropies of the tasks' policies, and the weights that hold them near the target."""
+
+    means: np.ndarray  # [tasks], in nats; NaN for tasks without a step so far
+    costs: np.ndarray  # [tasks]
+
+
 class UpdateResult(NamedTuple):
     """The report of one update. `mtrl.training.metrics` gives its figures their names."""
 
@@ -52,6 +60,7 @@ class UpdateResult(NamedTuple):
     experts: ExpertStatistics | None  # in one of `DIAGNOSIS_UPDATES` updates
     distinct_rows: int  # observations that the networks had to evaluate, of all learners
     skipped_steps: int  # optimiser steps not made since training began, since loss or gradient were not finite
+    entropies: TaskEntropies | None = None  # with `learner.entropy_target`
     levels: LevelSignals | None = None  # where the curriculum chooses levels
 
 
@@ -83,6 +92,7 @@ class Learner:
         self._shared_trunk = config.model.trunks == "shared"
         self._plan = make_plan(config.learner, shared_trunk=self._shared_trunk)
         self._balancer = make_balancer(config.learner.balancing, suite.num_tasks, self.device)
+        self._entropy_costs = make_entropy_costs(config.learner, suite.num_tasks, self.device)
         self._combiner = make_combiner(config.learner.combiner)
         self._compares_tasks = needs_similarity(config.curriculum)
         # Plain V-trace with one step needs no pass over the batch before its first step: it computes targets and losses in one.
@@ -123,6 +133,7 @@ class Learner:
             experts=expert_statistics(self.policy, batch) if self.version % DIAGNOSIS_UPDATES == 1 else None,
             distinct_rows=int(self._total(batch.observations.inverse.max() + 1)),
             skipped_steps=self.skipped_steps,
+            entropies=self._entropies(),
             levels=None if rollout.levels is None else level_signals(batch, targets),
         )
 
@@ -173,7 +184,11 @@ class Learner:
                 targets = losses.targets
             if report.similarity is None:
                 report.similarity = self._similarity(minibatch, losses)
-            report.add(minibatch, losses, self._step(minibatch, losses, progress), self._total)
+            norm = self._step(minibatch, losses, progress)
+            report.add(minibatch, losses, norm, self._total)
+            if self._entropy_costs is not None and losses.entropies is not None and norm is not None:
+                data = minibatch.batch
+                self._entropy_costs.update(losses.entropies, data.weights, data.observations.task_ids, total=self._total)
         assert targets is not None
         return batch, targets, report
 
@@ -287,7 +302,9 @@ class Learner:
             "skipped": self.skipped_steps,
             "skipped_in_a_row": self._skipped_in_a_row,
             "balancer": self._balancer.state_dict() if self._balancer is not None else {},
-        } | ({"proximal": self._average.state_dict()} if self._average is not None else {})
+            **({"proximal": self._average.state_dict()} if self._average is not None else {}),
+            **({"entropy_costs": self._entropy_costs.state_dict()} if self._entropy_costs is not None else {}),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on exactly where a `state_dict` of the same configuration was taken.
@@ -307,13 +324,19 @@ class Learner:
             self._balancer.load_state_dict(state["balancer"])
         if self._average is not None and "proximal" in state:  # without one it begins anew
             self._average.load_state_dict(state["proximal"])
+        if self._entropy_costs is not None and "entropy_costs" in state:
+            self._entropy_costs.load_state_dict(state["entropy_costs"])
 
     def _seed_of(self, *numbers: int) -> int:
         """A seed of the experiment's own for what these numbers name."""
         return int(np.random.SeedSequence((self._seed, *numbers)).generate_state(1)[0])
 
     def _coefficients(self, progress: float) -> Coefficients:
-        return coefficients_at(self._config, progress, shared_trunk=self._shared_trunk)
+        return coefficients_at(self._config, progress, shared_trunk=self._shared_trunk)._replace(entropy_costs=self._entropy_costs)
+
+    def _entropies(self) -> TaskEntropies | None:
+        costs = self._entropy_costs
+        return None if costs is None else TaskEntropies(costs.entropies.cpu().numpy().copy(), costs.costs.cpu().numpy())
 
     def _without_actor(self, minibatch: Minibatch) -> Minibatch:
         """The minibatch for a critic of its own alone; for nobody where actor and critic share a trunk."""

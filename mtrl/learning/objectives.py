@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mtrl.config import LearnerConfig
 from mtrl.learning.batch import Batch
+from mtrl.learning.entropy_costs import EntropyCosts
 from mtrl.learning.losses import entropy_loss, value_loss
 from mtrl.learning.minibatches import Minibatch
 from mtrl.learning.surrogates import Surrogate, make_surrogate
@@ -26,6 +27,7 @@ class Coefficients(NamedTuple):
     entropy_cost: float | Float[Tensor, ""]  # a tensor where operations are recorded once for many updates
     gate_cost: float  # weight of the gates' own loss
     shared_trunk: bool  # whether actor and critic read one trunk, so that the critic's loss reaches it
+    entropy_costs: EntropyCosts | None = None  # the tasks' own weights, which replace `entropy_cost`
 
 
 class Evaluation(NamedTuple):
@@ -52,6 +54,7 @@ class Losses(NamedTuple):
     actor_features: Float[Tensor, "N D"]  # the mixed feature that the actor's head read
     targets: Targets  # those that were used
     metrics: dict[str, Float[Tensor, ""]]  # sums over this learner's steps, by each step's weight
+    entropies: Float[Tensor, "T B"] | None = None  # of the policy at each step; None where the actor makes no step
 
 
 def coefficients_at(config: LearnerConfig, progress: float, *, shared_trunk: bool) -> Coefficients:
@@ -117,12 +120,17 @@ def compute_losses(
         settings, moments = coefficients.targets, minibatch.moments
         targets = compute_targets(batch, log_probs.detach(), values, settings, popart, num_tasks=num_tasks, moments=moments, total=total)
 
-    actor, critic, metrics = None, None, {}
+    actor, critic, entropies, metrics = None, None, None, {}
     if updates_actor:
         advantages = targets.weighted_advantages(batch.observations.task_ids)
         policy_loss = coefficients.surrogate.loss(log_probs, batch, advantages)
-        negative_entropy = entropy_loss(distribution.entropy(parameters), batch.weights)
-        actor = policy_loss + coefficients.entropy_cost * negative_entropy + _gate_loss(policy.actor.trunk, coefficients, total)
+        entropies = distribution.entropy(parameters)
+        negative_entropy = entropy_loss(entropies, batch.weights)
+        if coefficients.entropy_costs is None:
+            bonus_loss = coefficients.entropy_cost * negative_entropy
+        else:
+            bonus_loss = entropy_loss(entropies, batch.weights * coefficients.entropy_costs.costs[batch.observations.task_ids])
+        actor = policy_loss + bonus_loss + _gate_loss(policy.actor.trunk, coefficients, total)
         metrics = {"policy_loss": policy_loss.detach(), "entropy": -negative_entropy.detach()}
         metrics |= _step_metrics(log_probs.detach(), batch, coefficients, total)
     if updates_critic:
@@ -133,7 +141,7 @@ def compute_losses(
         loss = value_loss(outputs, wanted, batch.weights) + _gate_loss(policy.critic.trunk, coefficients, total)
         critic = CriticLoss(loss, outputs, wanted, valued.features)
         metrics["value_loss"] = critic.loss.detach()
-    return Losses(actor, critic, acted.features, targets, metrics)
+    return Losses(actor, critic, acted.features, targets, metrics, None if entropies is None else entropies.detach())
 
 
 def _gate_loss(trunk: Trunk | None, coefficients: Coefficients, total: Total) -> Float[Tensor, ""] | float:

@@ -60,6 +60,8 @@ METRICS = (
         "share of the other tasks with a gradient at the mixed feature that points against the task's own, mean over some updates; "
         "absent with CUDA graphs",
     ),
+    Metric("tasks/<task>/entropy", "nats", "mean entropy of the task's policy (with `learner.entropy_target`)"),
+    Metric("tasks/<task>/entropy_cost", "weight", "weight of the task's entropy bonus (with `learner.entropy_target`)"),
     Metric("tasks/<task>/private_share", "share", "share of the task's private branch in the actor's mixed feature (gate `safe`)"),
     Metric("tasks/<task>/policy_lag", "updates", "as `summary/policy_lag`, for the task's slots"),
     Metric("tasks/<task>/environments", "environments", "environments that all runners hold of the task"),
@@ -136,6 +138,10 @@ def update_metrics(names: Sequence[str], result: UpdateResult) -> dict[str, floa
     metrics = {f"{_GROUPS.get(name, 'learner')}/{name}": value for name, value in result.means.items()}
     explained = result.task_values.explained_variances
     metrics |= {f"tasks/{name}/explained_variance": float(value) for name, value in zip(names, explained, strict=True) if value == value}
+    if result.entropies is not None:
+        means = zip(names, result.entropies.means, strict=True)
+        metrics |= {f"tasks/{name}/entropy": float(value) for name, value in means if value == value}
+        metrics |= task_metrics(names, "tasks", {"entropy_cost": result.entropies.costs})
     if result.similarity is not None:
         metrics |= gradient_metrics(names, result.similarity)
     if result.experts is not None:

@@ -39,8 +39,9 @@ def carry_over(components: dict[str, Any], before: Sequence[str], config: Experi
     # By number of tasks, since a task's name appears in options only, and those are about the new tasks.
     old, new, more = (_fresh(config, suite, names) for names in (tuple(before), suite.names, (*suite.names, OTHER_TASK)))
     components = {**components, "curriculum": _of_scheduler(config.curriculum.scheduler, components["curriculum"], old["curriculum"])}
-    if "proximal" in old["learner"]:  # of an average that the checkpoint may not have; a fresh one has no weight yet
-        components["learner"] = {"proximal": old["learner"]["proximal"], **components["learner"]}
+    for part in ("proximal", "entropy_costs"):  # which the checkpoint may not have; a fresh one knows nothing yet
+        if part in old["learner"]:
+            components["learner"] = {part: old["learner"][part], **components["learner"]}
     places = [(before.index(name), place) for place, name in enumerate(suite.names) if name in before]
     moved = {name: _moved(components[name], new[name], more[name], places) for name in ("learner", "curriculum", "statistics")}
     moved["learner"]["optimizers"] = _moved_optimizers(components["learner"]["optimizers"], old, new, more, places)
