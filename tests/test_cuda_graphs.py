@@ -36,6 +36,7 @@ KINDS = {
         "learner__critic": {"decay": True},
     },
     "entropy target": {"learner__entropy_target": 0.9, "learner__entropy_target_rate": 0.1, "learner__epochs": 2},
+    "private branches": {"model__gate": "safe", "model__experts": 3},
     "grid": {"suite": "minigrid/mt3", "env_runners__slots": 9, "model__experts": 3},
     "normalised vectors": {"suite": "context/pendulum", "env_runners__slots": 20, "model__normalize_observations": True},
 }
@@ -53,7 +54,8 @@ def pair(**changes):
 
 def figures(result):
     """Of an update, in one dictionary."""
-    return result.means | {f"{name} {task}": x for name, of in result.task_values._asdict().items() for task, x in enumerate(of)}
+    of_tasks = result.task_values._asdict() | ({} if result.entropies is None else result.entropies._asdict())
+    return result.means | {f"{name} {task}": x for name, of in of_tasks.items() for task, x in enumerate(of)}
 
 
 @pytest.mark.parametrize("kind", KINDS)
