@@ -13,14 +13,14 @@ class Level(NamedTuple):
 
     number: int  # the seed of its episodes, which all begin alike
     parameters: tuple[float, ...] = ()  # in the order of the task's `ParameterSpace`; empty where a level is a seed alone
-    trial: bool = False  # whether an episode only rates the level, and nothing is learned from it
+    only_rated: bool = False  # whether an episode only rates the level, and nothing is learned from it
 
 
 class SlotLevels(NamedTuple):
     """The levels that B slots play."""
 
     numbers: np.ndarray  # [B] int64
-    trial: np.ndarray  # [B] bool
+    only_rated: np.ndarray  # [B] bool
     environments: np.ndarray  # [B] int64, the number of the slot's environment among those of its task
 
 

@@ -34,7 +34,7 @@ class SlotTable:
         nothing = _TaskTable()
         # Without an observation: not started.
         self._active = _Active(
-            _task_ids(counts), {}, nothing.ended, nothing.returns, nothing.lengths, nothing.succeeded, nothing.levels, nothing.trial
+            _task_ids(counts), {}, nothing.ended, nothing.returns, nothing.lengths, nothing.succeeded, nothing.levels, nothing.only_rated
         )
 
     @property
@@ -52,7 +52,7 @@ class SlotTable:
         """The level that each slot plays; None where environments choose their levels themselves."""
         if self._levels is None:
             return None
-        return SlotLevels(self._active.levels.copy(), self._active.trial.copy(), _places(self._counts))
+        return SlotLevels(self._active.levels.copy(), self._active.only_rated.copy(), self._active.places)
 
     def reset(self) -> Arrays:
         """Starts every slot and gives its first observation."""
@@ -134,16 +134,16 @@ class SlotTable:
 
     def _choose_levels(self, source: LevelSource, slots: np.ndarray) -> None:
         """Draws the levels of the episodes that begin in these slots."""
-        active, places = self._active, _places(self._counts)
+        active = self._active
         for slot in slots.tolist():
-            active.levels[slot], active.trial[slot] = self._set_level(source, int(active.task_ids[slot]), int(places[slot]))
+            active.levels[slot], active.only_rated[slot] = self._set_level(source, int(active.task_ids[slot]), int(active.places[slot]))
 
     def _set_level(self, source: LevelSource, task: int, place: int) -> tuple[int, bool]:
-        """Draws an environment's next level; gives its number, and whether it is a trial."""
+        """Draws an environment's next level; gives its number, and whether it is only rated."""
         assert isinstance(self._backend, LevelBackend)
         level = source.draw(task)
         self._backend.set_level(task, place, level)
-        return level.number, level.trial
+        return level.number, level.only_rated
 
     def _episode(self, slot: int, terminated: bool, truncated: bool) -> Episode:
         active, task = self._active, int(self._active.task_ids[slot])
@@ -191,7 +191,7 @@ class SlotTable:
             lengths=np.concatenate([table.lengths[:count] for table, count in parts]),
             succeeded=np.concatenate([table.succeeded[:count] for table, count in parts]),
             levels=np.concatenate([table.levels[:count] for table, count in parts]),
-            trial=np.concatenate([table.trial[:count] for table, count in parts]),
+            only_rated=np.concatenate([table.only_rated[:count] for table, count in parts]),
         )
 
 
@@ -207,16 +207,17 @@ class _Active:
         lengths: np.ndarray,
         succeeded: np.ndarray,
         levels: np.ndarray,
-        trial: np.ndarray,
+        only_rated: np.ndarray,
     ):
         self.task_ids = task_ids
+        self.places = np.arange(len(task_ids)) - np.searchsorted(task_ids, task_ids)  # of each environment among those of its task
         self.obs = obs  # the newest observation
         self.ended = ended  # whether the next step is a reset
         self.returns = returns  # of the episode so far
         self.lengths = lengths
         self.succeeded = succeeded
         self.levels = levels  # number of the level that is played
-        self.trial = trial  # whether it is only rated
+        self.only_rated = only_rated  # whether it is only rated
 
 
 class _TaskTable:
@@ -230,7 +231,7 @@ class _TaskTable:
         self.lengths = np.zeros(0, np.int64)
         self.succeeded = np.zeros(0, bool)
         self.levels = np.zeros(0, np.int64)
-        self.trial = np.zeros(0, bool)
+        self.only_rated = np.zeros(0, bool)
 
     def append(self, obs: Arrays, levels: list[tuple[int, bool]] | None = None) -> None:
         """Adds environments that have just started, with their first observations and the levels that they play."""
@@ -240,9 +241,9 @@ class _TaskTable:
         self.returns = np.concatenate([self.returns, np.zeros(count)])
         self.lengths = np.concatenate([self.lengths, np.zeros(count, np.int64)])
         self.succeeded = np.concatenate([self.succeeded, np.zeros(count, bool)])
-        numbers, trial = zip(*levels, strict=True) if levels else ([0] * count, [False] * count)
+        numbers, only_rated = zip(*levels, strict=True) if levels else ([0] * count, [False] * count)
         self.levels = np.concatenate([self.levels, np.array(numbers, np.int64)])
-        self.trial = np.concatenate([self.trial, np.array(trial, bool)])
+        self.only_rated = np.concatenate([self.only_rated, np.array(only_rated, bool)])
         self.size += count
 
     def write(self, active: _Active, rows: slice) -> None:
@@ -255,7 +256,7 @@ class _TaskTable:
         self.lengths[:count] = active.lengths[rows]
         self.succeeded[:count] = active.succeeded[rows]
         self.levels[:count] = active.levels[rows]
-        self.trial[:count] = active.trial[rows]
+        self.only_rated[:count] = active.only_rated[rows]
 
 
 def check_counts(counts: Sequence[int] | np.ndarray, suite: TaskSuite) -> np.ndarray:
@@ -274,8 +275,3 @@ def check_counts(counts: Sequence[int] | np.ndarray, suite: TaskSuite) -> np.nda
 
 def _task_ids(counts: np.ndarray) -> np.ndarray:
     return np.repeat(np.arange(len(counts)), counts)
-
-
-def _places(counts: np.ndarray) -> np.ndarray:
-    """The number of each slot's environment among those of its task, [B]."""
-    return np.concatenate([np.arange(count) for count in counts.tolist()])

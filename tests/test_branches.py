@@ -129,8 +129,8 @@ def test_it_is_trained_with_every_other_part(name, changes):
             assert all(metrics[f"tasks/{task}/private_share"] == pytest.approx(0.5, abs=0.1) for task in suite.names)
     collector.close()
     moved = {key: (parameter - before[key]).abs() for key, parameter in learner.policy.named_parameters()}
-    branches = {key: change.flatten(1).sum(1) for key, change in moved.items() if ".private." in key and "words" not in key}
-    assert branches and all((change > 0).any() for change in branches.values())
+    of_tasks = [change.flatten(1).sum(1) for key, change in moved.items() if ".private." in key]
+    assert (torch.stack(of_tasks) > 0).any(0).all()  # some parameters of each task's branch
     assert all((change > 0).all() for key, change in moved.items() if key.endswith("share_logit"))
 
 

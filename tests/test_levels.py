@@ -47,9 +47,9 @@ def sampler_of(name: str, task: Any = CORRIDOR, **settings: Any) -> LevelSampler
     return LevelSampler(LevelsConfig(sampler=name, **settings), task, seed=3, place=0)  # type: ignore[arg-type]
 
 
-def episode(level: int, score: float, *, trial: bool = False, task: int = 0) -> LevelEpisode:
+def episode(level: int, score: float, *, only_rated: bool = False, task: int = 0) -> LevelEpisode:
     """An episode of ten steps that every rule gives this score, MaxMC aside."""
-    return LevelEpisode(task, level, trial, 10, 1.0, 0.5, score, score, score)
+    return LevelEpisode(task, level, only_rated, 10, 1.0, 0.5, score, score, score)
 
 
 class Draws:
@@ -61,7 +61,7 @@ class Draws:
     def draw(self, task: int) -> Level:
         number = self._drawn % self._count
         self._drawn += 1
-        return Level(number, tuple(self._parameters[number]) if self._parameters else (), trial=number % 2 == 1)
+        return Level(number, tuple(self._parameters[number]) if self._parameters else (), only_rated=number % 2 == 1)
 
 
 class TestReplay:
@@ -115,7 +115,7 @@ class TestSampler:
 
     def test_uniform_plays_all_training_levels_alike(self):
         plan = sampler_of("uniform", training_levels=5).plan()
-        assert plan.numbers.tolist() == [0, 1, 2, 3, 4] and not plan.trial.any()
+        assert plan.numbers.tolist() == [0, 1, 2, 3, 4] and not plan.only_rated.any()
         np.testing.assert_allclose(plan.probabilities, 0.2)
 
     def test_uniform_draws_from_more_levels_than_a_plan_has_room_for(self):
@@ -125,8 +125,8 @@ class TestSampler:
         assert len(first) == MOST_UNIFORM and first.max() > 5 * MOST_UNIFORM
         assert not np.array_equal(sampler.plan().numbers, first)
 
-    @pytest.mark.parametrize(("name", "trial"), [("plr", False), ("plr_robust", True)])
-    def test_half_of_the_episodes_replay_and_the_others_play_what_is_not_rated(self, name, trial):
+    @pytest.mark.parametrize(("name", "only_rated"), [("plr", False), ("plr_robust", True)])
+    def test_half_of_the_episodes_replay_and_the_others_play_what_is_not_rated(self, name, only_rated):
         sampler = sampler_of(name, training_levels=10, temperature=0.5, staleness=0.1)
         assert sorted(sampler.plan().numbers) == list(range(10))
         for level, score in ((4, 0.2), (2, 0.8), (9, 0.5)):
@@ -136,13 +136,13 @@ class TestSampler:
         # Clock 3, and the levels were played at 1, 2 and 3: waited 2, 1 and 0.
         replayed = 0.9 * np.array([4, 36, 9]) / 49 + 0.1 * np.array([2, 1, 0]) / 3
         np.testing.assert_allclose(plan.probabilities, [*0.5 * replayed, *[0.5 / 7] * 7])
-        assert plan.trial.tolist() == [False] * 3 + [trial] * 7
+        assert plan.only_rated.tolist() == [False] * 3 + [only_rated] * 7
 
     def test_replays_always_when_all_are_rated(self):
         sampler = sampler_of("plr_robust", training_levels=3)
         for level in range(3):
             sampler.add(episode(level, 0.1 * level))
-        assert sampler.plan().numbers.tolist() == [0, 1, 2] and not sampler.plan().trial.any()
+        assert sampler.plan().numbers.tolist() == [0, 1, 2] and not sampler.plan().only_rated.any()
         assert sampler.plan().probabilities.sum() == pytest.approx(1.0)
 
     def test_max_monte_carlo_remembers_the_best_return(self):
@@ -153,11 +153,11 @@ class TestSampler:
 
     def test_accel_edits_what_was_replayed_and_only_rates_the_edit(self):
         sampler = sampler_of("accel", VARIED, training_levels=1000, replay_probability=0.8, edit_size=0.05)
-        sampler.add(episode(11, 1.0, trial=True))
+        sampler.add(episode(11, 1.0, only_rated=True))
         assert not (sampler.plan().numbers >= 1000).any()  # nothing was replayed
         sampler.add(episode(11, 1.0))
         plan = sampler.plan()
-        assert plan.numbers[-1] == 1000 and plan.trial[-1]
+        assert plan.numbers[-1] == 1000 and plan.only_rated[-1]
         # Replayed, new and edited levels as 0.8 to 0.2 to 0.8.
         np.testing.assert_allclose([plan.probabilities[0], plan.probabilities[1:-1].sum(), plan.probabilities[-1]], np.array([4, 1, 4]) / 9)
         space = VARIED.level_parameters
@@ -165,7 +165,7 @@ class TestSampler:
         ranges = np.subtract(space.high, space.low)
         moved = np.abs(plan.parameters[-1] - space.of_training_levels(1000)[11]) / ranges
         assert 0 < moved.max() < 0.05 * 5
-        sampler.add(episode(1000, 2.0, trial=True))
+        sampler.add(episode(1000, 2.0, only_rated=True))
         assert sampler.plan().numbers[:2].tolist() == [11, 1000] and sampler.plan().numbers.max() == 1000
 
     def test_edits_stay_within_the_bounds(self):
@@ -187,7 +187,7 @@ class TestSampler:
         for _ in range(60):
             plan = one.plan()
             place = rng.choice(len(plan.numbers), p=plan.probabilities)
-            one.add(episode(int(plan.numbers[place]), rng.random(), trial=bool(plan.trial[place])))
+            one.add(episode(int(plan.numbers[place]), rng.random(), only_rated=bool(plan.only_rated[place])))
         save_checkpoint(tmp_path, 1, {"levels": one.state_dict()}, tasks=("t",), keep=1)
         other.load_state_dict(load_checkpoint(tmp_path / "1").components["levels"])
         for _ in range(3):
@@ -234,7 +234,7 @@ class TestEnvironments:
             for slot in np.flatnonzero(begins):
                 shown = b"".join(array[slot].tobytes() for array in obs.values())
                 assert first.setdefault((int(tasks.task_ids[slot]), int(playing.numbers[slot])), shown) == shown
-                assert playing.trial[slot] == (playing.numbers[slot] == 1)
+                assert playing.only_rated[slot] == (playing.numbers[slot] == 1)
                 episodes += 1
             step = tasks.step(np.stack([tasks.suite.action_space.sample() for _ in range(4)]))
             obs, begins = step.obs, ~step.valid
@@ -364,10 +364,10 @@ class TestLearning:
     """What is learned from trials: nothing."""
 
     @pytest.mark.parametrize("changes", [{}, {"model__popart": True}, {"learner__minibatches": 2, "learner__surrogate": "clipped"}])
-    def test_a_batch_of_trials_changes_no_weight(self, changes):
+    def test_a_batch_that_is_only_rated_changes_no_weight(self, changes):
         config = toy_config(suite__env_workers=0, curriculum__levels__sampler="plr_robust", **changes)
         (rollout,) = collect(config)
-        assert rollout.levels is not None and rollout.levels.trial.all()
+        assert rollout.levels is not None and rollout.levels.only_rated.all()
         learner = Learner(config, make_suite(config.suite.name))
         before = {name: tensor.clone() for name, tensor in learner.policy.state_dict().items()}
         result = learner.update(rollout, 0.0)
@@ -380,9 +380,9 @@ class TestLearning:
         config = toy_config(suite__env_workers=0, curriculum__levels__sampler="uniform", **changes)
         (rollout,) = collect(config)
         assert rollout.levels is not None
-        trial = np.zeros((rollout.unroll_length, rollout.num_slots), bool)
-        trial[:, [0, 3]] = True
-        mixed = rollout._replace(levels=rollout.levels._replace(trial=trial))
+        only_rated = np.zeros((rollout.unroll_length, rollout.num_slots), bool)
+        only_rated[:, [0, 3]] = True
+        mixed = rollout._replace(levels=rollout.levels._replace(only_rated=only_rated))
         alone = take_slots(rollout, np.array([1, 2, 4, 5]))
         learners = [Learner(config, make_suite(config.suite.name)) for _ in range(2)]
         for learner, data in zip(learners, (mixed, alone), strict=True):
@@ -513,7 +513,7 @@ def test_draws_follow_the_plan_and_their_state():
     plan = LevelPlan(np.array([4, 9, 2]), np.array([[0.5], [1.5], [2.5]]), np.array([0.2, 0.7, 0.1]), np.array([False, True, False]))
     draws = LevelDraws([plan], np.random.default_rng(0))
     drawn = [draws.draw(0) for _ in range(4000)]
-    assert set(drawn) == {Level(4, (0.5,)), Level(9, (1.5,), trial=True), Level(2, (2.5,))}
+    assert set(drawn) == {Level(4, (0.5,)), Level(9, (1.5,), only_rated=True), Level(2, (2.5,))}
     assert np.mean([level.number == 9 for level in drawn]) == pytest.approx(0.7, abs=0.03)
     again = LevelDraws([plan], np.random.default_rng(5))
     again.load_state_dict(draws.state_dict())

@@ -85,7 +85,7 @@ class SharedRows:
     def set_level(self, row: int, level: Level) -> None:
         """Writes the level that the environment plays from its next reset on."""
         own = self._rows[row]
-        own["has_level"], own["level"], own["trial"] = True, level.number, level.trial
+        own["has_level"], own["level"], own["only_rated"] = True, level.number, level.only_rated
         own["parameters"][: len(level.parameters)] = level.parameters
 
     def level(self, row: int, parameters: int) -> Level | None:
@@ -93,7 +93,7 @@ class SharedRows:
         own = self._rows[row]
         if not own["has_level"]:
             return None
-        return Level(int(own["level"]), tuple(own["parameters"][:parameters].tolist()), bool(own["trial"]))
+        return Level(int(own["level"]), tuple(own["parameters"][:parameters].tolist()), bool(own["only_rated"]))
 
     def write_actions(self, rows: np.ndarray, actions: np.ndarray) -> None:
         """Writes actions [n, ...] of any type of number."""
@@ -128,7 +128,7 @@ def _row_type(suite: TaskSuite) -> np.dtype:
     flags = [(name, np.bool_) for name in ("terminated", "truncated", "success", "lost")]
     fields = [
         *(("task", np.int64), ("number", np.int64), ("history", np.int64, (3,))),
-        *(("has_level", np.bool_), ("trial", np.bool_), ("level", np.int64), ("parameters", np.float64, (_most_parameters(suite),))),
+        *(("has_level", np.bool_), ("only_rated", np.bool_), ("level", np.int64), ("parameters", np.float64, (_most_parameters(suite),))),
         *(("action", np.uint8, (action_size,)), ("reward", np.float32), *flags, ("obs", np.dtype(obs, align=True))),
     ]
     return np.dtype(fields, align=True)

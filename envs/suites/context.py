@@ -134,38 +134,27 @@ class ContextEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
         return np.asarray(state, np.float32)
 
 
-class VariedEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
-    """Gymnasium's environment with all parameters drawn anew for each episode, or those of the level in the options of `reset`.
+class VariedEnv(gymnasium.Wrapper[dict[str, np.ndarray], Any, dict[str, np.ndarray], Any]):
+    """A world with all parameters drawn anew for each episode, or those of the level in the options of `reset`.
 
     The policy does not observe them.
     """
 
     def __init__(self, world: str, render_mode: str | None = None):
-        self._env = ContextEnv(world, next(iter(WORLDS[world].parameters)), 1.0, 0, render_mode=render_mode)
+        super().__init__(ContextEnv(world, next(iter(WORLDS[world].parameters)), 1.0, 0, render_mode=render_mode))
         self._space = parameter_space(world)
-        self.render_mode = render_mode
-        self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
+        self._rng = np.random.default_rng()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Begins with the parameters of the episode."""
-        super().reset(seed=seed)
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
         level = (options or {}).get("level")
-        values = level.parameters if level is not None and level.parameters else self._space.draw(self.np_random)
+        values = level.parameters if level is not None and level.parameters else self._space.draw(self._rng)
+        world: Any = self.env
         for parameter, value in zip(self._space.names, values, strict=True):
-            self._env.set(parameter, float(value))
-        return self._env.reset(seed=seed)
-
-    def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """A step of the environment."""
-        return self._env.step(action)
-
-    def render(self) -> Any:
-        """Gymnasium's picture."""
-        return self._env.render()
-
-    def close(self) -> None:
-        """Closes Gymnasium's environment."""
-        self._env.close()
+            world.set(parameter, float(value))
+        return self.env.reset(seed=seed)
 
 
 def parameter_space(world: str) -> ParameterSpace:

@@ -64,7 +64,7 @@ def make_batch(
         counts = np.bincount(rollout.task_ids, minlength=num_tasks).tolist()
         rows, inverse = rows_of_all({name: move(array) for name, array in rollout.obs.items()}, task_ids, counts)
     # What is played to rate a level has no weight.
-    counted = valid if rollout.levels is None else valid & ~move(rollout.levels.trial)
+    counted = valid if rollout.levels is None else valid & ~move(rollout.levels.only_rated)
     return Batch(
         observations=IndexedObservations(
             rows=padded(rows),

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from envs import Episode, Fault, TaskSuite, VectorTasks, make_vector
+from envs.levels import SlotLevels
 from envs.vector import Arrays
 from mtrl.config import ConfigError, ExperimentConfig
 from mtrl.curriculum.levels import LevelPlan, make_level_curriculum
@@ -84,7 +85,7 @@ class Collector:
         actions: list[np.ndarray] = []
         episodes: list[Episode] = []
         faults: list[Fault] = []
-        levels = _LevelRecord(steps, slots, self._levels.first_environment) if self._levels is not None else None
+        levels = None if self._levels is None else _LevelRecord(steps, tasks, self._levels.first_environment)
         inference_seconds = env_seconds = 0.0
 
         initial_memory = self._memories.load(task_ids)
@@ -104,7 +105,7 @@ class Collector:
             rewards[t], terminated[t], truncated[t], valid[t] = step.rewards, step.terminated, step.truncated, step.valid
             episodes.extend(step.episodes)
             if levels is not None:
-                levels.write(t, tasks)
+                levels.write(t)
             if step.faults or step.lost.any():
                 faults.extend(step.faults)
                 if t > 0:
@@ -154,16 +155,20 @@ class Collector:
 class _LevelRecord:
     """The levels of an unroll, step by step."""
 
-    def __init__(self, steps: int, slots: int, first_environment: int):
-        self._first = first_environment
-        self.result = RolloutLevels(np.empty((steps, slots), np.int64), np.empty((steps, slots), bool), np.empty(slots, np.int64))
+    def __init__(self, steps: int, tasks: VectorTasks, first_environment: int):
+        self._tasks = tasks
+        shape, levels = (steps, tasks.num_slots), self._now()
+        self.result = RolloutLevels(np.empty(shape, np.int64), np.empty(shape, bool), first_environment + levels.environments)
 
-    def write(self, t: int, tasks: VectorTasks) -> None:
+    def write(self, t: int) -> None:
         """Writes the levels that the slots play after step `t`; a step that ends an episode is still one of its level."""
-        levels = tasks.levels
+        levels = self._now()
+        self.result.numbers[t], self.result.only_rated[t] = levels.numbers, levels.only_rated
+
+    def _now(self) -> SlotLevels:
+        levels = self._tasks.levels
         assert levels is not None
-        self.result.numbers[t], self.result.trial[t] = levels.numbers, levels.trial
-        self.result.environments[:] = self._first + levels.environments
+        return levels
 
 
 def build_collector(
@@ -225,12 +230,15 @@ def _level_draws(
     config: ExperimentConfig, suite: TaskSuite, plans: Sequence[LevelPlan] | None, runner: int, restart_count: int
 ) -> LevelDraws | None:
     """The source of levels, if the experiment has a curriculum over them."""
-    curriculum = make_level_curriculum(config, suite)
-    if curriculum is None:
+    if config.curriculum.levels.sampler is None:
         return None
+    if plans is None:
+        curriculum = make_level_curriculum(config, suite)
+        assert curriculum is not None
+        plans = curriculum.plans()
     # One number more than the other generator, so that the two streams differ.
     rng = np.random.default_rng([config.seed, runner, restart_count, 1])
-    return LevelDraws(curriculum.plans() if plans is None else plans, rng, (runner << 44) + (restart_count << 20))
+    return LevelDraws(plans, rng, (runner << 44) + (restart_count << 20))
 
 
 def _first_counts(slots: int, suite: TaskSuite, shares: np.ndarray | None) -> np.ndarray:

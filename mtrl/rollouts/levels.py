@@ -34,7 +34,7 @@ class LevelDraws:
         """The level of a new episode of a task."""
         plan, sums = self._plans[task], self._sums[task]
         place = int(np.searchsorted(sums, self._rng.random() * sums[-1], side="right"))
-        return Level(int(plan.numbers[place]), tuple(plan.parameters[place].tolist()), bool(plan.trial[place]))
+        return Level(int(plan.numbers[place]), tuple(plan.parameters[place].tolist()), bool(plan.only_rated[place]))
 
     def state_dict(self) -> dict[str, Any]:
         """The random state; plans are made anew."""

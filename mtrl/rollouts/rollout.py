@@ -14,12 +14,12 @@ class RolloutLevels(NamedTuple):
     """The levels that the steps of a rollout belong to."""
 
     numbers: np.ndarray  # [T, B] int64
-    trial: np.ndarray  # [T, B] bool; nothing is learned from these steps
+    only_rated: np.ndarray  # [T, B] bool; nothing is learned from these steps
     environments: np.ndarray  # [B] int64, different for each two environments of a task, also of several runners
 
     def of_slots(self, slots: np.ndarray) -> RolloutLevels:
         """Those of some slots alone."""
-        return RolloutLevels(self.numbers[:, slots], self.trial[:, slots], self.environments[slots])
+        return RolloutLevels(self.numbers[:, slots], self.only_rated[:, slots], self.environments[slots])
 
 
 class Rollout(NamedTuple):
@@ -103,7 +103,7 @@ def concatenate(rollouts: Sequence[Rollout]) -> Rollout:
         initial_memory={name: slots([memory[name] for memory in memories], 0) for name in memories[0]} if memories else None,
         levels=RolloutLevels(
             slots([each.numbers for each in levels], 1),
-            slots([each.trial for each in levels], 1),
+            slots([each.only_rated for each in levels], 1),
             slots([each.environments for each in levels], 0),
         )
         if levels

@@ -38,7 +38,7 @@ class LevelEpisodes:
                 if part.start < part.stop:
                     sums = figures[:, part, slot].sum(1) + (0.0 if sums is None else sums)
                 if sums is not None and ended[stop, slot]:
-                    finished.append(_episode(task, int(levels.numbers[stop, slot]), bool(levels.trial[stop, slot]), sums))
+                    finished.append(_episode(task, int(levels.numbers[stop, slot]), bool(levels.only_rated[stop, slot]), sums))
                     sums = None
             if sums is not None:
                 self._begun[task, environment] = sums
@@ -61,6 +61,6 @@ def _figures(rollout: Rollout, signals: LevelSignals) -> np.ndarray:
     return figures
 
 
-def _episode(task: int, level: int, trial: bool, sums: np.ndarray) -> LevelEpisode:
+def _episode(task: int, level: int, only_rated: bool, sums: np.ndarray) -> LevelEpisode:
     steps, episode_return, *others = sums.tolist()
-    return LevelEpisode(task, level, trial, round(steps), episode_return, *(each / steps for each in others))
+    return LevelEpisode(task, level, only_rated, round(steps), episode_return, *(each / steps for each in others))

@@ -15,6 +15,7 @@ from mtrl.errors import UserError
 
 WARM_UP_SECONDS = 30.0  # after the first steps: Sample Factory's environments begin at random moments
 OURS, RLLIB = "ours", "rllib"
+TRAINERS = (RLLIB, *PEERS)
 LABELS = {OURS: "this system", RLLIB: "RLlib IMPALA, 2x256"} | {name: peer.label for name, peer in PEERS.items()}
 
 
@@ -23,7 +24,7 @@ def compare_with_peers(config: ExperimentConfig, names: Sequence[str]) -> None:
 
     Args:
         config: the experiment of this system; the peers train on its tasks with two layers of 256 and settings of their own.
-        names: `rllib` and names of `PEERS`.
+        names: some of `TRAINERS`.
 
     Raises:
         UserError: a peer cannot be installed or does not know the tasks.

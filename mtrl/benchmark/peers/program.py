@@ -56,17 +56,25 @@ class PeerProgram:
 
     def __init__(self, peer: Peer, process: subprocess.Popen[bytes], log: Path, output: Path):
         self._peer, self._process, self._log, self._output = peer, process, log, output
+        self._lines: list[Line] = []
+        self._read = 0  # bytes of the log
 
     def lines(self) -> list[Line]:
-        """All whole lines so far.
+        """All whole lines so far. Each is read once, since the peer shares the cores.
 
         Raises:
             RuntimeError: the peer has ended; with the end of its output.
         """
         if self._process.poll() is not None:
             raise RuntimeError(f"{self._peer.label} has ended:\n{self._output.read_text(errors='replace')[-3000:]}")
-        text = self._log.read_bytes() if self._log.exists() else b""
-        return [Line(*json.loads(line)) for line in text[: text.rfind(b"\n") + 1].splitlines()]
+        if self._log.exists():
+            with self._log.open("rb") as file:
+                file.seek(self._read)
+                text = file.read()
+            whole = text[: text.rfind(b"\n") + 1]
+            self._read += len(whole)
+            self._lines += [Line(*json.loads(line)) for line in whole.splitlines()]
+        return self._lines
 
     def wait_for_steps(self) -> None:
         """Returns when an environment has made its first steps."""
@@ -112,7 +120,7 @@ def mean_score(lines: list[Line], suite: TaskSuite) -> float:
     means = []
     for task in range(suite.num_tasks):
         returns = [line.episode_return for line in lines if line.task == task and line.episode_return is not None]
-        scores = suite.score(task, np.array(returns[-WINDOW:]), np.array([value > 0 for value in returns[-WINDOW:]], float))
+        scores = suite.score(task, np.array(returns[-WINDOW:]))
         means.append(scores.mean() if len(scores) else np.nan)
     return float(np.mean(means))
 

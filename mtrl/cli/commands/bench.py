@@ -14,7 +14,6 @@ from mtrl.cli.shared import DEFAULT_CONFIG, check_choice, check_packages, find_c
 from mtrl.config import ExperimentConfig, load_config
 
 MINUTES = {"throughput": 3, "learner": 1, "gpu": 4, "gate": 5}  # of measurements whose length no option changes
-PEERS = ("rllib", "sample_factory", "pufferlib")
 GATE_CONFIG = "minigrid_mt7_fast"
 GPU_CONFIGS = ("minigrid_mt7_fast", "metaworld_mt10")
 
@@ -92,9 +91,11 @@ def _peers_of(options: BenchOptions) -> list[str]:
     Raises:
         UserError: one is not known.
     """
+    from mtrl.benchmark.peers import TRAINERS
+
     names = [name.strip() for name in options.against.split(",") if name.strip()]
     for name in names or [""]:
-        check_choice("--against", name, PEERS)
+        check_choice("--against", name, TRAINERS)
     return names
 
 

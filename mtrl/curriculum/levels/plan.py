@@ -13,4 +13,4 @@ class LevelPlan(NamedTuple):
     numbers: np.ndarray  # [L] int64
     parameters: np.ndarray  # [L, P] float64; P is 0 where a level is a seed alone
     probabilities: np.ndarray  # [L], sum to 1
-    trial: np.ndarray  # [L] bool, whether an episode only rates the level, and nothing is learned from it
+    only_rated: np.ndarray  # [L] bool, whether an episode only rates the level, and nothing is learned from it

@@ -57,7 +57,7 @@ class LevelSampler:
         score = score_of(self._config.score, episode, best)
         if number in self.buffer:
             self.buffer.update(number, score, best, self.clock)
-            if self._config.sampler == "accel" and not episode.trial:
+            if self._config.sampler == "accel" and not episode.only_rated:
                 self._edit(number)
         elif number < self._config.training_levels:
             self.buffer.offer(number, self._training_parameters[number], score, best, self.clock)
@@ -114,15 +114,15 @@ class LevelSampler:
         parts /= parts.sum()
         probabilities = [parts[0] * self.replay if len(known) else np.zeros(0)]
         probabilities += [np.full(len(each), part / max(1, len(each))) for each, part in zip((new, edits), parts[1:], strict=True)]
-        trial = np.repeat([False, not self._trains_on_new, True], [len(known), len(new), len(edits)])
-        return self._plan_of(np.concatenate([known, new, edits]), np.concatenate(probabilities), trial)
+        only_rated = np.repeat([False, not self._trains_on_new, True], [len(known), len(new), len(edits)])
+        return self._plan_of(np.concatenate([known, new, edits]), np.concatenate(probabilities), only_rated)
 
-    def _plan_of(self, numbers: np.ndarray, probabilities: np.ndarray, trial: np.ndarray) -> LevelPlan:
+    def _plan_of(self, numbers: np.ndarray, probabilities: np.ndarray, only_rated: np.ndarray) -> LevelPlan:
         """A plan of levels in this order: those of the buffer, other training levels, edits that wait."""
         known, edits = len(self.buffer), len(self._edits)
         others = self._training_parameters[numbers[known : len(numbers) - edits]]
         waiting = np.array(list(self._edits.values())).reshape(edits, self._num_parameters)
-        return LevelPlan(numbers, np.concatenate([self.buffer.parameters, others, waiting]), probabilities, trial)
+        return LevelPlan(numbers, np.concatenate([self.buffer.parameters, others, waiting]), probabilities, only_rated)
 
     def _unrated(self) -> np.ndarray:
         """Some training levels that are not in the buffer, in random order."""

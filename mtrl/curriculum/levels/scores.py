@@ -12,7 +12,7 @@ class LevelEpisode(NamedTuple):
 
     task: int
     level: int  # the level's number
-    trial: bool  # whether nothing was learned from it
+    only_rated: bool  # whether nothing was learned from it
     steps: int
     episode_return: float  # undiscounted sum of the rewards that are learned from
     value: float  # mean V(x_t)

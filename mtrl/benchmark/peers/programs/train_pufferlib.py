@@ -17,25 +17,26 @@ WORKERS, ENVS = 2, 128
 HORIZON = 64
 WIDTH = 256
 
-# The defaults of PufferLib 3.0, whose package for the core has no file of them; Adam and its usual rate, since Muon is in another package.
+# The defaults of PufferLib 3.0, whose package for the core has no file of them, but for Adam with a rate of its own (Muon is in another
+# package) and for batch sizes: theirs are for thousands of environments on a GPU.
 SETTINGS = {
     "env": "tasks",
     "device": "cpu",
     "optimizer": "adam",
     "learning_rate": 2.5e-3,
-    "anneal_lr": False,
+    "anneal_lr": True,
     "adam_beta1": 0.95,
     "adam_beta2": 0.999,
-    "adam_eps": 1e-12,
+    "adam_eps": 1e-8,
     "total_timesteps": 10**10,
-    "gamma": 0.99,
-    "gae_lambda": 0.95,
+    "gamma": 0.995,
+    "gae_lambda": 0.90,
     "update_epochs": 1,
     "clip_coef": 0.2,
     "vf_coef": 2.0,
     "vf_clip_coef": 0.2,
     "max_grad_norm": 1.5,
-    "ent_coef": 0.01,
+    "ent_coef": 0.001,
     "batch_size": ENVS * HORIZON,
     "minibatch_size": ENVS * HORIZON // 4,
     "max_minibatch_size": 32768,
