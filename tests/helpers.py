@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,3 +106,13 @@ def fingerprint(tree: Any) -> str:
 
     add(tree)
     return digest.hexdigest()
+
+
+def processes_with(mark: str) -> set[str]:
+    """The command lines of living processes that have inherited this word in their environment."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and mark.encode() in (entry / "environ").read_bytes():
+                found.add((entry / "cmdline").read_text())
+    return found

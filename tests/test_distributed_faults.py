@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -10,12 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
-from helpers import steps_until, toy_config
+from helpers import processes_with, steps_until, toy_config
 from ray.exceptions import RayActorError
 
 from mtrl.benchmark import chaos as bench_chaos
@@ -35,16 +33,6 @@ def cluster():
     start_ray()
     yield
     ray.shutdown()
-
-
-def processes_with(mark: str) -> set[str]:
-    """The command lines of living processes that have inherited this word in their environment."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and mark.encode() in (entry / "environ").read_bytes():
-                found.add((entry / "cmdline").read_text())
-    return found
 
 
 def test_a_signal_to_the_whole_group_reaches_the_checkpoint_first(tmp_path):

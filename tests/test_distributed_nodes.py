@@ -8,7 +8,8 @@ from helpers import steps_until, toy_config
 from ray.cluster_utils import Cluster
 
 from mtrl.distributed import MultiTaskIMPALAConfig
-from mtrl.distributed.cluster import ENVIRONMENT, start_ray
+from mtrl.distributed.cluster import start_ray
+from mtrl.distributed.surroundings import ENVIRONMENT
 from mtrl.machine import python_path
 
 RUNNERS = {"env_runners__num_env_runners": 2, "env_runners__slots": 12, "total_frames": 10_000_000}

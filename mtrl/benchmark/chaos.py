@@ -125,7 +125,7 @@ class _Nodes:
             address = f"127.0.0.1:{probe.getsockname()[1]}"
         runners = config.env_runners
         cores = -(-runners.num_env_runners * runners.num_cpus_per_env_runner // 2)  # half the runners fit on each
-        self._common = ["--num-cpus", str(int(cores)), "--object-store-memory", str(NODE_STORE_BYTES), "--block", "--disable-usage-stats"]
+        self._common = ["--num-cpus", str(int(cores)), "--object-store-memory", str(NODE_STORE_BYTES), "--disable-usage-stats"]
         self._address, self._log = address, log
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # nodes of several addresses cannot hide on loopback
         self.environment = child_environment(**token, RAY_ENABLE_UV_RUN_RUNTIME_ENV="0", RAY_ADDRESS=address)
@@ -166,7 +166,7 @@ class _Nodes:
         return [pid for node in (self._first, self._second) if node is not None for pid in named(family_of(node.pid), RUNNER)]
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
-        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", *options, *self._common]
+        ray = [sys.executable, "-m", "mtrl.distributed.node", *options, *self._common]
         environment = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
         return subprocess.Popen(ray, stdout=self._log, stderr=self._log, start_new_session=True, env=environment)
 

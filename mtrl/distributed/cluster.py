@@ -16,11 +16,20 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray._private import ray_constants, services
 
 from envs import make_suite
 from mtrl.config import ConfigError, ExperimentConfig
-from mtrl.distributed.surroundings import address_space_warning, joined_badly, own_token, socket_folder, token_of_cluster, wait_for_head
+from mtrl.distributed import fork_server
+from mtrl.distributed.local_ray import as_ours
+from mtrl.distributed.surroundings import (
+    address_space_warning,
+    joined_badly,
+    own_token,
+    set_variables,
+    socket_folder,
+    token_of_cluster,
+    wait_for_head,
+)
 from mtrl.machine import OBJECT_STORE_BYTES, family_of, python_path
 from mtrl.models.policy import build_policy
 from mtrl.rollouts.collector import check_fit
@@ -29,16 +38,6 @@ from mtrl.training.trainer import leave_threads_to_learner
 if TYPE_CHECKING:
     from mtrl.distributed.algorithm import MultiTaskIMPALA
     from mtrl.training.trainer import Trainer
-
-# What Ray's processes inherit. Set only where the user has not.
-ENVIRONMENT = {
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # RLlib passes its runners their configuration by reference, of which the core warns at every start (ray#53727).
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_DEDUP_LOGS": "1",
-    "PYTHONWARNINGS": "ignore",
-}
 
 
 class ResourceError(ConfigError):
@@ -52,21 +51,36 @@ def build_ray_trainer(config: ExperimentConfig) -> tuple[MultiTaskIMPALA, Traine
         ResourceError: fewer cores or GPUs than the runners ask for.
         ConfigError: the experiment's parts do not fit each other.
     """
+    fork_server.start(config.suite.name)
     leave_threads_to_learner()
     with ThreadPoolExecutor(1) as thread:
-        # Ray's processes take seconds to start; meanwhile this one imports what does not touch Ray. (Ray has to start in the main
-        # thread, since actors made by another one never hear of each other, and RLlib has to wait for it, since it registers itself.)
-        for module in ("mtrl.training.trainer", "torch._dynamo", "minigrid", "envpool"):
-            thread.submit(importlib.import_module, module)
-        suite = make_suite(config.suite.name)
-        check_fit(config, suite)
-        build_policy(config.model, suite, config.seed)  # says whether the model fits the suite, before Ray is asked for anything
-        start_ray()
-        check_resources(config)
-        from mtrl.distributed.algorithm import MultiTaskIMPALAConfig
+        # Ray's processes take seconds to start; meanwhile the thread imports what does not touch Ray. (Ray has to start in the main thread,
+        # since actors made by another one never hear of each other, and RLlib has to wait for it, since it registers itself.)
+        checked = thread.submit(_check, config)
+        try:
+            start_ray()
+        finally:
+            checked.result()  # what is wrong with the experiment is said first
+    check_resources(config)
+    from mtrl.distributed.algorithm import MultiTaskIMPALAConfig
 
-        algorithm = MultiTaskIMPALAConfig.from_experiment(config).build_algo()
+    algorithm = MultiTaskIMPALAConfig.from_experiment(config).build_algo()
     return algorithm, algorithm.trainer
+
+
+def _check(config: ExperimentConfig) -> None:
+    """Builds the suite and a policy for it, and imports what a run needs later.
+
+    Raises:
+        ConfigError: the experiment's parts do not fit each other.
+        SuiteError: there is no such suite.
+    """
+    suite = make_suite(config.suite.name)
+    check_fit(config, suite)
+    build_policy(config.model, suite, config.seed)
+    for package in fork_server.packages_of(config.suite.name):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(package)
 
 
 def start_ray() -> None:
@@ -77,8 +91,7 @@ def start_ray() -> None:
     """
     if ray.is_initialized():
         return
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_variables()
     os.environ["PYTHONPATH"] = python_path()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS")
@@ -100,7 +113,7 @@ def start_ray() -> None:
         }
     # What it says of dead runners, of each several times, the run says once.
     logging.getLogger("ray.rllib.utils.actor_manager").setLevel(logging.CRITICAL)
-    with _own_handlers(), _without_log_level_notice(), _as_ours() if address is None else contextlib.nullcontext():
+    with _own_handlers(), _without_log_level_notice(), as_ours(fork_server.start()) if address is None else contextlib.nullcontext():
         try:
             ray.init(**options)
         except Exception as error:  # Ray raises plain ones as well
@@ -114,6 +127,7 @@ def end_ray() -> None:
 
     `ray.shutdown` waits for each of them, up to a second, one after the other. A scheduler may not leave us so much time.
     """
+    fork_server.end()
     node = ray._private.worker._global_node
     if node is None or not node.is_head():
         return
@@ -136,48 +150,6 @@ def _own_handlers() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread() and before is not None:
             signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _as_ours() -> Iterator[None]:
-    """For Ray on this machine, started for one run."""
-    with _on_loopback(), _in_own_sessions():
-        yield
-
-
-@contextlib.contextmanager
-def _in_own_sessions() -> Iterator[None]:
-    """Gives each process that Ray starts a session of its own.
-
-    `timeout`, Slurm, systemd and a terminal that is closed send their signal to our whole process group. Ray's processes would end before
-    the checkpoint is written. They end with this process in any case: Ray has the kernel kill them when it dies.
-    """
-    start = services.ConsolePopen
-
-    def start_in_own_session(*arguments: Any, **options: Any) -> Any:
-        return start(*arguments, **options, start_new_session=True)
-
-    services.ConsolePopen = start_in_own_session
-    try:
-        yield
-    finally:
-        services.ConsolePopen = start
-
-
-@contextlib.contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Lets Ray listen on 127.0.0.1 alone.
-
-    It would replace that address by one that others can reach, and listen on all of them, unless it takes this for a platform without
-    clusters, whose firewall it spares. It has read the variable when it was imported; its processes read it when they start.
-    """
-    variable, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[variable], ray_constants.ENABLE_RAY_CLUSTER = "0", False
-    try:
-        yield
-    finally:
-        del os.environ[variable]
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextlib.contextmanager

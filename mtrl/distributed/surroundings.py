@@ -25,8 +25,27 @@ ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"  # Ray's question whether its h
 SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # HTTP/2's frame of that name, without any
 
 
+# What Ray's processes inherit. Set only where the user has not.
+ENVIRONMENT = {
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # RLlib passes its runners their configuration by reference, of which the core warns at every start (ray#53727).
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DEDUP_LOGS": "1",
+    # How long a driver waits to hear what a process died of before it says that it is gone; its actor is back long before Ray's second.
+    "RAY_timeout_ms_task_wait_for_death_info": "100",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
 class RayUnavailableError(ConfigError):
     """Ray cannot be started or joined here."""
+
+
+def set_variables() -> None:
+    """Sets what Ray's processes inherit. Ray reads most of it when it is imported."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def socket_folder() -> Path:
