@@ -160,12 +160,12 @@ def test_runners_play_the_levels_that_the_curriculum_plans():
     try:
         trainer, episodes = algorithm.trainer, []
         end = time.monotonic() + 90
-        while not any(not each.trial for each in episodes) and time.monotonic() < end:
+        while not any(not each.only_rated for each in episodes) and time.monotonic() < end:
             algorithm.train()
             episodes += [each for decision in trainer.decisions() if decision.levels for each in decision.levels.episodes]
     finally:
         algorithm.stop()
-    assert {each.trial for each in episodes} == {True, False}  # none is replayed until a runner has got a plan with rated ones
+    assert {each.only_rated for each in episodes} == {True, False}  # none is replayed until a runner has got a plan with rated ones
     assert {each.level for each in episodes} <= set(range(20))
 
 
