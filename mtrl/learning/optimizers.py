@@ -54,6 +54,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def _make_optimizer(module: nn.Module, settings: OptimizerConfig, memory_learning_rate_factor: float) -> torch.optim.Optimizer:
+    _leave_out_compiler()
     learned = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     memory = {name for name in learned if is_memory(name)}
     groups: list[dict[str, Any]] = [{"params": [parameter for name, parameter in learned.items() if name not in memory]}]
@@ -66,6 +67,16 @@ def _make_optimizer(module: nn.Module, settings: OptimizerConfig, memory_learnin
     if settings.name == "adam":
         return torch.optim.Adam(groups, lr=settings.learning_rate, eps=settings.epsilon, fused=True)
     return RMSProp(groups, learning_rate=settings.learning_rate, epsilon=settings.epsilon)
+
+
+def _leave_out_compiler() -> None:
+    """Keeps PyTorch from importing its compiler, which takes a second: these methods ask at their first call how to be left out of compiled
+    code, and here nothing is compiled. Where PyTorch asks in another way, the compiler is imported as ever.
+    """
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        method = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
+        if method is not None and not hasattr(method, "__dynamo_disable"):
+            method.__dynamo_disable = method
 
 
 class RMSProp(torch.optim.Optimizer):
