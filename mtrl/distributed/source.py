@@ -22,7 +22,8 @@ from mtrl.rollouts.source import RunnerLostError, SourceFault, restarts_after, s
 
 FETCH_SECONDS = 0.003  # how long one look at the outstanding requests may block
 TAG = "sample"
-PROBE_SECONDS = 2.0  # between two looks at runners that have died
+PROBE_SECONDS = 0.2  # between two looks at runners that have died
+PING_SECONDS = 0.05  # for one that is back to answer; it has nothing else to do
 
 
 class RaySource:
@@ -133,4 +134,4 @@ class RaySource:
     def _probe(self) -> None:
         if time.monotonic() - self._probed > PROBE_SECONDS:
             self._probed = time.monotonic()
-            self._dead -= set(self._group.probe_unhealthy_env_runners())  # alive again, so that another death is another one
+            self._dead -= set(self._group.probe_unhealthy_env_runners(PING_SECONDS))  # alive again, so that another death is another one
