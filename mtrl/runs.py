@@ -39,6 +39,14 @@ def announcement(config: ExperimentConfig) -> str:
     return f"{config.suite.name}: starting {where}"
 
 
+def start_forks(config: ExperimentConfig) -> None:
+    """Starts what Ray's workers will be forked from, so that it imports its packages while this process does."""
+    if config.env_runners.num_env_runners > 0:
+        from mtrl.distributed import fork_server
+
+        fork_server.start(config.suite.name)
+
+
 def begin(config: ExperimentConfig, path: Path | None, console: Console, *, experts: Path | None = None, profiled: bool = False) -> Outcome:
     """Begins a run and trains it to its end.
 
@@ -52,7 +60,7 @@ def begin(config: ExperimentConfig, path: Path | None, console: Console, *, expe
     Raises:
         UserError: the experiment cannot start, or the directory is not free. Nothing is left behind then.
     """
-    _start_forks(config)
+    start_forks(config)
     from mtrl.storage.checkpoint import load_policy, resolve_policy
     from mtrl.storage.lock import run_lock
     from mtrl.storage.run_directory import RunDirectory, new_folder
@@ -97,7 +105,7 @@ def go_on(path: Path, config: ExperimentConfig, console: Console, *, repeated: b
     Raises:
         UserError: there is nothing to go on from or to do, the directory is in use, or the change of the experiment is not possible.
     """
-    _start_forks(config)
+    start_forks(config)
     from mtrl.storage.lock import PATIENCE_SECONDS, run_lock
     from mtrl.storage.run_directory import RunDirectory, RunDirectoryError, read_config
     from mtrl.training.run import run_training
@@ -150,14 +158,6 @@ def open_trainer(config: ExperimentConfig) -> Iterator[Trainer]:
             yield trainer
         finally:
             algorithm.stop()
-
-
-def _start_forks(config: ExperimentConfig) -> None:
-    """Starts what Ray's workers will be forked from, so that it imports its packages while this process does."""
-    if config.env_runners.num_env_runners > 0:
-        from mtrl.distributed import fork_server
-
-        fork_server.start(config.suite.name)
 
 
 def _check_changes(path: Path, old: ExperimentConfig, new: ExperimentConfig) -> None:

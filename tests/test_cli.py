@@ -37,6 +37,7 @@ from mtrl.cli.status import Status
 from mtrl.cli.tables import wide_console
 from mtrl.config import ExperimentConfig, load_config
 from mtrl.errors import UserError
+from mtrl.machine import PROJECT_ROOT, child_environment
 from mtrl.storage.checkpoint import newest_valid
 from mtrl.storage.lock import run_lock
 from mtrl.storage.run_directory import RunDirectory
@@ -846,3 +847,19 @@ def test_tables_are_not_cut_on_narrow_terminals(capsys, monkeypatch):
 def test_tasks_may_be_named_as_the_status_block_shows_them():
     suite = "gym/CartPole-v1,Acrobot-v1".replace("Acrobot-v1", "CartPole-v0")
     assert _whole_names(["CartPole-v0", "v1", "nobody"], suite) == ["CartPole-v0", "CartPole-v1", "nobody"]
+
+
+@pytest.mark.parametrize("runners", ["0", "1"])
+def test_the_first_line_is_printed_before_large_packages_are_imported(runners):
+    """Importing PyTorch takes two seconds, and a person wants to see that the command was understood."""
+    code = f"""
+import builtins, sys
+from mtrl.cli.dispatch import main
+def show(*words, **options):
+    sys.stdout.write(" ".join(words))
+    sys.exit(any(package in sys.modules for package in ("torch", "ray", "envpool", "scipy")))
+builtins.print = show
+main(["train", "minigrid_mt3", "--num-env-runners", "{runners}"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=child_environment(), cwd=PROJECT_ROOT)
+    assert done.returncode == 0 and done.stdout.startswith("minigrid/mt3: starting"), done.stderr

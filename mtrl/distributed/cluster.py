@@ -53,14 +53,18 @@ def build_ray_trainer(config: ExperimentConfig) -> tuple[MultiTaskIMPALA, Traine
     """
     fork_server.start(config.suite.name)
     leave_threads_to_learner()
+    joins = os.environ.get("RAY_ADDRESS", "local") != "local"
     with ThreadPoolExecutor(1) as thread:
-        # Ray's processes take seconds to start; meanwhile the thread imports what does not touch Ray. (Ray has to start in the main thread,
-        # since actors made by another one never hear of each other, and RLlib has to wait for it, since it registers itself.)
-        checked = thread.submit(_check, config)
-        try:
-            start_ray()
-        finally:
-            checked.result()  # what is wrong with the experiment is said first
+        # Ray's processes take seconds to start; meanwhile the thread imports simulators. (Ray has to start in the main thread, since actors
+        # made by another one never hear of each other, RLlib has to wait for it, since it registers itself, and users' environments may be
+        # made in the main thread alone.)
+        for package in fork_server.packages_of(config.suite.name):
+            thread.submit(importlib.import_module, package)
+        if joins:
+            _check(config)  # before anything is asked of a cluster, which may be long in answering
+        start_ray()
+    if not joins:
+        _check(config)
     check_resources(config)
     from mtrl.distributed.algorithm import MultiTaskIMPALAConfig
 
@@ -69,7 +73,7 @@ def build_ray_trainer(config: ExperimentConfig) -> tuple[MultiTaskIMPALA, Traine
 
 
 def _check(config: ExperimentConfig) -> None:
-    """Builds the suite and a policy for it, and imports what a run needs later.
+    """Builds the suite and a policy for it.
 
     Raises:
         ConfigError: the experiment's parts do not fit each other.
@@ -78,9 +82,6 @@ def _check(config: ExperimentConfig) -> None:
     suite = make_suite(config.suite.name)
     check_fit(config, suite)
     build_policy(config.model, suite, config.seed)
-    for package in fork_server.packages_of(config.suite.name):
-        with contextlib.suppress(ImportError):
-            importlib.import_module(package)
 
 
 def start_ray() -> None:

@@ -12,7 +12,7 @@ from mtrl.cli.arguments import parse_with_experiment
 from mtrl.cli.shared import DEFAULT_CONFIG, check_packages, find_config
 from mtrl.config import ExperimentConfig, load_config
 from mtrl.errors import UserError
-from mtrl.runs import announcement, begin, go_on, named_after_suite
+from mtrl.runs import announcement, begin, go_on, named_after_suite, start_forks
 from mtrl.storage.layout import RunLayout
 
 if TYPE_CHECKING:
@@ -56,16 +56,17 @@ def train(arguments: list[str], program: str) -> int:
     )
     options, config = parse_with_experiment(TrainOptions(), arguments, program, description, _starting_experiment)
     check_packages()
-    from mtrl.cli.console import make_console
-
     config = _named(config, options)
     from mtrl.storage.trackers import check_trackers
 
     check_trackers(config)
     print(announcement(config), flush=True)
+    start_forks(config)
     if _takes_default(options) and not config.suite.name.startswith("minigrid/"):
         advice = f"{program.removesuffix(' train')} check {config.suite.name}"
         print(f"settings of {DEFAULT_CONFIG}, which are made for grid worlds; for others: {advice}", flush=True)
+    from mtrl.cli.console import make_console  # with PyTorch, which takes seconds
+
     console = make_console(program.removesuffix(" train"), plain=options.plain)
     directory = _existing_run(options) or _fetched_run(options, config, console)
     if directory is None:

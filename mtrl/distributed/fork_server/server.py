@@ -43,12 +43,12 @@ def main() -> None:
     _end_with(int(parent))
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):  # the parent is asked to end; this process ends with it
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets workers that have ended
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(f"{path}.new")
         listening.listen(WAITING)
         os.rename(f"{path}.new", path)
         _import(modules)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets processes that have ended
         if _draws_are_alike():
             sys.exit(1)  # workers with the same identities would take each other's objects; so each has to import by itself
         gc.collect()
@@ -129,7 +129,7 @@ def _receive(connection: socket.socket) -> Request:
 def _become(request: Request) -> None:
     """Makes this process what Ray would have started, and runs the worker's script."""
     os.setpgid(0, 0)  # Ray signals a worker together with what it has started
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD):
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for standard, file in enumerate(request.files):
