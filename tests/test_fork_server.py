@@ -101,7 +101,10 @@ def test_workers_start_without_the_server_too(cluster):
     actor = Worker.remote()
     facts = ray.get(actor.about.remote(), timeout=60)
     assert not facts["forked"] and not facts["loaded"]
+    another = fork_server.start()
+    assert another is not None and another is not server and another.lives()
     fork_server.end()
+    assert not another.lives() and not another.socket.parent.exists()
 
 
 def test_the_server_ends_with_the_process_that_started_it():

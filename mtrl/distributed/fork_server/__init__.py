@@ -26,13 +26,14 @@ from mtrl.machine import child_environment, family_of
 VARIABLE = "MTRL_FORK_SERVER"  # 0 lets every worker of Ray import its packages itself
 FOLDER_PREFIX = "mtrl-fork-"
 REQUEST = Path(__file__).parent / "request.py"
+SIMULATORS = ("envpool", "minigrid", "metaworld")  # packages that are safe to fork after their import
 BIND_SECONDS = 5.0  # for the server's socket to be there
 
 _server: ForkServer | None = None
 
 
 class ForkServer:
-    """The server's process, as this one sees it. It ends with this process."""
+    """The server's process, as this one sees it."""
 
     def __init__(self, modules: Sequence[str]):
         self._folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
@@ -57,10 +58,14 @@ class ForkServer:
         # -I -S: neither the environment's settings nor site-packages, of which the request needs nothing.
         return subprocess.list2cmdline([sys.executable, "-I", "-S", str(REQUEST), str(self.socket), setup]) + command[len(before) :]
 
+    def lives(self) -> bool:
+        """Whether the process is there. The kernel ends it with the thread that started it."""
+        return self._process.poll() is None
+
     def _listens(self) -> bool:
         end = time.monotonic() + BIND_SECONDS
         while not self.socket.exists():
-            if self._process.poll() is not None or time.monotonic() > end:
+            if not self.lives() or time.monotonic() > end:
                 return False
             time.sleep(0.01)
         return True
@@ -81,7 +86,8 @@ def start(suite: str | None = None, *, of_cluster: bool = False) -> ForkServer |
 
     Args:
         suite: the name of the tasks, whose packages are imported, too.
-        of_cluster: whether this process starts a node of a cluster, which has a token already if it wants one.
+        of_cluster: whether this process starts a node of a cluster, which has a token already if it wants one, and does not know what it
+            will train.
 
     Returns:
         the server; None where Ray is not ours to start, or where the user wants none.
@@ -89,6 +95,8 @@ def start(suite: str | None = None, *, of_cluster: bool = False) -> ForkServer |
     global _server
     if os.environ.get(VARIABLE) == "0" or os.environ.get("RAY_ADDRESS", "local") != "local":
         return None
+    if _server is not None and not _server.lives():
+        end()
     if _server is None:
         from mtrl.distributed.surroundings import own_token, set_variables
 
@@ -96,7 +104,8 @@ def start(suite: str | None = None, *, of_cluster: bool = False) -> ForkServer |
         if not of_cluster:
             own_token()
         try:
-            _server = ForkServer(("mtrl.distributed.env_runner", *packages_of(suite or "")))
+            packages = SIMULATORS if of_cluster else packages_of(suite or "")
+            _server = ForkServer(("mtrl.distributed.env_runner", *packages))
         except OSError:  # no process, no folder: workers import their packages themselves
             return None
         atexit.register(end)
@@ -122,7 +131,7 @@ def _of_workers() -> dict[str, str]:
 
 
 def packages_of(suite: str) -> list[str]:
-    """Packages of simulators that are safe to fork after their import, for the tasks of a suite."""
+    """Those of `SIMULATORS` that the tasks of a suite need."""
     families = {part.strip().partition("/")[0] for part in suite.removeprefix("chaos/").split("+") if part}
     packages = [] if families <= {"toy", "gym"} else ["envpool"]
     if families & {"minigrid", "babyai"}:
