@@ -13,7 +13,7 @@ import pytest
 import yaml
 from ray.cluster_utils import Cluster
 
-from mtrl.distributed.cluster import ENVIRONMENT
+from mtrl.distributed.surroundings import ENVIRONMENT
 
 ROOT = Path(__file__).parents[1]
 FILES = ROOT / "configs" / "cluster"

@@ -38,6 +38,7 @@ class TaskStatistics:
         self._returns = np.full((n, WINDOW), np.nan)
         self._lengths = np.full((n, WINDOW), np.nan)
         self._successes = np.full((n, WINDOW), np.nan)
+        self._scores = np.full((n, WINDOW), np.nan)  # of these returns and successes
 
     def add_episodes(self, episodes: Iterable[Episode]) -> None:
         """Counts finished episodes; the oldest of the window make room."""
@@ -46,6 +47,7 @@ class TaskStatistics:
             self._returns[task, place] = episode.episode_return
             self._lengths[task, place] = episode.length
             self._successes[task, place] = episode.success
+            self._scores[task, place] = self._suite.score(task, episode.episode_return, episode.success)
             self.episodes[task] += 1
             self.success_sums[task] += episode.success
             self.fast_successes[task] = _nearer(self.fast_successes[task], float(episode.success), FAST_RATE)
@@ -101,8 +103,7 @@ class TaskStatistics:
     @property
     def scores(self) -> np.ndarray:
         """Mean score of the last episodes, 0 to 1; an episode's score is its return within the task's published range."""
-        scores = np.stack([self._suite.score(task, self._returns[task], self._successes[task]) for task in range(self._suite.num_tasks)])
-        return _window_mean(scores)
+        return _window_mean(self._scores)
 
     @property
     def success_rates(self) -> np.ndarray:
@@ -125,6 +126,8 @@ class TaskStatistics:
         """Goes on from a `state_dict` of the same tasks."""
         for name in _STATE:
             setattr(self, name, np.array(state[name]))
+        windows = zip(self._returns, self._successes, strict=True)
+        self._scores = np.stack([self._suite.score(task, *window) for task, window in enumerate(windows)])
         self.retired_frames = int(state.get("retired_frames", 0))
         similarity = state.get("similarity")
         self.similarity = None if similarity is None else np.array(similarity)

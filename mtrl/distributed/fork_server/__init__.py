@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,9 +77,7 @@ class ForkServer:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._process.wait()
-        with contextlib.suppress(OSError):
-            self.socket.unlink()
-            os.rmdir(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def start(suite: str | None = None, *, of_cluster: bool = False) -> ForkServer | None:
