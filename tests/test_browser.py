@@ -236,7 +236,7 @@ def test_two_runs_are_compared(page: sync_api.Page, server: str) -> None:
 def test_a_task_is_opened_and_its_video_played(page: sync_api.Page, server: str) -> None:
     page.goto(f"{server}/run/first")
     page.get_by_role("link", name="DistShift1").first.click()
-    assert page.get_by_role("heading", name="DistShift1").is_visible()
+    page.get_by_role("heading", name="DistShift1").wait_for()
     page.wait_for_selector("[data-drawn] .main-svg")
     video = page.locator("video")
     video.evaluate("video => video.play()")
