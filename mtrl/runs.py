@@ -39,11 +39,15 @@ def announcement(config: ExperimentConfig) -> str:
     return f"{config.suite.name}: starting {where}"
 
 
-def start_forks(config: ExperimentConfig) -> None:
-    """Starts what Ray's workers will be forked from, so that it imports its packages while this process does."""
+def prepare_ray(config: ExperimentConfig) -> None:
+    """Sets the variables that Ray reads when it is imported, and starts what its workers will be forked from, which imports its packages
+    while this process does.
+    """
     if config.env_runners.num_env_runners > 0:
         from mtrl.distributed import fork_server
+        from mtrl.distributed.surroundings import set_variables
 
+        set_variables()
         fork_server.start(config.suite.name)
 
 
@@ -60,7 +64,7 @@ def begin(config: ExperimentConfig, path: Path | None, console: Console, *, expe
     Raises:
         UserError: the experiment cannot start, or the directory is not free. Nothing is left behind then.
     """
-    start_forks(config)
+    prepare_ray(config)
     from mtrl.storage.checkpoint import load_policy, resolve_policy
     from mtrl.storage.lock import run_lock
     from mtrl.storage.run_directory import RunDirectory, new_folder
@@ -105,7 +109,7 @@ def go_on(path: Path, config: ExperimentConfig, console: Console, *, repeated: b
     Raises:
         UserError: there is nothing to go on from or to do, the directory is in use, or the change of the experiment is not possible.
     """
-    start_forks(config)
+    prepare_ray(config)
     from mtrl.storage.lock import PATIENCE_SECONDS, run_lock
     from mtrl.storage.run_directory import RunDirectory, RunDirectoryError, read_config
     from mtrl.training.run import run_training

@@ -21,6 +21,7 @@ from helpers import processes_with
 from mtrl.distributed import fork_server
 from mtrl.distributed.cluster import start_ray
 from mtrl.distributed.fork_server import REQUEST, VARIABLE, ForkServer, packages_of, request
+from mtrl.distributed.surroundings import ENVIRONMENT
 from mtrl.machine import PROJECT_ROOT, child_environment
 
 AT_ONCE = 6  # workers that start at the same time
@@ -168,8 +169,6 @@ assert "ray.rllib" in sys.modules
 assert not server._draws_are_alike()
 import ray
 ray.remote(num_cpus=0)(type("Anything", (), {}))  # a class that is made an actor draws its identity
-ray.remote(num_cpus=0)(type("Anything", (), {})).options(name="x")
-ray.UniqueID.from_random()
 assert server._draws_are_alike()
 """
     subprocess.run([sys.executable, "-c", code], check=True, env=child_environment(), cwd=PROJECT_ROOT)
@@ -246,3 +245,18 @@ print("forked" if "fork_server.server" in ray.get(parent.remote()) else "started
         node.wait(30)
     time.sleep(1)
     assert processes_with(str(tmp_path)) == set()
+
+
+def test_ray_reads_its_variables_where_a_cluster_is_joined_too():
+    """Ray's core reads them when it is imported, which is long before the cluster is joined."""
+    code = """
+import os, sys
+from mtrl.config import ExperimentConfig
+from mtrl.distributed.surroundings import ENVIRONMENT
+from mtrl.runs import prepare_ray
+prepare_ray(ExperimentConfig())
+assert all(os.environ[name] == value for name, value in ENVIRONMENT.items())
+assert "ray" not in sys.modules
+"""
+    variables = {name: value for name, value in child_environment(RAY_ADDRESS="127.0.0.1:1").items() if name not in ENVIRONMENT}
+    subprocess.run([sys.executable, "-c", code], check=True, env=variables, cwd=PROJECT_ROOT)

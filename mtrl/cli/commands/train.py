@@ -12,7 +12,7 @@ from mtrl.cli.arguments import parse_with_experiment
 from mtrl.cli.shared import DEFAULT_CONFIG, check_packages, find_config
 from mtrl.config import ExperimentConfig, load_config
 from mtrl.errors import UserError
-from mtrl.runs import announcement, begin, go_on, named_after_suite, start_forks
+from mtrl.runs import announcement, begin, go_on, named_after_suite, prepare_ray
 from mtrl.storage.layout import RunLayout
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def train(arguments: list[str], program: str) -> int:
 
     check_trackers(config)
     print(announcement(config), flush=True)
-    start_forks(config)
+    prepare_ray(config)
     if _takes_default(options) and not config.suite.name.startswith("minigrid/"):
         advice = f"{program.removesuffix(' train')} check {config.suite.name}"
         print(f"settings of {DEFAULT_CONFIG}, which are made for grid worlds; for others: {advice}", flush=True)
