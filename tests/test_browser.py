@@ -172,6 +172,29 @@ def test_the_table_follows_the_runs(page: sync_api.Page, server: str, root: Path
     until(page, "() => ![...document.querySelectorAll('#rows tr')].some(row => row.dataset.run === 'new')")
 
 
+def test_a_list_that_is_not_complete_is_asked_for_again_soon(page: sync_api.Page, server: str) -> None:
+    """The first answer lacks two runs, as that of a server which has just begun to read a large folder."""
+    answers = []
+
+    def answer(route: sync_api.Route) -> None:
+        whole = route.fetch().text()
+        answers.append(time.monotonic())
+        if len(answers) == 1:
+            head, _, rest = whole.partition("<tr data-run=")
+            rows, _, foot = rest.partition("</tbody>")
+            first = "<tr data-run=" + rows.split("<tr data-run=")[0]
+            whole = (head + first + "</tbody>" + foot).replace('data-unread="0"', 'data-unread="3"')
+        route.fulfill(body=whole, content_type="text/html")
+
+    page.route(server + "/", answer)
+    page.goto(server)
+    assert page.locator("#rows tr").count() == 1
+    until(page, "() => document.querySelectorAll('#rows tr').length === 4")
+    assert answers[1] - answers[0] < 5, "sooner than a complete list, which is asked for every ten seconds"
+    page.wait_for_timeout(1500)
+    assert len(answers) == 2
+
+
 def test_tables_and_figures_change_together(page: sync_api.Page, server: str, root: Path) -> None:
     page.clock.install()
     page.goto(f"{server}/compare?run=first&run=second")

@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from mtrl.cli.dispatch import main
+from mtrl.config import flatten, load_config
 from mtrl.dashboard.app import make_app
 from mtrl.dashboard.decisions import decision_at
-from mtrl.dashboard.runs import read_run
+from mtrl.dashboard.folder import FIRST_ROWS, RunFolder
+from mtrl.dashboard.runs import NEWEST_ROWS, evaluation_of, newest_values, read_run
 from mtrl.storage.run_directory import RunDirectory
 from mtrl.training.explain import explain_run
 
@@ -68,6 +70,68 @@ def run_below(root: Path, name: str, *rows: dict[str, float], config: str = "", 
     if state is not None:
         (run / "state.json").write_text(json.dumps(state))
     return run
+
+
+def test_a_long_list_begins_with_the_newest_runs_and_fills_up(tmp_path):
+    """However long the reading of a folder takes: an answer has the newest runs, and says how many are missing."""
+    number = FIRST_ROWS + 7
+    for run in range(number):
+        run_below(tmp_path, f"run-{run:02}", {"time": 1.0, "summary/frames": run, "summary/score_mean": 0.5})
+        os.utime(tmp_path / f"run-{run:02}", (1000.0 + run, 1000.0 + run))
+    folder, newest = RunFolder(tmp_path), [f"run-{run:02}" for run in reversed(range(number))]
+    for columns in ([], ["name", "model.gate"]):
+        rows, unread = folder.rows(columns, seconds=0.0)
+        assert [row.summary.id for row in rows] == newest[:FIRST_ROWS] and unread == 7
+        assert all(row.summary.score == 0.5 and row.values == [row.summary.id, None][: len(columns)] for row in rows)
+    folder.summary("run-00")  # a run that was read for another reason is shown
+    assert [row.summary.id for row in folder.rows(seconds=0.0)[0]] == [*newest[:FIRST_ROWS], "run-00"]
+    folder.read_ahead()
+    for columns in ([], ["model.gate"]):
+        assert [row.summary.id for row in folder.rows(columns, seconds=0.0)[0]] == newest
+    assert len(RunFolder(tmp_path).rows()[0]) == number  # whoever sets no limit gets all
+
+
+@given(
+    st.lists(st.dictionaries(st.sampled_from(["a", "b", "c"]), st.none() | st.floats(-9, 9)), max_size=12),
+    st.integers(0, 40_000),
+    st.sampled_from(["", '{"summary/frames": 1, "a"', "no line"]),
+)
+@settings(deadline=None, max_examples=FUZZ, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_newest_values_are_those_of_the_last_lines(tmp_path, rows, padding, end):
+    """Against a reader of the whole file, with lines that are longer than what is read at once."""
+    lines = [json.dumps({"summary/frames": index, "text": "x" * padding} | row) for index, row in enumerate(rows)]
+    (tmp_path / "metrics.jsonl").write_text("".join(line + "\n" for line in lines) + end)
+    expected = {}
+    for row in rows[-NEWEST_ROWS:]:
+        expected |= {name: value for name, value in row.items() if value is not None and name != "c"}
+    assert newest_values(tmp_path, ("a", "b")) == expected
+
+
+@pytest.mark.parametrize("episodes", [0, 3, 2000])
+def test_results_are_read_without_their_episodes(tmp_path, episodes):
+    """Also where the place at which they begin is far into the file."""
+    interval = {"value": 0.5, "low": 0.4, "high": 0.6}
+    figures = {"n": 2, "successes": 1, "success_rate": interval, "score": interval, "return_mean": 1.0, "length_mean": 5.0}
+    for tasks in (1, 60, 500):
+        names = [f"task-{task}" for task in range(tasks)]
+        values = {"protocol": "p-v1", "changed": {}, "step": 7, "backend": "envpool", "sampled_actions": False}
+        values |= {"tasks": dict.fromkeys(names, figures), "score_mean": interval, "episodes": [{"score": 1.0}] * episodes}
+        (tmp_path / "evaluation" / "7").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "evaluation" / "7" / "results.json").write_text(json.dumps(values, indent=1))
+        found = evaluation_of(tmp_path)
+        assert found is not None and list(found.tasks) == names and found.episodes == () and found.score_mean.value == 0.5
+
+
+def test_the_outline_of_an_experiment_is_its_beginning(tmp_path):
+    """Fields of the table are the same whether only the beginning or all of the file is read, in whichever order it is written."""
+    for order in (False, True):
+        for name in ("minigrid_mt3", "metaworld_mt10"):
+            text = yaml.safe_dump(load_config(f"configs/{name}.yaml").model_dump(mode="json"), sort_keys=order)
+            run_below(tmp_path, f"{name}-{order}", config=text)
+            folder, all_fields = RunFolder(tmp_path), flatten(yaml.safe_load(text))
+            summary = folder.summary(f"{name}-{order}")
+            assert (summary.experiment, summary.suite) == (all_fields["name"], all_fields["suite.name"])
+            assert (summary.seed, summary.total_frames) == (all_fields["seed"], all_fields["total_frames"])
 
 
 def test_runs_in_subfolders_are_found(tmp_path):

@@ -23,12 +23,14 @@ from starlette.staticfiles import StaticFiles
 from mtrl.dashboard.aggregates import compare
 from mtrl.dashboard.curves import Bands, one_task
 from mtrl.dashboard.decisions import decision_at
-from mtrl.dashboard.folder import LIVE_STATES, RunFolder, Summary
+from mtrl.dashboard.folder import LIVE_STATES, RunFolder
 from mtrl.dashboard.guard import LOOPBACK, SecurityHeaders, TokenGuard, is_from_here
 from mtrl.dashboard.overview import changes, differences, figures_of
 from mtrl.dashboard.page import head_of, make_templates
 from mtrl.dashboard.runs import MOST_NOTE, Run, episodes_of
 from mtrl.storage.layout import RunLayout
+
+LIST_SECONDS = 0.15  # of reading runs, after which the list of runs is shown as far as it is known
 
 
 def make_app(root: Path, *, token: str | None = None) -> Starlette:
@@ -81,9 +83,8 @@ class _Pages:
 
     def index(self, request: Request) -> Response:
         columns = [column for column in request.query_params.get("columns", "").split(",") if column]
-        rows = self._summaries()
-        values = {row.id: [self._folder.field(row.id, column) for column in columns] for row in rows}
-        return self._page("index.html", rows=rows, root=self._title, columns=columns, values=values, fields=self._folder.fields())
+        rows, unread = self._folder.rows(columns, LIST_SECONDS)
+        return self._page("index.html", rows=rows, unread=unread, root=self._title, columns=columns, fields=self._folder.fields())
 
     def one(self, request: Request) -> Response:
         return self._of_runs([self._run(request)], _bands(request))
@@ -135,7 +136,8 @@ class _Pages:
         return self._of_runs(self._chosen(request), _bands(request))
 
     def api_runs(self, request: Request) -> Response:
-        return JSONResponse([row._asdict() | {"progress": row.progress, "live": row.state in LIVE_STATES} for row in self._summaries()])
+        rows = [row.summary for row in self._folder.rows()[0]]
+        return JSONResponse([row._asdict() | {"progress": row.progress, "live": row.state in LIVE_STATES} for row in rows])
 
     def api_fields(self, request: Request) -> Response:
         name = request.query_params.get("name", "")
@@ -154,9 +156,6 @@ class _Pages:
         figures = figures_of(runs, _bands(request)) if task is None else one_task(runs, task)
         content = ",".join(figure.to_json() for figure in figures)
         return Response(f"[{content}]", media_type="application/json")
-
-    def _summaries(self) -> list[Summary]:
-        return [self._folder.summary(name) for name in self._folder.names()]
 
     def _run(self, request: Request) -> Run:
         return self._folder.run(request.path_params["name"])

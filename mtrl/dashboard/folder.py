@@ -5,51 +5,56 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import math
 import os
+import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 from starlette.exceptions import HTTPException
 
-from mtrl.config import flatten
-from mtrl.dashboard.runs import Run, evaluation_of, inside, last_row, read_note, read_run, read_state
+from mtrl.config import ExperimentConfig, flatten
+from mtrl.dashboard.runs import SAFE_LOADER, Run, evaluation_of, inside, newest_values, read_note, read_run, read_state
 from mtrl.storage.layout import RunLayout
 from mtrl.storage.sealed import replace_text
 
+SUITE_SECTION = re.compile(r"^suite:[ ]*\n(?:[ ].*\n)+", re.MULTILINE)
 LIVE_SECONDS = 60.0
 CACHED_RUNS = 32
+FIRST_ROWS = 50  # of the table, which every answer has
 LOG_BYTES = 2**17  # of messages that a page shows
+OUTLINE = {"name", "seed", "total_frames", "report_seconds", "suite.name"}
+METRICS = ("summary/frames", "summary/frames_per_second", "summary/score_mean")  # in the table of all runs
 DEEPEST = 4  # folders between the root and a run
 LIVE_STATES = ("training", "evaluating")
 STATES = (*LIVE_STATES, "finished", "interrupted", "failed")
-SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
 
 
 class Summary(NamedTuple):
     """A run in the table of all runs."""
 
     id: str
-    experiment: str
-    suite: str
-    seed: int | None
-    frames: float | None
-    total_frames: float | None
-    frames_per_second: float | None
-    score: float | None
-    evaluated: dict[str, float | None] | None  # value, low, high of the newest evaluation's mean score
-    state: str
+    experiment: str = ""
+    suite: str = ""
+    seed: int | None = None
+    frames: float | None = None
+    total_frames: float | None = None
+    frames_per_second: float | None = None
+    score: float | None = None
+    evaluated: dict[str, float | None] | None = None  # value, low, high of the newest evaluation's mean score
+    state: str = "unknown"
     """`training`, `evaluating` the last policy, `finished`, `interrupted`, `failed`, `stopped` where it wrote nothing for a while without
     an end, or `unknown`."""
-    reason: str
+    reason: str = ""
     """Why it ended."""
-    tags: list[str]
-    changed: float
+    tags: Sequence[str] = ()
+    changed: float = 0.0
     """When metrics were written last, in seconds since 1970; 0 if never."""
-    problem: str | None
+    problem: str | None = None
 
     @property
     def progress(self) -> float | None:
@@ -64,6 +69,14 @@ class Summary(NamedTuple):
         return max(0.0, (self.total_frames - self.frames) / self.frames_per_second)
 
 
+class Row(NamedTuple):
+    """A line of the table of all runs."""
+
+    summary: Summary
+    values: list[Any]
+    """Of the fields that were asked for; None where the run has none."""
+
+
 class RunFolder:
     """The runs below `root`, also in its subfolders. A name that is no run there is nothing, whatever it would mean to the file system."""
 
@@ -73,6 +86,7 @@ class RunFolder:
         self._reading = threading.Lock()
         self._summaries: dict[str, tuple[tuple[Any, ...], Summary]] = {}  # by run, with the state of its files
         self._configs: dict[str, tuple[int, dict[str, Any]]] = {}  # by run, with the time of the file
+        self._outlines: dict[str, tuple[int, dict[str, Any]]] = {}
 
     def names(self) -> list[str]:
         """Paths of the runs below the folder, the newest first. Links that lead elsewhere are left out."""
@@ -109,13 +123,28 @@ class RunFolder:
                 summary = summary._replace(state="training")
         return summary
 
+    def rows(self, columns: Sequence[str] = (), seconds: float = math.inf) -> tuple[list[Row], int]:
+        """The table of all runs, the newest run first, and the number of runs that are not in it yet.
+
+        Args:
+            columns: fields of the experiments.
+            seconds: of reading, after which runs that were never read are left out; the newest ones never are.
+        """
+        end, rows, names = time.monotonic() + seconds, [], self.names()
+        for index, name in enumerate(names):
+            is_known = name in self._summaries and (not columns or name in self._configs)
+            if is_known or index < FIRST_ROWS or time.monotonic() < end:
+                rows.append(Row(self.summary(name), [self.field(name, column) for column in columns]))
+        return rows, len(names) - len(rows)
+
     def field(self, name: str, field: str) -> Any:
         """A field of a run's experiment, such as `learner.actor.learning_rate`; None where it has none."""
-        return self._config(name).get(field)
+        outline = self._outline(name)
+        return outline[field] if field in outline else self._config(name).get(field)
 
     def fields(self) -> list[str]:
-        """The fields of all experiments, sorted."""
-        return sorted({field for name in self.names() for field in self._config(name)})
+        """The fields of experiments, sorted: all of this version, and those of runs of other versions that were read."""
+        return sorted({field for _, config in list(self._configs.values()) for field in config} | _own_fields())
 
     def _path(self, name: str) -> Path:
         if name not in self.names():
@@ -124,20 +153,28 @@ class RunFolder:
 
     def _config(self, name: str) -> dict[str, Any]:
         """A run's experiment by dotted names; empty where it cannot be read."""
-        with contextlib.suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
-            path = inside(self.root / name, RunLayout(self.root / name).config)
-            modified = path.stat().st_mtime_ns
-            known = self._configs.get(name)
-            if known is None or known[0] != modified:
-                values = yaml.load(path.read_text(), Loader=SAFE_LOADER)
-                known = (modified, flatten(values) if isinstance(values, dict) else {})
-                self._configs[name] = known
-            return known[1]
-        return {}
+        return self._read_config(name, self._configs, lambda text: text)
+
+    def _outline(self, name: str) -> dict[str, Any]:
+        """At least the fields of a run's experiment that the table shows. They are at its beginning: read in a tenth of the time."""
+        found = self._read_config(name, self._outlines, _beginning)
+        return found if found.keys() >= OUTLINE else self._config(name)
+
+    def _read_config(self, name: str, kept: dict[str, tuple[int, dict[str, Any]]], part: Callable[[str], str]) -> dict[str, Any]:
+        config, modified = RunLayout(self.root / name).config, 0
+        with contextlib.suppress(OSError):
+            modified = config.stat().st_mtime_ns
+        known = kept.get(name)
+        if known is None or known[0] != modified:
+            values: Any = {}
+            with contextlib.suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
+                values = yaml.load(part(inside(self.root / name, config).read_text()), Loader=SAFE_LOADER)
+            known = kept[name] = (modified, flatten(values) if isinstance(values, dict) else {})
+        return known[1]
 
     def _patience(self, name: str) -> float:
         """Seconds without a sign of life, after which a run that trains or evaluates is taken for one that has stopped."""
-        seconds = self._config(name).get("report_seconds")
+        seconds = self._outline(name).get("report_seconds")
         return max(LIVE_SECONDS, 3 * seconds) if isinstance(seconds, int | float) else LIVE_SECONDS
 
     def messages(self, name: str) -> str:
@@ -183,7 +220,7 @@ class RunFolder:
     def _summarize(self, name: str) -> Summary:
         """Reads only the end of the metrics, so that long runs cost no more than short ones."""
         path = self.root / name
-        row, results, config, state = last_row(path), evaluation_of(path), self._config(name), read_state(path)
+        row, results, config, state = newest_values(path, METRICS), evaluation_of(path), self._outline(name), read_state(path)
         total, seed = config.get("total_frames"), config.get("seed")
         known = str(state.get("state", "unknown"))
         if known == "training" and "evaluating" in state:
@@ -201,15 +238,17 @@ class RunFolder:
             state=known if known in STATES else "unknown",
             reason=str(state.get("reason", "")),
             tags=tags_of(read_note(path)),
-            changed=0.0,
             problem=None if row else "no metrics yet",
         )
 
     def read_ahead(self) -> None:
-        """Summarizes every run once."""
+        """Reads every run once: first what the table shows, then the fields by which it can be filtered."""
         with contextlib.suppress(OSError):  # whoever looks at the page will see it again
-            for name in self.names():
+            names = self.names()
+            for name in names:
                 self.summary(name)
+            for name in names:
+                self._config(name)
 
     def _runs_below(self, folder: Path, depth: int) -> Iterator[tuple[float, str]]:
         """The time of change and the path of each run in a folder and its subfolders."""
@@ -232,6 +271,17 @@ def tags_of(note: str) -> list[str]:
     """The tags of a run: the words behind `tags:` in its note, between commas."""
     lines = [line[5:] for line in note.splitlines() if line.lower().startswith("tags:")]
     return [tag.strip() for line in lines for tag in line.split(",") if tag.strip()]
+
+
+def _beginning(text: str) -> str:
+    """An experiment up to the end of its section `suite`; all of it where that is written otherwise."""
+    found = SUITE_SECTION.search(text)
+    return text[: found.end()] if found else text
+
+
+@functools.cache
+def _own_fields() -> frozenset[str]:
+    return frozenset(flatten(ExperimentConfig().model_dump(mode="json")))
 
 
 def _fingerprint(path: Path) -> tuple[Any, ...]:

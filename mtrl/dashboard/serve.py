@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import sys
 from pathlib import Path
 
 import uvicorn
@@ -11,6 +12,8 @@ import uvicorn
 from mtrl.dashboard.app import make_app
 from mtrl.dashboard.guard import LOOPBACK
 from mtrl.errors import UserError
+
+SWITCH_SECONDS = 0.0002
 
 
 def serve(root: Path, host: str, port: int, token: str | None) -> None:
@@ -27,6 +30,8 @@ def serve(root: Path, host: str, port: int, token: str | None) -> None:
         listener.bind((host, port))
     except OSError as error:
         raise UserError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from None
+    # While a thread computes, another one waits this long whenever it comes back from the file system.
+    sys.setswitchinterval(SWITCH_SECONDS)
     print(f"http://{host}:{port}/" + (f"?token={token}" if token else ""), flush=True)
     server = uvicorn.Server(uvicorn.Config(make_app(root, token=token), log_level="warning"))
     with listener:

@@ -1,7 +1,7 @@
 "use strict";
 // The behaviour of served pages: they follow the runs, and the table of runs is filtered, sorted and chosen from.
 
-const REFRESH_MS = 10000;
+const REFRESH_MS = 10000, READING_MS = 500;
 
 async function freshPage() {
   const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
@@ -70,7 +70,8 @@ class RunTable {
       this.show();
     });
     this.button.addEventListener("click", () => { location.href = "/compare?" + this.visibleChoice().map(run => "run=" + encodeURIComponent(run)).join("&"); });
-    this.show();
+    // The rows are hidden until all are there: a browser that lays out a growing table does so again and again.
+    this.show().finally(() => { this.body.hidden = false; });
   }
 
   setColumns(change) {
@@ -174,8 +175,17 @@ async function refresh() {
       await runs.show();
     }
     takeOver(fresh);
+    const summary = document.querySelector("#summary[data-unread]");
+    if (summary) summary.dataset.unread = fresh.getElementById("summary").dataset.unread;
   } catch (error) {
     if (!(error instanceof TypeError)) throw error; // the server is not there for now
   }
 }
-setInterval(refresh, REFRESH_MS);
+
+// Sooner as long as there are runs that the server has not read yet.
+async function follow() {
+  const unread = document.querySelector("#summary:not([data-unread='0'])");
+  await new Promise(done => setTimeout(done, unread ? READING_MS : REFRESH_MS));
+  await refresh().finally(follow);
+}
+follow();
