@@ -109,7 +109,11 @@ def test_the_number_of_actor_steps_is_said_once() -> None:
     ("text", "message"),
     [
         ("- 1", "holds a list"),
-        ("a: [", "is not YAML"),
+        ("a: [", "is not YAML: line 1, column 5: "),
+        ("a: 1\nb: [1\nc: 2\n", "line 3, column 2: expected ',' or ']', but got ':', while parsing a flow sequence that begins in line 2"),
+        ("a:\n\tb: 1", "line 2, column 1: found character '\\t' that cannot start any token"),
+        ("seed: 1\nseed: 2\n", "line 2, column 1: seed is given twice"),
+        ("seed: 2026-13-45", "is not YAML: "),
         ("learner: {discount: 3}", "learner.discount: must be less than or equal to 1, got 3"),
     ],
 )

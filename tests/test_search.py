@@ -143,7 +143,7 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, space: Path) -> None:
         ("learner.epoch: {int: [1, 2]}", "learner.epoch: unknown field; did you mean epochs?"),
         ("learner.discount: {uniform: [0.9, 1.1]}", "learner.discount: must be less than or equal to 1, got 1.1"),
         ("[1, 2]", "must have a line for each field"),
-        ("a: {b: [", "is no YAML file"),
+        ("a: {b: [", "is not YAML: line 1, column 9: "),
     ],
 )
 def test_a_space_that_does_not_fit_is_one_sentence(tmp_path: Path, text: str, complaint: str) -> None:

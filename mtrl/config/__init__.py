@@ -1,7 +1,7 @@
 """The experiment: every setting with its default and what is allowed, and how it is read from YAML."""
 
 from mtrl.config.effects import without_effect
-from mtrl.config.loading import dump_yaml, explain, flatten, load_config, override, parse_config, read_scalar
+from mtrl.config.loading import dump_yaml, explain, flatten, load_config, override, parse_config, read_scalar, yaml_fault
 from mtrl.config.lookup import look_up
 from mtrl.config.schema import (
     CheckpointsConfig,
@@ -50,4 +50,5 @@ __all__ = [
     "sealed",
     "warn_of_former_name",
     "without_effect",
+    "yaml_fault",
 ]

@@ -36,7 +36,7 @@ def load_config(path: str | Path) -> ExperimentConfig:
             f"{path} is no text in UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}); save it as UTF-8"
         ) from None
     except (yaml.YAMLError, ValueError) as error:  # a ValueError for a day or a number that there is not
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path} is not YAML: {yaml_fault(error)}") from None
     except RecursionError:
         raise ConfigError(f"{path} is not YAML of an experiment: its lists or mappings are nested too deeply") from None
     if not isinstance(values, dict | None):
@@ -45,6 +45,15 @@ def load_config(path: str | Path) -> ExperimentConfig:
         return parse_config({"name": path.stem, **(values or {})})
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def yaml_fault(error: Exception) -> str:
+    """Where a YAML file is wrong and why, in one line."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None or error.problem is None:
+        return " ".join(str(error).split())
+    place, begin = error.problem_mark, error.context_mark
+    since = "" if begin is None or begin.line == place.line else f", {error.context} that begins in line {begin.line + 1}"
+    return f"line {place.line + 1}, column {place.column + 1}: {error.problem}{since}"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 from ray import tune
 
-from mtrl.config import ConfigError, ExperimentConfig, override
+from mtrl.config import ConfigError, ExperimentConfig, override, yaml_fault
 
 
 class Domain(NamedTuple):
@@ -79,7 +79,7 @@ def load_space(path: Path) -> dict[str, Domain]:
     except OSError as error:
         raise ConfigError(f"cannot read the space {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path} is not YAML: {yaml_fault(error)}") from None
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"{path} must have a line for each field, such as `learner.lambda_: {{uniform: [0.9, 1.0]}}`")
     return {str(field): _domain(str(field), given) for field, given in content.items()}
