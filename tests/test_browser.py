@@ -124,6 +124,8 @@ def test_the_filter_reads_fields_and_the_view_is_in_the_address(page: sync_api.P
     assert shown("state:finished -second") == {"first"}
     assert shown("frames>1000000") == set()
     assert shown("lr>1e-9 seed<1") == {"first"}, "a field that is no column"
+    assert shown("entropy>0") == {"first", "second", "cut"}, "a metric"
+    assert shown("summary/hours>1000") == set()
     assert shown("experts=2") == {"first", "second"}
     page.get_by_role("button", name="choose all shown").click()
     page.get_by_role("button", name="run", exact=True).click()

@@ -22,7 +22,8 @@ from mtrl.config import flatten, load_config
 from mtrl.dashboard.app import make_app
 from mtrl.dashboard.decisions import decision_at
 from mtrl.dashboard.folder import FIRST_ROWS, RunFolder
-from mtrl.dashboard.runs import NEWEST_ROWS, evaluation_of, newest_values, read_run
+from mtrl.dashboard.newest import NEWEST_ROWS, newest_values
+from mtrl.dashboard.runs import evaluation_of, read_run
 from mtrl.storage.run_directory import RunDirectory
 from mtrl.training.explain import explain_run
 
@@ -197,10 +198,39 @@ def test_columns_and_fields_of_the_experiments(tmp_path):
     (run_below(tmp_path, "c", {"time": 1.0, "summary/frames": 5}) / "config.yaml").write_text("name: [")
     client = TestClient(make_app(tmp_path))
     page = client.get("/?columns=learner.actor.learning_rate,<b>").text
-    assert "<td>0.001</td>" in page and "<td>0.0003</td>" in page and "<b>" not in page
+    assert ">0.001</td>" in page and ">0.0003</td>" in page and "<b>" not in page
     assert '<option value="learner.actor.learning_rate">' in page
     found = client.get("/api/fields?name=learner.actor.learning_rate").json()
     assert found == {"a": 0.001, "b": 0.0003, "c": None}
+
+
+def test_a_metric_is_a_column(tmp_path):
+    """Its newest value, also where the last line lacks it, and none for a run that never had it."""
+    run_below(
+        tmp_path, "a", {"summary/frames": 5, "learner/entropy": 2.0, "tasks/x/score": 0.25}, {"summary/frames": 6, "tasks/x/score": 0.5}
+    )
+    run_below(tmp_path, "b", {"summary/frames": 5, "learner/entropy": 1.23456789})
+    client = TestClient(make_app(tmp_path))
+    assert '<option value="tasks/x/score">' in client.get("/").text
+    assert client.get("/api/fields?name=learner/entropy").json() == {"a": 2.0, "b": 1.23456789}
+    assert client.get("/api/fields?name=tasks/x/score").json() == {"a": 0.5, "b": None}
+    page = client.get("/?columns=learner/entropy,tasks/x/score,seed").text
+    cells = {
+        run: re.findall(r"<td[^>]*>([^<]*)</td>", row)[-3:] for run, row in re.findall(r'<tr data-run="(.)"(.*?)</tr>', page, re.DOTALL)
+    }
+    assert cells == {"a": ["2", "0.5", "–"], "b": ["1.235", "–", "–"]}
+    with (tmp_path / "b" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"summary/frames": 9, "learner/entropy": 0.5}) + "\n")
+    assert client.get("/api/fields?name=learner/entropy").json() == {"a": 2.0, "b": 0.5}
+
+
+def test_tasks_that_are_left_out_are_said_in_the_list(tmp_path):
+    row = {"summary/frames": 5.0, "tasks/x/quarantined": 1, "tasks/y/quarantined": 0}
+    run_below(tmp_path, "one", row)
+    run_below(tmp_path, "two", row | {"tasks/y/quarantined": 1})
+    run_below(tmp_path, "former", row, row | {"tasks/x/quarantined": 0})
+    problems = {entry["id"]: entry["problem"] for entry in TestClient(make_app(tmp_path)).get("/api/runs").json()}
+    assert problems == {"one": "1 task left out: environments fail", "two": "2 tasks left out: environments fail", "former": None}
 
 
 def test_notes_and_messages_are_shown(tmp_path):

@@ -84,7 +84,7 @@ class _Pages:
     def index(self, request: Request) -> Response:
         columns = [column for column in request.query_params.get("columns", "").split(",") if column]
         rows, unread = self._folder.rows(columns, LIST_SECONDS)
-        return self._page("index.html", rows=rows, unread=unread, root=self._title, columns=columns, fields=self._folder.fields())
+        return self._page("index.html", rows=rows, unread=unread, root=self._title, columns=columns, known=self._folder.columns())
 
     def one(self, request: Request) -> Response:
         return self._of_runs([self._run(request)], _bands(request))
@@ -141,7 +141,7 @@ class _Pages:
 
     def api_fields(self, request: Request) -> Response:
         name = request.query_params.get("name", "")
-        return JSONResponse({run: self._folder.field(run, name) for run in self._folder.names()})
+        return JSONResponse({run: self._folder.value(run, name) for run in self._folder.names()})
 
     def api_metrics(self, request: Request) -> Response:
         return JSONResponse(self._run(request).rows)

@@ -19,7 +19,8 @@ import pydantic
 from mtrl.config import ConfigError, CurriculumConfig
 from mtrl.curriculum import SCHEDULERS, make_scheduler
 from mtrl.curriculum.decisions import Decider, Decision, RepeatedDecision, agrees, figures_of_tasks, from_line, repeat_decisions
-from mtrl.dashboard.runs import Run, inside
+from mtrl.dashboard.newest import inside
+from mtrl.dashboard.runs import Run
 from mtrl.storage.layout import RunLayout
 
 SECONDS = 3.0  # for making all decisions again; a visitor does not wait longer

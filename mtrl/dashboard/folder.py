@@ -10,71 +10,32 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from starlette.exceptions import HTTPException
 
 from mtrl.config import ExperimentConfig, flatten
-from mtrl.dashboard.runs import SAFE_LOADER, Run, evaluation_of, inside, newest_values, read_note, read_run, read_state
+from mtrl.dashboard.newest import inside, metrics_of, newest_values
+from mtrl.dashboard.runs import SAFE_LOADER, Run, evaluation_of, read_note, read_run, read_state
+from mtrl.dashboard.summary import Row, Summary
 from mtrl.storage.layout import RunLayout
 from mtrl.storage.sealed import replace_text
 
 SUITE_SECTION = re.compile(r"^suite:[ ]*\n(?:[ ].*\n)+", re.MULTILINE)
 LIVE_SECONDS = 60.0
 CACHED_RUNS = 32
+RUNS_OF_METRICS = 10  # the newest ones, whose metrics are offered as columns
 FIRST_ROWS = 50  # of the table, which every answer has
 LOG_BYTES = 2**17  # of messages that a page shows
+QUARANTINED = "/quarantined"  # end of the metrics that say whether a task is left out
 OUTLINE = {"name", "seed", "total_frames", "report_seconds", "suite.name"}
 METRICS = ("summary/frames", "summary/frames_per_second", "summary/score_mean")  # in the table of all runs
 DEEPEST = 4  # folders between the root and a run
 LIVE_STATES = ("training", "evaluating")
 STATES = (*LIVE_STATES, "finished", "interrupted", "failed")
-
-
-class Summary(NamedTuple):
-    """A run in the table of all runs."""
-
-    id: str
-    experiment: str = ""
-    suite: str = ""
-    seed: int | None = None
-    frames: float | None = None
-    total_frames: float | None = None
-    frames_per_second: float | None = None
-    score: float | None = None
-    evaluated: dict[str, float | None] | None = None  # value, low, high of the newest evaluation's mean score
-    state: str = "unknown"
-    """`training`, `evaluating` the last policy, `finished`, `interrupted`, `failed`, `stopped` where it wrote nothing for a while without
-    an end, or `unknown`."""
-    reason: str = ""
-    """Why it ended."""
-    tags: Sequence[str] = ()
-    changed: float = 0.0
-    """When metrics were written last, in seconds since 1970; 0 if never."""
-    problem: str | None = None
-
-    @property
-    def progress(self) -> float | None:
-        """The part of its frames that a run has trained on."""
-        return None if self.frames is None or not self.total_frames else min(self.frames / self.total_frames, 1.0)
-
-    @property
-    def seconds_left(self) -> float | None:
-        """The time to go at the newest speed; None where the run does not train."""
-        if self.state != "training" or self.frames is None or not self.total_frames or not self.frames_per_second:
-            return None
-        return max(0.0, (self.total_frames - self.frames) / self.frames_per_second)
-
-
-class Row(NamedTuple):
-    """A line of the table of all runs."""
-
-    summary: Summary
-    values: list[Any]
-    """Of the fields that were asked for; None where the run has none."""
 
 
 class RunFolder:
@@ -87,6 +48,7 @@ class RunFolder:
         self._summaries: dict[str, tuple[tuple[Any, ...], Summary]] = {}  # by run, with the state of its files
         self._configs: dict[str, tuple[int, dict[str, Any]]] = {}  # by run, with the time of the file
         self._outlines: dict[str, tuple[int, dict[str, Any]]] = {}
+        self._metrics: dict[tuple[str, str], tuple[tuple[int, int], float | None]] = {}  # by run and metric, with the state of the file
 
     def names(self) -> list[str]:
         """Paths of the runs below the folder, the newest first. Links that lead elsewhere are left out."""
@@ -127,24 +89,43 @@ class RunFolder:
         """The table of all runs, the newest run first, and the number of runs that are not in it yet.
 
         Args:
-            columns: fields of the experiments.
+            columns: fields of the experiments, or metrics.
             seconds: of reading, after which runs that were never read are left out; the newest ones never are.
         """
         end, rows, names = time.monotonic() + seconds, [], self.names()
         for index, name in enumerate(names):
-            is_known = name in self._summaries and (not columns or name in self._configs)
+            is_known = name in self._summaries and (all(map(is_metric, columns)) or name in self._configs)
             if is_known or index < FIRST_ROWS or time.monotonic() < end:
-                rows.append(Row(self.summary(name), [self.field(name, column) for column in columns]))
+                rows.append(Row(self.summary(name), [self.value(name, column) for column in columns]))
         return rows, len(names) - len(rows)
 
-    def field(self, name: str, field: str) -> Any:
-        """A field of a run's experiment, such as `learner.actor.learning_rate`; None where it has none."""
-        outline = self._outline(name)
-        return outline[field] if field in outline else self._config(name).get(field)
+    def value(self, name: str, column: str) -> Any:
+        """A field of a run's experiment, such as `learner.actor.learning_rate`, or the newest value of a metric, such as `learner/entropy`.
 
-    def fields(self) -> list[str]:
-        """The fields of experiments, sorted: all of this version, and those of runs of other versions that were read."""
-        return sorted({field for _, config in list(self._configs.values()) for field in config} | _own_fields())
+        None where the run has none.
+        """
+        if is_metric(column):
+            return self._metric(name, column)
+        outline = self._outline(name)
+        return outline[column] if column in outline else self._config(name).get(column)
+
+    def columns(self) -> list[str]:
+        """The fields of experiments, those of this version and of runs of other versions that were read; then the metrics of new runs."""
+        fields = {field for _, config in list(self._configs.values()) for field in config} | _own_fields()
+        metrics = {metric for name in self.names()[:RUNS_OF_METRICS] for metric in metrics_of(self.root / name)}
+        return sorted(fields) + sorted(metrics)
+
+    def _metric(self, name: str, metric: str) -> float | None:
+        path = RunLayout(self.root / name).metrics
+        with contextlib.suppress(OSError):
+            state = path.stat()
+            fingerprint = (state.st_mtime_ns, state.st_size)
+            known = self._metrics.get((name, metric))
+            if known is None or known[0] != fingerprint:
+                known = (fingerprint, newest_values(self.root / name, (metric,)).get(metric))
+                self._metrics[name, metric] = known
+            return known[1]
+        return None
 
     def _path(self, name: str) -> Path:
         if name not in self.names():
@@ -220,7 +201,7 @@ class RunFolder:
     def _summarize(self, name: str) -> Summary:
         """Reads only the end of the metrics, so that long runs cost no more than short ones."""
         path = self.root / name
-        row, results, config, state = newest_values(path, METRICS), evaluation_of(path), self._outline(name), read_state(path)
+        row, results, config, state = newest_values(path, METRICS, QUARANTINED), evaluation_of(path), self._outline(name), read_state(path)
         total, seed = config.get("total_frames"), config.get("seed")
         known = str(state.get("state", "unknown"))
         if known == "training" and "evaluating" in state:
@@ -238,7 +219,7 @@ class RunFolder:
             state=known if known in STATES else "unknown",
             reason=str(state.get("reason", "")),
             tags=tags_of(read_note(path)),
-            problem=None if row else "no metrics yet",
+            problem=_problem(row),
         )
 
     def read_ahead(self) -> None:
@@ -265,6 +246,18 @@ class RunFolder:
     @staticmethod
     def _read_fresh(path: Path, name: str, fingerprint: tuple[Any, ...]) -> Run:
         return read_run(path, name)
+
+
+def is_metric(column: str) -> bool:
+    """Whether a column of the table is a metric; it is a field of the experiments otherwise."""
+    return "/" in column
+
+
+def _problem(row: Mapping[str, float]) -> str | None:
+    if not row:
+        return "no metrics yet"
+    left_out = sum(value == 1 for metric, value in row.items() if metric.endswith(QUARANTINED))
+    return f"{left_out} task{'s' if left_out > 1 else ''} left out: environments fail" if left_out else None
 
 
 def tags_of(note: str) -> list[str]:

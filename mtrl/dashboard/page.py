@@ -14,9 +14,9 @@ from markupsafe import Markup
 
 from mtrl.config import ExperimentConfig, flatten
 from mtrl.dashboard.aggregates import changed_text
-from mtrl.dashboard.folder import Summary
 from mtrl.dashboard.methods import as_written
 from mtrl.dashboard.runs import Run
+from mtrl.dashboard.summary import Summary
 
 UNKNOWN = "–"
 TALL = 600  # pixels of a figure, above which it has a row of the page to itself: beside it would be a hole
@@ -42,7 +42,7 @@ def make_templates() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"figure": figure_html, "count": count, "duration": duration, "changed": changed_text}
+    environment.filters |= {"figure": figure_html, "count": count, "duration": duration, "changed": changed_text, "cell": cell}
     return environment
 
 
@@ -111,6 +111,11 @@ def options_of(run: Run) -> list[tuple[str, str, str]]:
         if name not in PASSING_FIELDS and as_written(value) != default:
             found.append((name, as_written(value), default))
     return found
+
+
+def cell(value: Any) -> str:
+    """The value of a field or metric in a table."""
+    return UNKNOWN if value is None else f"{value:.4g}" if isinstance(value, float) else as_written(value)
 
 
 def count(value: float | None) -> str:

@@ -6,11 +6,9 @@ Nothing here loads tensors or objects; YAML is read by the safe loader and every
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 import yaml
 
 from mtrl.config import DamagedFileError, check_seal
+from mtrl.dashboard.newest import inside, parse_row
 from mtrl.evaluation.results import EvaluationResults, ResultsError
 from mtrl.storage.layout import UNSEEN_RESULTS, RunLayout
 
@@ -26,10 +25,8 @@ SAFE_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as
 MAX_POINTS = 600  # of one curve in a page
 PAUSE_SECONDS = 600.0  # between two rows, above which the run was not training
 MOST_NOTE = 20_000  # characters
-TAIL_BYTES = 2**20  # of metrics, in which the newest lines are looked for
-FIRST_BYTES = 2**15  # of them, which are read first: a line of 50 tasks has 20 kB
+PART_BYTES = 2**15  # of results, read at a time
 EPISODES = ',\n "episodes": ['  # in results, before what pages do not show
-NEWEST_ROWS = 8  # in which a metric is looked for: a line about an evaluation has few
 
 
 @dataclass
@@ -42,9 +39,9 @@ class Run:
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     """Metrics by name, over lines that are evenly thinned; NaN where a line lacks one. All have the same length."""
     evaluations: list[EvaluationResults] = field(default_factory=list)
+    """Results without their episodes, the newest checkpoint last."""
     unseen: EvaluationResults | None = None
     """The newest evaluation with tasks that the policy was not trained on."""
-    """Results without their episodes, the newest checkpoint last."""
     videos: dict[str, Path] = field(default_factory=dict)
     """The newest video of each task."""
     captions: dict[str, str] = field(default_factory=dict)
@@ -175,35 +172,6 @@ def caption_of(video: Path) -> str:
         return "one episode"
 
 
-def newest_values(path: Path, metrics: Sequence[str]) -> dict[str, float]:
-    """The newest values of these metrics in the last lines of a run; those that are not there are left out.
-
-    No more lines are read than it takes: with 50 tasks a line takes as long as everything else in the list of runs.
-    """
-    newest: dict[str, float] = {}
-    for row in itertools.islice((row for line in _last_lines(path) if (row := _parsed(line)) is not None), NEWEST_ROWS):
-        newest = _numbers({name: row[name] for name in metrics if name in row}) | newest
-        if len(newest) == len(metrics):
-            break
-    return newest
-
-
-def _last_lines(path: Path) -> Iterator[bytes]:
-    """The last lines of a run's metrics, the newest first."""
-    with contextlib.suppress(OSError), inside(path, RunLayout(path).metrics).open("rb") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        given, length = 0, FIRST_BYTES
-        while True:
-            stream.seek(max(0, size - length))
-            lines = stream.read(min(size, length)).splitlines()
-            whole = lines if length >= size else lines[1:]  # the first one begins before what was read
-            yield from reversed(whole[: len(whole) - given])
-            given = len(whole)
-            if length >= min(size, TAIL_BYTES):
-                return
-            length *= 4
-
-
 def read_state(path: Path) -> dict[str, Any]:
     """Whether the run in `path` trains, or how it ended; empty where it does not say so."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
@@ -239,13 +207,6 @@ def episodes_of(path: Path, results: EvaluationResults) -> list[Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
     return episodes if isinstance(episodes, list) else []
-
-
-def inside(run: Path, path: Path) -> Path:
-    """A file of a run, unless it is a link to somewhere else: PermissionError."""
-    if not path.resolve().is_relative_to(run.resolve()):
-        raise PermissionError(f"{path.relative_to(run)} leads out of the run")
-    return path
 
 
 def _text(run: Path, path: Path) -> str:
@@ -292,7 +253,7 @@ def _without_episodes(path: Path) -> Any:
     """Results without their episodes, which come last and are nearly all of the file."""
     text = ""
     with path.open(encoding="utf-8") as stream:
-        while part := stream.read(FIRST_BYTES):
+        while part := stream.read(PART_BYTES):
             text += part
             head, found, _ = text.partition(EPISODES)
             if found:
@@ -315,7 +276,7 @@ def _metrics(run: Run) -> dict[str, np.ndarray]:
     kept = lines if len(lines) <= MAX_POINTS else [lines[i] for i in np.linspace(0, len(lines) - 1, MAX_POINTS).astype(int)]
     rows, damaged = [], 0
     for line in kept:
-        row = _row(line)
+        row = parse_row(line)
         if row is None:
             damaged += 1
         else:
@@ -325,21 +286,3 @@ def _metrics(run: Run) -> dict[str, np.ndarray]:
     # As columns of numbers: a dictionary for each line takes thirty times the memory.
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
-
-
-def _row(line: bytes) -> dict[str, float] | None:
-    values = _parsed(line)
-    return None if values is None else _numbers(values)
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The content of a line of metrics; None where it is none."""
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return values if isinstance(values, dict) and isinstance(values.get("summary/frames"), int | float) else None
-
-
-def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    return {key: float(value) for key, value in values.items() if isinstance(value, int | float) and abs(value) < 1e300}

@@ -41,7 +41,7 @@ class RunTable {
     this.body = table.tBodies[0];
     this.filter = document.getElementById("filter");
     this.button = document.getElementById("compare");
-    this.fields = new Map(); // values of fields that are no columns, by name
+    this.fields = new Map(); // values of fields and metrics that are no columns, by name
     const query = new URLSearchParams(location.search);
     if (!query.has("columns") && localStorage.getItem("columns")) {
       query.set("columns", localStorage.getItem("columns"));
@@ -111,14 +111,14 @@ class RunTable {
 
   column(name) {
     const known = { score: "evaluated score", training: "training score", speed: "frames/s", tag: "tags" }[name] || name;
-    return [...this.table.tHead.rows[0].cells].findIndex(cell => cell.dataset.name && (cell.dataset.name === known || cell.dataset.name.endsWith("." + known)));
+    return [...this.table.tHead.rows[0].cells].findIndex(cell => cell.dataset.name && (cell.dataset.name === known || cell.dataset.name.endsWith("." + known) || cell.dataset.name.endsWith("/" + known)));
   }
 
   async load(name) {
     if (this.fields.has(name)) return;
     const options = [...document.querySelectorAll("#fields option")].map(option => option.value);
     const known = { lr: "learner.actor.learning_rate", scheduler: "curriculum.scheduler", gate: "model.gate", experts: "model.experts" }[name] || name;
-    const field = options.includes(known) ? known : options.find(option => option.endsWith("." + known));
+    const field = options.includes(known) ? known : options.find(option => option.endsWith("." + known)) || options.find(option => option.endsWith("/" + known));
     this.fields.set(name, field ? await (await fetch("/api/fields?name=" + encodeURIComponent(field))).json() : {});
   }
 
