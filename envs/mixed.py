@@ -110,9 +110,10 @@ class MixedSuite(TaskSuite):
             start += count
         return shared
 
-    def part_of(self, task_id: int) -> TaskSuite:
-        """The suite that a task comes from."""
-        return self.parts[self._place(task_id)[0]]
+    def alone(self, task_id: int) -> tuple[TaskSuite, int]:
+        """The suite that a task comes from, and the task's index there."""
+        part, local = self._place(task_id)
+        return self.parts[part], local
 
     def actions_of(self, part: int, vectors: np.ndarray) -> Any:
         """The actions of a part's tasks from vectors of the common space."""

@@ -155,7 +155,11 @@ class TaskSuite:
 
     def part_of(self, task_id: int) -> TaskSuite:
         """The suite that a task comes from: this one, unless it joins several."""
-        return self
+        return self.alone(task_id)[0]
+
+    def alone(self, task_id: int) -> tuple[TaskSuite, int]:
+        """The suite that a task comes from, and the task's index there."""
+        return self, task_id
 
     def observe(self, task_id: int, observation: object) -> dict[str, np.ndarray]:
         """An observation of one of a task's environments as arrays of `observation_space`."""

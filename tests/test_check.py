@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import sys
 from pathlib import Path
@@ -190,6 +191,64 @@ def test_an_environment_that_resets_itself_is_told_by_its_ends():
         gymnasium.register(f"Check{kind.__name__}-v0", kind)
         found = inspect_task(make_suite(f"gym/Check{kind.__name__}-v0"), 0, seconds=3.0, episodes=6)
         assert any(said in defect.text for defect in found.defects) and not found.fatal
+
+
+class Forbidding(Walk):
+    """Takes no action that its mask forbids, and pays for what it was given."""
+
+    observation_space = gymnasium.spaces.Dict(vector=Walk.observation_space, action_mask=gymnasium.spaces.MultiBinary(5))
+    action_space = gymnasium.spaces.MultiDiscrete([2, 3])
+    taken: list[tuple[int, int]] = []
+
+    def look(self):
+        self.mask = np.array([1, 1, 0, 1, 1] if self.steps % 2 else [0, 1, 1, 1, 0], np.int8)
+        return {"vector": super().look(), "action_mask": self.mask}
+
+    def step(self, action):
+        first, second = (int(value) for value in action)
+        assert self.mask[first] and self.mask[2 + second], "a forbidden action"
+        Forbidding.taken.append((first, second))
+        return super().step(first)
+
+
+class MaskedInInfo(Walk):
+    """The same by `info`."""
+
+    action_space = gymnasium.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0], {"action_mask": np.array([0, 1, 1], np.int8)}
+
+    def step(self, action):
+        assert action != 0, "a forbidden action"
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated, info | {"action_mask": np.array([0, 1, 1], np.int8)}
+
+
+for kind in (Forbidding, MaskedInInfo):
+    gymnasium.register(f"Check{kind.__name__}-v0", kind)
+
+
+@pytest.mark.parametrize("name", ["Forbidding", "MaskedInInfo"])
+def test_only_allowed_actions_are_played(name):
+    Forbidding.taken.clear()
+    found = inspected(name, episodes=20)
+    assert found.defects == [] and found.repeats is True
+    if name == "Forbidding":
+        counts = collections.Counter(Forbidding.taken)
+        # With odd steps (0 or 1) x (1 or 2), with even ones 1 x (0 or 1); all of one step have the same chance.
+        assert set(counts) == {(0, 1), (0, 2), (1, 1), (1, 2), (1, 0)}
+        assert 0.2 < counts[1, 0] / counts.total() < 0.3 and 0.1 < counts[0, 2] / counts.total() < 0.15
+
+
+def test_a_task_of_a_mixed_suite_is_played_as_if_it_were_alone():
+    """Its own actions, all with the same chance, and its own arrays: others' stand-ins are no observations of its environment."""
+    mixed = make_suite("gym/CheckForbidding-v0,CheckWalk-v0,CartPole-v1,Pendulum-v1")
+    for task, name in enumerate(mixed.names):
+        ours, alone = (inspect_task(suite, index, episodes=6) for suite, index in ((mixed, task), (make_suite(f"gym/{name}"), 0)))
+        assert ours.task == alone.task == name and ours.defects == alone.defects
+        assert ours.episodes == alone.episodes and ours.rewards == alone.rewards
+        assert ours.sizes.keys() == alone.sizes.keys()
 
 
 def test_memory_and_time():

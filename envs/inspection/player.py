@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from envs.actions import choices_of
 from envs.inspection.findings import Defect, Inspection, PlayedEpisode, Rewards, raised
+from envs.observations import MASK
 from envs.task import TaskSuite
 from envs.vector import Arrays
 
@@ -29,6 +32,8 @@ class RandomPlayer:
 
     def __init__(self, suite: TaskSuite, task_id: int, env: gymnasium.Env[Any, Any], found: Inspection):
         self._suite, self._task, self._env, self._found = suite, task_id, env, found
+        self._space = copy.deepcopy(suite.action_space)  # its own draws
+        self._mask: np.ndarray | None = None  # of the newest observation
         self._number = self._step = 0  # of the episode, from 1, and of the step in it
         self._noted: set[str] = set()  # kinds of defects that are reported once
         self._seconds = 0.0
@@ -41,6 +46,7 @@ class RandomPlayer:
 
     def play(self, episodes: int, seed: int, until: float) -> None:
         """Plays episodes, at least one step."""
+        self._space.seed(seed)
         with self._fatal_noted():
             observation = self._reset(seed)
             self.firsts.add(_fingerprint(observation))
@@ -50,10 +56,8 @@ class RandomPlayer:
 
     def check_seed(self, seed: int, until: float) -> None:
         """Compares two trajectories under one seed."""
-        actions = [self._suite.action_space.sample() for _ in range(SEEDED_STEPS)]
         with self._fatal_noted():
-            first = list(self._trajectory(seed, actions, until))
-            second = list(self._trajectory(seed, actions, until))
+            first, second = (list(self._trajectory(seed, until)) for _ in range(2))
             for step, (one, other) in enumerate(zip(first, second, strict=False)):
                 difference = _difference(one, other)
                 if difference is not None:
@@ -71,7 +75,7 @@ class RandomPlayer:
                 self._found.unfinished_steps = self._step
                 return True
             start = time.perf_counter()
-            observation, reward, terminated, truncated, info = self._act(self._suite.action_space.sample())
+            observation, reward, terminated, truncated, info = self._act(self._random_action())
             self._seconds += time.perf_counter() - start
             arrays = self._look(observation)
             self._measure(arrays, reward)
@@ -85,16 +89,17 @@ class RandomPlayer:
                 self._found.episodes.append(PlayedEpisode(total, self._step, terminated, succeeded))
                 return False
 
-    def _trajectory(self, seed: int, actions: list[Any], until: float) -> Iterator[tuple[Arrays, float, bool, bool]]:
+    def _trajectory(self, seed: int, until: float) -> Iterator[tuple[Arrays, float, bool, bool]]:
         """Observations, rewards and ends; an episode that ends is followed by the next one, without a seed."""
+        self._space.seed(seed)
         yield self._reset(seed), 0.0, False, False
         ended = False
-        for action in actions:
+        for _ in range(SEEDED_STEPS):
             if time.monotonic() > until:
                 return
             if ended:
                 yield self._reset(None), 0.0, False, False
-            observation, reward, terminated, truncated, _ = self._act(action)
+            observation, reward, terminated, truncated, _ = self._act(self._random_action())
             ended = terminated or truncated
             yield _copied(self._look(observation)), reward, terminated, truncated
 
@@ -103,6 +108,14 @@ class RandomPlayer:
         # Only the first reset has options, as in a training.
         observation, _ = self._env.reset() if seed is None else self._env.reset(seed=seed, options={"number": 0})
         return _copied(self._look(observation))
+
+    def _random_action(self) -> Any:
+        """One of the actions that the newest observation allows, all with the same chance."""
+        choices = choices_of(self._space)
+        if self._mask is None or choices is None:
+            return self._space.sample()
+        allowed = tuple(np.split(self._mask.astype(np.int8), np.cumsum(choices)[:-1]))
+        return self._space.sample(mask=allowed[0] if isinstance(self._space, gymnasium.spaces.Discrete) else allowed)
 
     def _act(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self._step += 1
@@ -131,6 +144,7 @@ class RandomPlayer:
                     index = tuple(np.argwhere(outside)[0])
                     bounds = f"{space.low[index]:g} to {space.high[index]:g}"
                     self._note(f"bounds {name}", f"{self._where()}: the observation {_place(name, array, outside)}, outside of {bounds}")
+        self._mask = arrays.get(MASK)
         return arrays
 
     def _measure(self, arrays: Arrays, reward: float) -> None:

@@ -31,6 +31,8 @@ def inspect_task(suite: TaskSuite, task_id: int, *, seconds: float = 20.0, episo
         episodes: the most that are played.
         seed: of the environment and the actions.
     """
+    # Of a mixed suite the task's own part: others' arrays and actions say nothing about its environment.
+    suite, task_id = suite.alone(task_id)
     found = Inspection(suite.names[task_id])
     start = time.monotonic()
     try:
@@ -42,7 +44,6 @@ def inspect_task(suite: TaskSuite, task_id: int, *, seconds: float = 20.0, episo
         in_short(space) for space in (env.unwrapped.observation_space, env.unwrapped.action_space)
     )
     found.time_limit = env.spec.max_episode_steps if env.spec is not None else None
-    suite.action_space.seed(seed)
     player = RandomPlayer(suite, task_id, env, found)
     try:
         player.play(episodes, seed, start + PLAYING * seconds)
