@@ -14,7 +14,7 @@ stays in the environment's units and is clipped at the finite one.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -157,24 +157,33 @@ def action_rule(space: gymnasium.Space[Any] | None) -> str | None:
 
 
 def choices_of(space: gymnasium.Space[Any] | None) -> tuple[int, ...] | None:
-    """The numbers of values of a Discrete's or MultiDiscrete's choices; None for other spaces, of which actions are not masked."""
-    if isinstance(space, Discrete):
-        return (int(space.n),)
-    return tuple(space.nvec.reshape(-1).tolist()) if isinstance(space, MultiDiscrete) else None
+    """The numbers of values of the choices of Discrete, MultiDiscrete, and Tuple and Dict of these, in the order of `canonical_actions`;
+    None for other spaces, of which actions are not masked.
+    """
+    counts: list[int] = []
+    for part in [] if space is None else _parts(space):
+        if isinstance(part, Discrete):
+            counts.append(int(part.n))
+        elif isinstance(part, MultiDiscrete):
+            counts += part.nvec.reshape(-1).tolist()
+        else:
+            return None
+    return tuple(counts) or None
 
 
-def read_mask(mask: Any, choices: tuple[int, ...]) -> np.ndarray:
+def read_mask(mask: Any, space: gymnasium.Space[Any]) -> np.ndarray:
     """Which values of each choice are allowed, side by side, [sum of the choices] int8.
 
     Args:
-        mask: as `sample` of Gymnasium's spaces takes it: an array for a Discrete, nested tuples of arrays for a MultiDiscrete; or all side
-            by side.
-        choices: as `choices_of` gives them.
+        mask: as `sample` of Gymnasium's spaces takes it: an array for a Discrete, nested tuples of arrays for a MultiDiscrete, tuples and
+            mappings of these for a Tuple and a Dict; or all side by side.
+        space: one that `choices_of` knows.
 
     Raises:
         MisfitError: it has another number of values, or allows none of a choice.
     """
-    flat = _flat(mask)
+    choices = choices_of(space) or ()
+    flat = _flat(mask, space)
     if len(flat) != sum(choices):
         raise MisfitError(f"action_mask has {len(flat)} values instead of {sum(choices)}, one for each action")
     allowed = (flat != 0).astype(np.int8)
@@ -261,7 +270,15 @@ def _integer_box(space: Box) -> _Leaf:
     return _Leaf((), Box(-1.0, 1.0, (len(counts),), np.float32), nearest)
 
 
-def _flat(mask: Any) -> np.ndarray:
-    if isinstance(mask, tuple | list):
-        return np.concatenate([_flat(part) for part in mask]) if mask else np.zeros(0)
-    return np.asarray(mask, np.float64).reshape(-1)
+def _flat(mask: Any, space: Any) -> np.ndarray:
+    if isinstance(mask, Mapping):
+        names = list(space) if isinstance(space, Dict) else []
+        if set(names) != set(mask):
+            raise MisfitError(f"action_mask has the parts {shown(sorted(map(str, mask)))} instead of {shown(names)}")
+        parts = [(mask[name], space[name]) for name in names]
+    elif isinstance(mask, tuple | list):
+        spaces = list(space) if isinstance(space, Tuple) and len(space) == len(mask) else [None] * len(mask)
+        parts = list(zip(mask, spaces, strict=True))
+    else:
+        return np.asarray(mask, np.float64).reshape(-1)
+    return np.concatenate([_flat(*part) for part in parts]) if parts else np.zeros(0)

@@ -84,6 +84,8 @@ class Adapted(gymnasium.Wrapper[Any, Any, Any, Any]):
     def _arrays(self, observation: Any, info: dict[str, Any], *, ended: bool) -> Arrays:
         try:
             arrays = self._read(observation)
+            if not self._masked and self._choices is not None and info.get(MASK) is not None:
+                raise MisfitError("info has an action_mask, and the first reset had none; give it there as well, so that policies read it")
             if self._masked:
                 arrays[MASK] = self._mask(observation, info, ended=ended)
         except MisfitError as error:
@@ -97,7 +99,7 @@ class Adapted(gymnasium.Wrapper[Any, Any, Any, Any]):
         given = observation.get(MASK) if self._mask_observed else info.get(MASK)
         if given is None or ended:
             return np.ones(sum(self._choices), np.int8)
-        return read_mask(given, self._choices)
+        return read_mask(given, self.env.action_space)
 
 
 class StackedImages(gymnasium.ObservationWrapper[Any, Any, Any]):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 import gymnasium
 import numpy as np
 import pytest
 import torch
 from foreign import FORBIDDING, Forbids
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 from helpers import toy_config
 
 from envs import SuiteError, TaskFault, make_suite, make_vector
-from envs.actions import read_mask
+from envs.actions import canonical_actions, choices_of, read_mask
 from envs.errors import MisfitError
 from mtrl.learning.learner import Learner
 from mtrl.models.distributions import make_distribution
@@ -80,15 +82,61 @@ def test_masks_belong_to_their_own_kinds_of_observations():
 
 
 def test_masks_that_make_no_sense_are_a_sentence():
-    np.testing.assert_array_equal(read_mask(([1, 0], [0, 0, 1]), (2, 3)), [1, 0, 0, 0, 1])
-    np.testing.assert_array_equal(read_mask(np.array([True, False]), (2,)), [1, 0])
-    for mask, choices, said in (
-        ([0, 0, 0], (3,), "action_mask forbids every action"),
-        (([1, 0], [0, 0]), (2, 2), "action_mask forbids every value of choice 1"),
-        ([1, 1], (3,), "action_mask has 2 values instead of 3, one for each action"),
+    np.testing.assert_array_equal(read_mask(([1, 0], [0, 0, 1]), MultiDiscrete([2, 3])), [1, 0, 0, 0, 1])
+    np.testing.assert_array_equal(read_mask(np.array([True, False]), Discrete(2)), [1, 0])
+    for mask, space, said in (
+        ([0, 0, 0], Discrete(3), "action_mask forbids every action"),
+        (([1, 0], [0, 0]), MultiDiscrete([2, 2]), "action_mask forbids every value of choice 1"),
+        ([1, 1], Discrete(3), "action_mask has 2 values instead of 3, one for each action"),
+        ({"b": [1, 1]}, Dict(a=Discrete(2)), r"action_mask has the parts \['b'\] instead of \['a'\]"),
     ):
         with pytest.raises(MisfitError, match=said):
-            read_mask(mask, choices)
+            read_mask(mask, space)
+
+
+def test_masks_of_nested_choices_stand_in_the_order_of_the_actions():
+    """As `sample` of Gymnasium's spaces takes them: whatever it draws under a mask, the mask that policies read allows."""
+    space = Dict(b=Tuple((Discrete(3, start=5), MultiDiscrete([2, 4]))), a=Discrete(2))
+    masks = [np.array(mask, np.int8) for mask in ([0, 1], [0, 1, 0], [1, 0], [0, 0, 1, 1])]
+    mask = {"b": (masks[1], (masks[2], masks[3])), "a": masks[0]}
+    flat, (_, to_environment) = read_mask(mask, space), canonical_actions(space)
+    assert flat.tolist() == [0, 1, 0, 1, 0, 0, 0, 1, 1, 0, 1]
+    counts = choices_of(space)
+    values = [np.flatnonzero(part) for part in np.split(flat, np.cumsum(counts)[:-1])]
+
+    def numbers(action):
+        return (int(action["a"]), int(action["b"][0]), *map(int, action["b"][1]))
+
+    ours = {numbers(to_environment(np.array(choice))) for choice in itertools.product(*values)}
+    assert counts == (3, 2, 4, 2) and {numbers(space.sample(mask=mask)) for _ in range(50)} == ours == {(1, 6, 0, 2), (1, 6, 0, 3)}
+
+
+def test_a_mask_that_policies_do_not_read_is_said():
+    """Of other actions than choices, and one that comes too late."""
+
+    class Numbers(gymnasium.Env):
+        observation_space, action_space = Box(-1, 1, (2,)), Box(-1, 1, (1,))
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(2, np.float32), {"action_mask": np.ones(1)}
+
+    class Late(gymnasium.Env):
+        observation_space, action_space = Box(-1, 1, (2,)), Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(2, np.float32), {}
+
+        def step(self, action):
+            return np.zeros(2, np.float32), 0.0, False, False, {"action_mask": np.ones(2)}
+
+    for kind in (Numbers, Late):
+        gymnasium.register(f"Masks{kind.__name__}-v0", kind)
+    with pytest.warns(UserWarning, match="policies do not read its action_mask, since its actions are Box"):
+        make_suite("gym/MasksNumbers-v0")
+    env = make_suite("gym/MasksLate-v0").tasks[0].make_env()
+    env.reset(seed=0)
+    with pytest.raises(MisfitError, match=r"the first reset had none; give it there as well.*\(after step 1\)"):
+        env.step(0)
 
 
 @pytest.mark.parametrize("tolerant", [False, True])

@@ -163,6 +163,9 @@ def _look(env_id: str, stack: int) -> _Look:
             made = _made(env_id)
             stopping.callback(_close, made)
             masked = _masks_in_info(made)
+            if masked and choices_of(made.action_space) is None:
+                what = f"policies do not read its action_mask, since its actions are {shown(made.action_space)}"
+                warnings.warn(f"gym: of {env_id} {what}; masks are those of Discrete and MultiDiscrete", stacklevel=2)
             adapted, env = _adapted(made, stack, masked=masked)
         except SuiteError as error:
             raise SuiteError(f"gym: {env_id} cannot be served: {error}") from None
@@ -187,7 +190,7 @@ def _masks_in_info(env: gymnasium.Env) -> bool:
     """Whether the environment says in `info` which actions are allowed, as only an episode shows."""
     # An environment that cannot start is reported when it is to be trained, as those are that fail later.
     with contextlib.suppress(Exception, SystemExit), staying_here():
-        return choices_of(env.action_space) is not None and MASK in (env.reset(seed=0)[1] or {})
+        return (env.reset(seed=0)[1] or {}).get(MASK) is not None
     return False
 
 
