@@ -28,7 +28,7 @@ EXAMPLES = {
     "gym": ["gym/CartPole-v1,CartPole-v0", "gym/strangers:Steers-v0,strangers:Dials-v0?stack=2"],
     "hand": ["hand/HandReach,HandManipulatePen"],
     "highway": ["highway/HighwayFast,Parking"],
-    "jumanji": ["jumanji/Sokoban,SearchAndRescue"],
+    "jumanji": ["jumanji/Sokoban,SearchAndRescue", "jumanji/TSP,BinPack,Connector"],
     "kitchen": ["kitchen/FrankaKitchen+fetch/FetchReach"],
     "maze": ["maze/PointMaze_UMaze,PointMaze_Open"],
     "mujoco": ["mujoco/Hopper,Walker2d"],
@@ -41,7 +41,7 @@ EXAMPLES = {
 """Suites of families that name none themselves, or only long ones; as a rule of two tasks, so that slots can move from one to the other."""
 SLOW = frozenset(EXAMPLES) - {"chaos", "classic", "envpool", "gym", "toy_text"}
 """Families that are left to the slow tests: their simulators start in seconds."""
-DETERMINISTIC = ("toy/", "chaos/toy/")  # nothing is drawn, so that seeds make no difference
+DETERMINISTIC = ("toy/", "chaos/toy/", "jumanji/Sokoban")  # nothing is drawn, so that seeds make no difference
 
 
 def first_tasks(name: str) -> TaskSuite:

@@ -9,6 +9,7 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
 from envs import SuiteError, UnknownTaskError, make_suite, make_vector
+from envs.actions import choices_of
 from envs.pools.catalogue import ids, spec_of
 from envs.pools.views import view_of
 from mtrl.config import ModelConfig
@@ -81,9 +82,15 @@ def test_frames_of_any_size_have_an_encoder(shape, kind):
     ("observed", "acted", "why"),
     [
         (Box(-1, 1, (3,)), MultiDiscrete([2, 3]), "its actions are MultiDiscrete"),
-        (Box(-1, 1, (3,)), Box(0, 5, (3,), np.int32), "its actions are Box"),
+        (Box(-1, 1, (3,)), Box(0, 50, (3,), np.int32), "its actions are Box"),
         (Dict({"eye": Box(0, 255, (3, 64, 64), np.uint8), "speed": Box(-1, 1, (3,))}), Discrete(2), "'eye' of what it observes"),
-        (Dict({"board": Box(0, 1, (3,)), "action_mask": MultiBinary(4)}), Discrete(4), "action_mask changes"),
+        (
+            Dict({"board": Box(0, 1, (3,)), "action_mask": MultiBinary(4)}),
+            Discrete(3),
+            r"Discrete\(3\) with an action_mask of shape \(4,\)",
+        ),
+        (Dict({"board": Box(0, 1, (3,)), "action_mask": MultiBinary(2)}), Box(-1, 1, (2,)), "with an action_mask"),
+        (Dict({"board": Box(0, 1, (3,)), "action_mask": MultiBinary((3, 2))}), Box(0, 2, (3,), np.int32), "with an action_mask"),
     ],
 )
 def test_other_spaces_are_refused_in_words(observed, acted, why):
@@ -96,7 +103,7 @@ def test_other_spaces_are_refused_in_words(observed, acted, why):
     [
         ("envpool/Chess-v1", "Chess-v1 cannot be served: it is a game of several players"),
         ("envpool/IntersectionMultiAgent-v0", "several players"),
-        ("envpool/RubiksCube-v0", "RubiksCube-v0 cannot be served: its actions are"),
+        ("jumanji/Sudoku", "Sudoku-v0 cannot be made: its puzzles are not in this version"),
         ("envpool/CartPole-v2", "EnvPool has no id 'CartPole-v2'; did you mean CartPole-v1"),
         ("envpool/CartPole-v1?high=0&low=3", "high has to be above low"),
         ("envpool/CartPole-v1,CartPole-v1", "names a task twice"),
@@ -107,6 +114,75 @@ def test_an_id_that_cannot_be_served_is_named(name, why):
     with pytest.raises(SuiteError, match=why) as error:
         make_suite(name)
     assert "\n" not in str(error.value)
+
+
+def allowed_action(space, mask, rng):
+    """One that the mask allows; all with the same chance."""
+    choices = np.split(mask, np.cumsum(choices_of(space))[:-1])
+    drawn = [rng.choice(np.flatnonzero(choice)) for choice in choices]
+    return np.array(drawn) if isinstance(space, MultiDiscrete) else drawn[0]
+
+
+@pytest.mark.parametrize("name", ["BinPack", "TSP", "Cleaner", "Minesweeper", "Tetris"])
+def test_allowed_actions_are_those_that_the_simulator_takes(name):
+    """What the rules of the game say of allowed moves, over random ones: a wrong order of choices would show at once."""
+    suite, rng, steps = make_suite(f"jumanji/{name}"), np.random.default_rng(0), 0
+    env = suite.tasks[0].make_env()
+    for seed in range(4):
+        observation, terminated = env.reset(seed=seed)[0], False
+        for _ in range(15):
+            seen = suite.adapt(observation)
+            assert suite.observation_space.contains(seen) and seen["action_mask"].any()
+            before, action = observation, allowed_action(suite.action_space, seen["action_mask"], rng)
+            observation, _, terminated, _, _ = env.step(action)
+            if terminated and name in ("Minesweeper", "Tetris"):
+                break
+            if name == "BinPack":  # one more item is placed
+                assert observation["items_placed"].sum() == before["items_placed"].sum() + 1
+            elif name == "Minesweeper":  # the cell is opened
+                row, column = divmod(action, 10)
+                assert before["board"][row, column] == -1 and observation["board"][row, column] >= 0
+            elif name == "TSP":  # a city is visited that was not yet, and the tour is not ended as a punishment
+                assert not terminated and observation["position"] == action
+            elif name == "Cleaner":  # each agent goes to one of the cells beside it
+                assert (abs(observation["agents_locations"] - before["agents_locations"]).sum(1) == 1).all()
+            else:  # a piece of four cells is placed, and full rows vanish
+                assert (observation["grid"].sum() - before["grid"].sum() - 4) % 10 == 0
+            steps += 1
+            if terminated:
+                break
+    assert steps > 5
+    env.close()
+
+
+def test_every_problem_of_jumanji_is_played():
+    """Each for some steps in pools, with allowed actions; observations are of the declared space."""
+    names = make_suite("jumanji/all").names
+    assert len(names) == 24
+    rng = np.random.default_rng(0)
+    for name in names:
+        suite = make_suite(f"jumanji/{name}")
+        tasks = make_vector(suite, 3, backend="envpool", seed=0)
+        seen = tasks.reset()
+        for _ in range(5):
+            for row in range(3):
+                assert suite.observation_space.contains({key: array[row] for key, array in seen.items()})
+            masks = seen.get("action_mask", [None] * 3)
+            actions = [suite.action_space.sample() if mask is None else allowed_action(suite.action_space, mask, rng) for mask in masks]
+            step = tasks.step(np.stack(actions))
+            assert np.isfinite(step.rewards).all() and not step.faults
+            seen = step.obs
+        tasks.close()
+
+
+def test_a_mask_that_forbids_everything_allows_all():
+    """As simulators have it when an episode has ended: nobody acts then, but probabilities have to be numbers."""
+    view = view_of(Dict({"board": Box(0, 1, (3,)), "action_mask": MultiBinary((2, 3))}), Box(1, 3, (2,), np.int32))
+    assert view.action_space == MultiDiscrete([3, 3])
+    mask = np.array([[[0, 0, 0], [0, 1, 0]], [[1, 0, 1], [0, 0, 0]]], bool)
+    seen = view.adapt({"board": np.zeros((2, 3), np.float32), "action_mask": mask})
+    assert seen["action_mask"].tolist() == [[1, 1, 1, 0, 1, 0], [1, 0, 1, 1, 1, 1]] and seen["action_mask"].dtype == np.int8
+    np.testing.assert_array_equal(view.to_pool(np.array([[0, 2], [1, 0]])), [[1, 3], [2, 1]])
 
 
 def test_a_torque_of_one_is_the_pendulums_largest():

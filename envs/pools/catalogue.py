@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from envs.envpool_package import load, module_of, registered
@@ -16,6 +17,9 @@ MULTI_AGENT = ("envpool.pgx",)
 
 MULTI_PLAYER = ("Cig-v1", "MultiDuel-v1")
 """ViZDoom's scenarios that wait for other players: started alone, they end the process."""
+
+SUDOKU, SUDOKU_FOLDER = "sudoku_database", "jumanji/assets/sudoku"
+"""An option of EnvPool's Sudoku, and the folder of its puzzles, which EnvPool 1.2.5 comes without."""
 
 
 class Spec(NamedTuple):
@@ -82,6 +86,8 @@ def _read(envpool_id: str, options: Mapping[str, Any]) -> Spec:
         spec = package.make_spec(envpool_id, **options)
     except (ImportError, RuntimeError, ValueError, TypeError) as error:
         raise SuiteError(f"{envpool_id} cannot be made: {' '.join(str(error).split())}") from error
+    if SUDOKU in spec.config._fields and not (Path(spec.config.base_path) / SUDOKU_FOLDER).exists():
+        raise SuiteError(f"{envpool_id} cannot be made: its puzzles are not in this version of EnvPool's assets")
     arrays = frozenset(spec.state_array_spec)
     if any(name.startswith("info:players.") and name != "info:players.env_id" for name in arrays):
         raise SuiteError(f"{envpool_id} cannot be served: it has several players")

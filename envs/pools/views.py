@@ -3,7 +3,9 @@
 - Observations of one picture become `frames`, bytes with the channels first.
 - All others become `vector`: the numbers of every array, one after the other in the alphabetical order of their keys, as float32. A
   Discrete value of up to `MOST_ONE_HOT` kinds is one-hot, a larger one is a fraction of its range.
-- Actions are Discrete from 0, or a Box of floats in [-1, 1] that is mapped to its bounds (`envs.actions`).
+- `action_mask` says which choices are allowed, as `envs.actions.read_mask` has them.
+- Actions are Discrete from 0, a Box of floats in [-1, 1] that is mapped to its bounds (`envs.actions`), or, for a box of integers, a
+  MultiDiscrete from 0; where a mask names the allowed combinations of its choices, each combination is one action of a Discrete.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
-from envs.actions import action_rule, canonical_box, same
+from envs.actions import MOST_CHOICES, action_rule, canonical_box, choices_of, same
 from envs.errors import SuiteError
 from envs.observations import MASK
 
@@ -25,6 +27,8 @@ SMALLEST_PICTURE = 32
 """Pixels of the shorter side. A smaller array of bytes is a board, whose cells are no picture's."""
 MOST_CHANNELS = 16
 MOST_ONE_HOT = 1024
+MOST_COMBINATIONS = 10_000
+"""Of choices that are allowed or forbidden together. A policy has an output for each."""
 NO_LIMIT = 1e10
 """A bound from here on is none: MuJoCo's largest number stands for a missing one."""
 
@@ -49,17 +53,20 @@ def view_of(observations: gymnasium.Space, actions: gymnasium.Space) -> View:
         SuiteError: no policy can read or act in it. The message says why, for the end of a sentence that names the environment.
     """
     adapt: FramesView | VectorView
-    if isinstance(observations, Dict) and MASK in observations.spaces:
-        raise SuiteError(f"its {MASK} changes from step to step, and policies act in spaces that stay the same")
+    mask_space: Any = observations.spaces.get(MASK) if isinstance(observations, Dict) else None
+    acted = _actions(actions, None if mask_space is None else tuple(mask_space.shape))
     if _is_picture(observations):
         shape: Any = observations.shape
         adapt = FramesView(channels_last=shape[-1] <= MOST_CHANNELS)
         frames = (shape[-1], *shape[:-1]) if adapt.channels_last else shape
         seen = Dict({"frames": Box(0, 255, frames, np.uint8)})
     else:
-        adapt = VectorView(tuple(_parts(observations)))
+        choices = None if mask_space is None else choices_of(acted[0])
+        adapt = VectorView(tuple(part for part in _parts(observations) if part.path != (MASK,)), choices)
         seen = Dict({"vector": Box(-np.inf, np.inf, (adapt.size,), np.float32)})
-    return View(seen, *_actions(actions), adapt)
+        if choices is not None:
+            seen = Dict({**seen.spaces, MASK: MultiBinary(sum(choices))})
+    return View(seen, *acted, adapt)
 
 
 class Part(NamedTuple):
@@ -79,9 +86,11 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class VectorView:
-    """Reads an observation of one environment, or of a pool, as one vector `[..., size]`."""
+    """Reads an observation of one environment, or of a pool, as one vector `[..., size]`, and its mask of actions if it has one."""
 
     parts: tuple[Part, ...]
+    choices: tuple[int, ...] | None = None
+    """The numbers of values of the choices that a mask allows or forbids; None where there is no mask."""
 
     @functools.cached_property
     def size(self) -> int:
@@ -89,7 +98,7 @@ class VectorView:
         return sum(part.size for part in self.parts)
 
     def __call__(self, observation: Any) -> dict[str, np.ndarray]:
-        """The observation as `vector`."""
+        """The observation as `vector`, and `action_mask`."""
         arrays = [_at(observation, part.path) for part in self.parts]
         shape = arrays[0].shape
         leading = shape[: len(shape) - self.parts[0].dimensions]
@@ -98,7 +107,8 @@ class VectorView:
         for part, array in zip(self.parts, arrays, strict=True):
             rows, end = slice(end, end + part.size), end + part.size
             vector[..., rows] = _encoded(part, array).reshape(*leading, part.size)
-        return {"vector": vector}
+        mask = {} if self.choices is None else {MASK: _allowed(observation[MASK].reshape(*leading, -1), self.choices)}
+        return {"vector": vector, **mask}
 
 
 @dataclass(frozen=True)
@@ -149,17 +159,46 @@ def _at(observation: Any, path: tuple[str, ...]) -> np.ndarray:
     return np.asarray(observation)
 
 
-def _actions(space: gymnasium.Space) -> tuple[gymnasium.Space, Callable[[np.ndarray], np.ndarray] | None, str | None]:
-    """The space that a policy acts in, and `to_pool` and `action_rule` of a `View`."""
-    if isinstance(space, Discrete) and int(space.start) == 0:
+def _allowed(mask: np.ndarray, choices: tuple[int, ...]) -> np.ndarray:
+    """The mask `[..., sum of the choices]` as int8. Simulators forbid everything when an episode has ended: all is allowed then."""
+    parts = np.split(mask != 0, np.cumsum(choices)[:-1], axis=-1)
+    return np.concatenate([part | ~part.any(-1, keepdims=True) for part in parts], axis=-1).astype(np.int8)
+
+
+def _actions(
+    space: gymnasium.Space, mask: tuple[int, ...] | None
+) -> tuple[gymnasium.Space, Callable[[np.ndarray], np.ndarray] | None, str | None]:
+    """The space that a policy acts in, and `to_pool` and `action_rule` of a `View`.
+
+    Args:
+        space: EnvPool's.
+        mask: the shape of the mask of allowed actions; None where there is none.
+    """
+    if isinstance(space, Discrete) and int(space.start) == 0 and mask in (None, (space.n,)):
         return Discrete(int(space.n)), None, None
-    if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating):
+    if isinstance(space, Box) and np.issubdtype(space.dtype, np.integer) and len(space.shape) == 1:
+        counts = tuple((space.high.astype(np.int64) - space.low + 1).tolist())
+        if mask == counts and np.prod(counts) <= MOST_COMBINATIONS:
+            return Discrete(int(np.prod(counts))), functools.partial(_combination, counts, space.low), None
+        if max(counts) <= MOST_CHOICES if mask is None else set(counts) == {mask[-1]} and mask == (len(counts), mask[-1]):
+            return MultiDiscrete(list(counts)), functools.partial(_from, space.low), None
+    if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating) and mask is None:
         low, high = (np.where(np.abs(bound) >= NO_LIMIT, np.copysign(np.inf, bound), bound) for bound in (space.low, space.high))
         acted, to_environment = canonical_box(Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32))
         if to_environment is same and space.dtype == np.float32:
             return acted, None, None
         return acted, functools.partial(_converted, to_environment, space.dtype), action_rule(space)
-    raise SuiteError(f"its actions are {space}, and a policy acts in one Discrete or one Box of floats")
+    masked = "" if mask is None else f" with an {MASK} of shape {mask}"
+    raise SuiteError(f"its actions are {space}{masked}, and a policy acts in one Discrete, one Box of floats, or a few integers")
+
+
+def _combination(counts: tuple[int, ...], low: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """The choices in the combinations `[N]`, `[N, choices]`."""
+    return np.stack(np.unravel_index(actions, counts), axis=-1).astype(low.dtype) + low
+
+
+def _from(low: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    return actions.astype(low.dtype) + low
 
 
 def _converted(to_environment: Callable[[Any], Any], kind: Any, actions: np.ndarray) -> np.ndarray:

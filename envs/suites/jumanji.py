@@ -1,7 +1,4 @@
-"""Jumanji: combinatorial problems. `jumanji/Sokoban`.
-
-Those with masks of legal actions, or several choices in one action, are refused.
-"""
+"""Jumanji: combinatorial problems, most of them with masks of legal moves. `jumanji/TSP,BinPack`."""
 
 from __future__ import annotations
 
