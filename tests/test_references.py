@@ -137,6 +137,7 @@ CASES = [
     ("highway/Parking", "highway_env", "parking-v0"),
     *(("classic/" + name, None, name) for name in ("CartPole-v1", "Acrobot-v1", "Pendulum-v1")),
     ("toy_text/Taxi", None, "Taxi-v3"),
+    *((f"box2d/{name}", "Box2D", name) for name in ("LunarLander-v3", "LunarLanderContinuous-v3", "BipedalWalker-v3")),
 ]
 
 
