@@ -51,7 +51,7 @@ class Adapted(gymnasium.Wrapper[Any, Any, Any, Any]):
             space = Dict({name: part for name, part in space.items() if name != MASK})
         self._masked = self._mask_observed or (masked and self._choices is not None)
         own = observations or read_observations(space)
-        self._read, self.left_out = own.read, own.left_out
+        self._read, self.left_out, self.rounded = own.read, own.left_out, own.rounded
         mask = {MASK: MultiBinary(sum(self._choices))} if self._masked and self._choices is not None else {}
         self.observation_space = Dict(own.space.spaces | mask)
         self._steps = 0

@@ -27,7 +27,7 @@ def load(envpool_id: str | None = None) -> Any:
         import envpool
     except ImportError as error:
         raise MissingPackageError(
-            f"the envpool backend needs the envpool package ({error}); install it or set suite.backend to gymnasium"
+            f"the envpool backend needs the envpool package ({error}); install it with pip, or set suite.backend to gymnasium"
         ) from None
     if envpool_id is not None and module_of(envpool_id) == PROCGEN:
         _load_qt()

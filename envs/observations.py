@@ -32,6 +32,8 @@ READABLE = (Box, Discrete, MultiBinary, MultiDiscrete, Text)
 ONE_HOT_LIMIT = 512
 """Values of a choice that is read as one-hot; larger ones are embedded."""
 LARGEST_CHOICE = 1_000_000
+LARGEST_WHOLE = 2**24
+"""Up to here float32 has every whole number."""
 SIDE_OF_TABLE = 8
 """Rows and columns that a box of rank 2 needs to be an image; smaller ones are a few numbers."""
 SIDE_OF_IMAGE = 3
@@ -53,6 +55,8 @@ class Observations(NamedTuple):
     of the bounds of a box of floats are read as they are."""
     left_out: list[str]
     """Paths of parts that are not read."""
+    rounded: list[str]
+    """Paths of whole numbers that go beyond those that float32 tells apart."""
 
 
 def read_observations(space: gymnasium.Space[Any] | None) -> Observations:
@@ -69,7 +73,10 @@ def read_observations(space: gymnasium.Space[Any] | None) -> Observations:
         )
     numbers: list[_Part] = []
     others: list[_Part] = []
+    rounded: list[str] = []
     for path, part in _parts(space, (), left_out):
+        if _is_rounded(part):
+            rounded.append("/".join(map(str, path)) or "the observation")
         for leaf in _leaves_of(path, part):
             (numbers if leaf_kind(leaf.space) == "vector" else others).append(leaf)
     leaves: dict[str, _Part] = {}
@@ -83,18 +90,27 @@ def read_observations(space: gymnasium.Space[Any] | None) -> Observations:
     def read(observation: Any) -> Arrays:
         return {name: leaf.read(observation) for name, leaf in leaves.items()}
 
-    return Observations(flat, read, left_out)
+    return Observations(flat, read, left_out, rounded)
 
 
 def readable(space: gymnasium.Space[Any] | None) -> bool:
-    """Whether something of the space can be read: all parts of a Tuple, one part of a Dict, or a space of fixed size that is not empty.
+    """Whether something of the space can be read: one part of a Dict or a Tuple, or a space of fixed size that is not empty.
     Subclasses do not count: they may have changed their values.
     """
     if isinstance(space, Dict):
         return any(map(readable, space.values()))
     if isinstance(space, Tuple):
-        return len(space) > 0 and all(map(readable, space))
+        return any(map(readable, space))
     return type(space) in READABLE and 0 not in (space.shape or ())  # type: ignore[union-attr]
+
+
+def _is_rounded(space: gymnasium.Space[Any]) -> bool:
+    """Whether a box of integers has bounds that somebody has set, and that float32 cannot count up to."""
+    if not isinstance(space, Box) or not np.issubdtype(space.dtype, np.integer):
+        return False
+    limits = np.iinfo(space.dtype)
+    set_low, set_high = space.low[space.low != limits.min], space.high[space.high != limits.max]
+    return any(abs(int(bound)) > LARGEST_WHOLE for bound in (*set_low.reshape(-1), *set_high.reshape(-1)))
 
 
 def leaf_kind(space: gymnasium.Space[Any]) -> LeafKind:
@@ -124,12 +140,11 @@ class _Part(NamedTuple):
 
 def _parts(space: Any, path: Path, left_out: list[str]) -> list[tuple[Path, gymnasium.Space[Any]]]:
     """The parts of a readable space that are not nested themselves. Paths of those that cannot be read are added to `left_out`."""
-    if isinstance(space, Dict):
-        left_out += ["/".join(map(str, (*path, name))) for name, part in space.items() if not readable(part)]
-        return [each for name, part in space.items() if readable(part) for each in _parts(part, (*path, name), left_out)]
-    if isinstance(space, Tuple):
-        return [each for place, part in enumerate(space) for each in _parts(part, (*path, place), left_out)]
-    return [(path, space)]
+    if not isinstance(space, Dict | Tuple):
+        return [(path, space)]
+    inner: list[tuple[Any, Any]] = list(space.items() if isinstance(space, Dict) else enumerate(space))
+    left_out += ["/".join(map(str, (*path, key))) for key, part in inner if not readable(part)]
+    return [each for key, part in inner if readable(part) for each in _parts(part, (*path, key), left_out)]
 
 
 def _leaves_of(path: Path, space: Any) -> list[_Part]:

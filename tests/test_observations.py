@@ -39,7 +39,7 @@ def test_samples_of_any_space_become_arrays_of_the_leaves(space, seed):
         with pytest.raises(SuiteError, match=r"^it observes .* wrap it in [^\n]*$"):
             read_observations(space)
         return
-    leaves, read, left_out = read_observations(space)
+    leaves, read, left_out, _ = read_observations(space)
     assert len(leaves) > 0 and all("Sequence" in str(space) or "Graph" in str(space) for _ in left_out)
     space.seed(seed)
     for _ in range(3):
@@ -67,7 +67,7 @@ NUMBERS = [
 def test_numbers_are_joined_as_gymnasium_flattens_them(parts, as_tuple, seed):
     inner = Tuple(tuple(parts)) if as_tuple else Dict({str(place): part for place, part in enumerate(parts)})
     space = Dict({"state": inner, "goal": Box(0, np.inf, (2,))})
-    leaves, read, _ = read_observations(space)
+    leaves, read, *_ = read_observations(space)
     flat = flatten_space(space)
     assert leaves == Dict({"vector": Box(flat.low.astype(np.float32), flat.high.astype(np.float32))})
     space.seed(seed)
@@ -90,7 +90,7 @@ def test_numbers_are_joined_as_gymnasium_flattens_them(parts, as_tuple, seed):
 )
 def test_channels_come_first(shape, channels):
     image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    leaves, read, _ = read_observations(Box(0, 255, shape, np.uint8))
+    leaves, read, *_ = read_observations(Box(0, 255, shape, np.uint8))
     expected = image[None] if channels is None else np.moveaxis(image, channels, 0)
     np.testing.assert_array_equal(read(image)["image"], expected)
     assert leaves["image"] == Box(0, 255, expected.shape, np.uint8)
@@ -172,7 +172,7 @@ def test_what_is_not_of_its_space_is_a_sentence_with_part_and_step(space, observ
         Sequence(Discrete(3)),
         Graph(Box(-1, 1, (2,)), None),
         OneOf((Discrete(2), Text(2))),
-        Tuple((Discrete(2), Sequence(Discrete(3)))),
+        Tuple((Graph(Box(0, 1, (2,)), None), Sequence(Discrete(3)))),
         Dict({"a": Sequence(Discrete(3))}),
         Box(0, 1, (0,)),
         None,
@@ -186,15 +186,29 @@ def test_what_cannot_be_read_is_refused_with_what_to_wrap(space):
 def test_what_is_left_out_at_any_depth():
     words = Sequence(Discrete(3))
     space = Dict({"a": Dict({"words": words, "x": Discrete(2)}), "b": Dict({"words": words}), "c": Tuple((Discrete(2), words))})
-    leaves, read, left_out = read_observations(space)
-    assert left_out == ["b", "c", "a/words"] and leaves["vector"].shape == (2,)
-    np.testing.assert_array_equal(read(space.sample() | {"a": {"words": (), "x": 1}})["vector"], [0, 1])
+    leaves, read, left_out, _ = read_observations(space)
+    assert left_out == ["b", "a/words", "c/1"] and leaves["vector"].shape == (4,)
+    np.testing.assert_array_equal(read(space.sample() | {"a": {"words": (), "x": 1}, "c": (0, ())})["vector"], [0, 1, 1, 0])
     with pytest.raises(SuiteError, match="'a' is one of 2,000,000 values"):
         read_observations(Dict({"a": Discrete(2_000_000)}))
 
 
+@pytest.mark.parametrize(
+    ("space", "rounded"),
+    [
+        (Box(0, 2**24, (2,), np.int64), []),
+        (Box(0, 2**24 + 1, (2,), np.int64), ["x"]),
+        (Box(-(2**40), 5, (2,), np.int64), ["x"]),
+        (Box(np.iinfo(np.int64).min, np.iinfo(np.int64).max, (2,), np.int64), []),  # whose bounds say nothing
+        (Box(-1e30, 1e30, (2,), np.float64), []),
+    ],
+)
+def test_whole_numbers_that_are_rounded_are_said(space, rounded):
+    assert read_observations(Dict({"x": space, "y": Discrete(2)})).rounded == rounded
+
+
 def test_texts_are_numbers_of_their_characters():
-    leaves, read, _ = read_observations(Text(5, charset="cab"))
+    leaves, read, *_ = read_observations(Text(5, charset="cab"))
     np.testing.assert_array_equal(read("cab")["text"], [3, 1, 2, 0, 0])  # in the order of the alphabet, whatever a set's is
     assert leaves["text"].high.max() == 3 and leaves["text"].dtype == np.uint8
     many = read_observations(Text(5, charset={chr(1000 + number) for number in range(300)}))

@@ -16,7 +16,7 @@ from envs.actions import choices_of
 from envs.adapter import Adapted, StackedImages, images_of, staying_here
 from envs.errors import SuiteError
 from envs.mixed import mix
-from envs.observations import MASK, Observations, shown
+from envs.observations import LARGEST_WHOLE, MASK, Observations, shown
 from envs.pools.options import options_of, return_range
 from envs.suites.minigrid import OBSERVATION_SPACE as GRID
 from envs.suites.minigrid import image_only
@@ -149,7 +149,7 @@ def _adapted(env: gymnasium.Env, stack: int, *, masked: bool) -> tuple[Adapted, 
     """The environment with arrays and canonical actions, and the same with stacked images."""
     grid, space = None, env.observation_space
     if isinstance(space, gymnasium.spaces.Dict) and space.spaces.get("image") == GRID["image"]:
-        env, grid = with_fast_view(env), Observations(GRID, image_only, [name for name in space if name != "image"])
+        env, grid = with_fast_view(env), Observations(GRID, image_only, [name for name in space if name != "image"], [])
     adapted = Adapted(env, grid, masked=masked)
     read: Any = adapted.observation_space
     stacked = stack > 1 and images_of(read)
@@ -178,6 +178,9 @@ def _look(env_id: str, stack: int) -> _Look:
             raise SuiteError(f"gym: {env_id} cannot be made: {type(error).__name__}: {reason}") from error
         if adapted.left_out:
             warnings.warn(f"gym: of what {env_id} observes, policies do not read {', '.join(adapted.left_out)}", stacklevel=2)
+        if adapted.rounded:
+            what = f"whole numbers beyond {LARGEST_WHOLE:,} are rounded to float32: {', '.join(adapted.rounded)}"
+            warnings.warn(f"gym: of what {env_id} observes, {what}", stacklevel=2)
         spec: Any = adapted.spec
         name = (spec.id if spec is not None else env_id.rpartition(":")[2]).replace("/", "-")
         description = str(getattr(env.unwrapped, "description", ""))
