@@ -194,6 +194,19 @@ def read_mask(mask: Any, space: gymnasium.Space[Any]) -> np.ndarray:
     return allowed
 
 
+def random_action(space: gymnasium.Space[Any], mask: np.ndarray | None = None) -> Any:
+    """An action of a policy's space, drawn by the space's own generator: all that are allowed have the same chance.
+
+    Args:
+        space: one that policies act in.
+        mask: as `read_mask` gives it; None allows everything.
+    """
+    if mask is None:
+        return space.sample()
+    allowed = tuple(np.split(mask.astype(np.int8), np.cumsum(choices_of(space) or ())[:-1]))
+    return space.sample(mask=allowed[0] if isinstance(space, Discrete) else allowed)
+
+
 def same(action: Any) -> Any:
     """The action as it is."""
     return action

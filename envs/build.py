@@ -74,8 +74,7 @@ def make_vector(
 def step_once(suite: TaskSuite, backend: BackendName) -> None:
     """Steps one environment of every task of a suite; raises whatever goes wrong."""
     tasks = make_vector(suite, [1] * suite.num_tasks, backend=backend)
-    tasks.reset()
-    tasks.step(np.stack([suite.action_space.sample() for _ in suite.tasks]))
+    tasks.step(suite.random_actions(tasks.task_ids, tasks.reset()))
     tasks.close()
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.actions import size_of, values_of
+from envs.actions import random_action, size_of, values_of
+from envs.observations import MASK
 from envs.task import Task, TaskSuite
 from envs.vector import Arrays
 
@@ -119,6 +120,14 @@ class MixedSuite(TaskSuite):
         """The actions of a part's tasks from vectors of the common space."""
         space: Any = self.action_space
         return space.split(self._action_kind_of_part[part], vectors) if isinstance(space, EitherSpace) else vectors
+
+    def _random_action(self, task_id: int, obs: Mapping[str, np.ndarray]) -> Any:
+        part, _ = self._place(task_id)
+        mask = obs.get(f"{self._observation_kind_of_part[part]}.{MASK}")
+        if not isinstance(self.action_space, EitherSpace):
+            return random_action(self.action_space, mask)
+        kind = self._action_kind_of_part[part]
+        return self.action_space.join(kind, np.asarray(random_action(self.action_space.kinds[kind], mask)))
 
     @property
     def action_kinds(self) -> tuple[int, ...]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 
+from envs.actions import random_action
 from envs.errors import SuiteError, UnknownTaskError, did_you_mean
 from envs.levels import ParameterSpace
+from envs.observations import MASK
 
 BackendName = Literal["envpool", "gymnasium"]
 
@@ -168,6 +170,19 @@ class TaskSuite:
     def act(self, task_id: int, action: np.ndarray) -> Any:
         """The argument of the `step` of one of a task's environments for an action of `action_space`."""
         return action
+
+    def random_actions(self, task_ids: Sequence[int] | np.ndarray, obs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """An action for each row of observations [B, ...], drawn by `action_space`; all that are allowed have the same chance.
+
+        Args:
+            task_ids: the rows' tasks, [B].
+            obs: arrays of `observation_space`.
+        """
+        rows = range(len(task_ids))
+        return np.stack([self._random_action(int(task_ids[row]), {name: array[row] for name, array in obs.items()}) for row in rows])
+
+    def _random_action(self, task_id: int, obs: Mapping[str, np.ndarray]) -> Any:
+        return random_action(self.action_space, obs.get(MASK))
 
     def changed(self, name: str, change: Callable[[Task], Task]) -> TaskSuite:
         """A suite of another name with each task as `change` gives it."""

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from foreign import FORBIDDING
 from helpers import toy_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,6 +50,18 @@ def test_each_part_does_what_it_does_alone(backend):
         obs, grid, arm = step.obs, first.obs, second.obs
     for tasks in (both, *alone):
         tasks.close()
+
+
+def test_random_actions_are_of_the_tasks_own_kind_and_allowed():
+    suite = make_suite(f"gym/{FORBIDDING[0]},{FORBIDDING[3]},Pendulum-v1")
+    tasks = make_vector(suite, 9, seed=0)
+    obs, space = tasks.reset(), suite.action_space
+    for _ in range(30):  # the environments fail when what is forbidden is done
+        actions = suite.random_actions(tasks.task_ids, obs)
+        assert actions[:, 0].tolist() == [suite.action_kinds[task] for task in tasks.task_ids]
+        assert all(space.contains(action) for action in actions)
+        obs = tasks.step(actions).obs
+    tasks.close()
 
 
 def test_allocation_moves_slots_between_families():

@@ -69,9 +69,9 @@ def step(task: str) -> None:
     suite = make_suite(task)
     tasks = make_vector(suite, 1)
     try:
-        tasks.reset()
+        obs = tasks.reset()
         for _ in range(STEPS):
-            obs = tasks.step(np.stack([suite.action_space.sample()])).obs
+            obs = tasks.step(suite.random_actions(tasks.task_ids, obs)).obs
         for name, space in suite.observation_space.items():
             if obs[name][0].shape != space.shape or obs[name].dtype != space.dtype:
                 raise ValueError(f"{name} is {obs[name].dtype} {obs[name][0].shape}, but its space is {space}")

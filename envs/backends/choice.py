@@ -17,10 +17,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from envs.actions import random_action
 from envs.backends.gymnasium import GymnasiumBackend
 from envs.backends.worker import Setup
 from envs.backends.workers import WorkerBackend, packed, python
 from envs.errors import SuiteError
+from envs.observations import MASK
 from envs.seeds import SeedSequences
 from envs.task import Task, TaskSuite
 from envs.vector import Backend
@@ -146,16 +148,16 @@ def _step_seconds(task: Task, suite: TaskSuite) -> float:
     try:
         env = task.make_env()
         try:
-            env.reset(seed=0, options={"number": 0})
+            observation, _ = env.reset(seed=0, options={"number": 0})
             end = time.monotonic() + TASK_SECONDS
             while len(times) < WARM_UP_STEPS + STEPS and (len(times) <= WARM_UP_STEPS or time.monotonic() < end):
-                action = space.sample()
+                action = random_action(space, suite.adapt(observation).get(MASK))
                 before = time.perf_counter()
                 observation, _, terminated, truncated, _ = env.step(action)
                 suite.adapt(observation)
                 times.append(time.perf_counter() - before)
                 if terminated or truncated:
-                    env.reset()
+                    observation, _ = env.reset()
         finally:
             env.close()
     except KeyboardInterrupt:

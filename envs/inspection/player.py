@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.actions import choices_of
+from envs.actions import random_action
 from envs.inspection.findings import Defect, Inspection, PlayedEpisode, Rewards, raised
 from envs.observations import MASK
 from envs.task import TaskSuite
@@ -75,7 +75,7 @@ class RandomPlayer:
                 self._found.unfinished_steps = self._step
                 return True
             start = time.perf_counter()
-            observation, reward, terminated, truncated, info = self._act(self._random_action())
+            observation, reward, terminated, truncated, info = self._act(random_action(self._space, self._mask))
             self._seconds += time.perf_counter() - start
             arrays = self._look(observation)
             self._measure(arrays, reward)
@@ -99,7 +99,7 @@ class RandomPlayer:
                 return
             if ended:
                 yield self._reset(None), 0.0, False, False
-            observation, reward, terminated, truncated, _ = self._act(self._random_action())
+            observation, reward, terminated, truncated, _ = self._act(random_action(self._space, self._mask))
             ended = terminated or truncated
             yield _copied(self._look(observation)), reward, terminated, truncated
 
@@ -108,14 +108,6 @@ class RandomPlayer:
         # Only the first reset has options, as in a training.
         observation, _ = self._env.reset() if seed is None else self._env.reset(seed=seed, options={"number": 0})
         return _copied(self._look(observation))
-
-    def _random_action(self) -> Any:
-        """One of the actions that the newest observation allows, all with the same chance."""
-        choices = choices_of(self._space)
-        if self._mask is None or choices is None:
-            return self._space.sample()
-        allowed = tuple(np.split(self._mask.astype(np.int8), np.cumsum(choices)[:-1]))
-        return self._space.sample(mask=allowed[0] if isinstance(self._space, gymnasium.spaces.Discrete) else allowed)
 
     def _act(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self._step += 1

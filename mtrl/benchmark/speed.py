@@ -10,10 +10,10 @@ import sys
 import time
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 from envs import TaskSuite, make_suite, make_vector
+from envs.observations import MASK
 from envs.task import BackendName
 from mtrl.benchmark.fresh_process import run_in_fresh_process
 from mtrl.benchmark.initial_rollout import initial_rollout, warm_collector
@@ -157,16 +157,18 @@ def _bare_stepping(suite: TaskSuite, config: ExperimentConfig, backend: BackendN
     """Random steps per second of one process, whose pools may use all cores."""
     tasks = make_vector(suite, config.env_runners.slots, backend=backend, num_threads=whole_cores())
     suite.action_space.seed(0)
-    actions = [np.stack([suite.action_space.sample() for _ in range(tasks.num_slots)]) for _ in range(16)]
-    tasks.reset()
-    tasks.step(actions[0])
-    steps, start = 0, time.perf_counter()
-    while time.perf_counter() - start < STEPPING_SECONDS:
-        tasks.step(actions[steps % len(actions)])
+    obs = tasks.reset()
+    actions, masked = [suite.random_actions(tasks.task_ids, obs) for _ in range(16)], any(MASK in name for name in obs)
+    obs = tasks.step(actions[0]).obs
+    steps, seconds = 0, 0.0
+    while seconds < STEPPING_SECONDS:
+        action = suite.random_actions(tasks.task_ids, obs) if masked else actions[steps % len(actions)]
+        start = time.perf_counter()
+        obs = tasks.step(action).obs
+        seconds += time.perf_counter() - start
         steps += 1
-    rate = steps * tasks.num_slots / (time.perf_counter() - start)
     tasks.close()
-    return rate
+    return steps * tasks.num_slots / seconds
 
 
 def _time(function: Callable[[], object], seconds: float) -> list[float]:

@@ -6,17 +6,25 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
+
+import gymnasium
 
 from envs import SuiteError, TaskSuite, UnknownSuiteError, UnknownTaskError, make_suite
-from envs.inspection import Inspection, inspect_task
-from envs.mixed import split_name
+from envs.inspection import Inspection, WorkerSpeed, inspect_task, worker_speed
+from envs.mixed import MixedSuite, split_name
+from envs.observations import MASK
 from mtrl.checking.advice import MEMORY_SHARE, advise, needed_bytes, unroll_seconds
 from mtrl.config import ConfigError, ExperimentConfig
 from mtrl.config.advice import Advice, follow
-from mtrl.machine import Finding, available_memory
+from mtrl.machine import Finding, available_memory, whole_cores
+from mtrl.models.distributions import make_distribution
+from mtrl.models.encoders import make_encoder
+from mtrl.models.encoders.fused import FusedEncoder
 from mtrl.models.policy import build_policy
 from mtrl.rollouts.collector import check_fit
+
+WORKER_SECONDS = 4.0  # to compare worker processes with one process
 
 
 @dataclass
@@ -30,6 +38,17 @@ class Network:
     head: str
 
 
+class Reading(NamedTuple):
+    """How the policy reads and acts in tasks with the same spaces."""
+
+    tasks: tuple[str, ...]
+    arrays: list[tuple[str, gymnasium.Space, str]]
+    """Name, space and encoder of each array that is observed."""
+    distribution: str
+    parameters: int
+    """Numbers that a task's head gives the distribution."""
+
+
 @dataclass
 class SuiteCheck:
     """What was found out about a suite."""
@@ -39,6 +58,9 @@ class SuiteCheck:
     """None where it cannot be made."""
     network: Network | None = None
     """None where no policy fits it."""
+    readings: list[Reading] = field(default_factory=list)
+    worker_speed: WorkerSpeed | None = None
+    """None where EnvPool steps the environments, or where they were not stepped."""
     tasks: list[Inspection] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     advice: list[Advice] = field(default_factory=list)
@@ -79,7 +101,10 @@ def check_suite(
     if check.suite is not None:
         _check_network(config, check.suite, check)
         timed = config.suite.backend == "gymnasium" or "envpool" not in check.suite.backends
+        if timed and any(task.steps for task in check.tasks) and not any(task.fatal for task in check.tasks):
+            check.worker_speed = worker_speed(check.suite, config.env_runners.slots, whole_cores(), min(seconds, WORKER_SECONDS))
         check.findings += _costs(config, check.tasks, timed=timed)
+        check.findings += _speed_of_workers(check.worker_speed)
         if not any(task.fatal for task in check.tasks):
             check.advice = _possible(config, advise(config, check.tasks, available_memory(), timed=timed))
     return check
@@ -130,6 +155,7 @@ def _check_network(config: ExperimentConfig, suite: TaskSuite, check: SuiteCheck
     except ValueError as error:
         check.findings.append(Finding("problem", "policy", str(error)))
         return
+    check.readings = [_reading(config, part) for part in (suite.parts if isinstance(suite, MixedSuite) else (suite,))]
     encoder, distribution = actor.trunk.encoder, actor.distribution
     check.network = Network(
         type(encoder).__name__,
@@ -138,6 +164,14 @@ def _check_network(config: ExperimentConfig, suite: TaskSuite, check: SuiteCheck
         distribution.num_parameters,
         type(actor.head).__name__,
     )
+
+
+def _reading(config: ExperimentConfig, part: TaskSuite) -> Reading:
+    space = gymnasium.spaces.Dict({name: array for name, array in part.observation_space.items() if name != MASK})
+    encoder, distribution = make_encoder(space, config.model, part.num_tasks), make_distribution(part.action_space)
+    stems = encoder.stems if isinstance(encoder, FusedEncoder) else [encoder] * len(space)
+    arrays = [(name, array, type(stem).__name__) for (name, array), stem in zip(space.items(), stems, strict=True)]
+    return Reading(part.names, arrays, type(distribution).__name__, distribution.num_parameters)
 
 
 def _costs(config: ExperimentConfig, tasks: list[Inspection], *, timed: bool) -> Iterator[Finding]:
@@ -157,6 +191,15 @@ def _costs(config: ExperimentConfig, tasks: list[Inspection], *, timed: bool) ->
     if lengths:
         span = " to ".join(dict.fromkeys(f"{length:.0f}" for length in (min(lengths), max(lengths))))
         yield Finding("ok", "unrolls", f"an unroll has {runners.unroll_length} steps; episodes of a random policy have {span} on average")
+
+
+def _speed_of_workers(speed: WorkerSpeed | None) -> Iterator[Finding]:
+    if speed is None:
+        return
+    ratio = speed.in_workers / speed.in_this_process
+    alone, together = f"{speed.in_this_process:,.0f} steps/s in one process", f"{speed.in_workers:,.0f} in {speed.workers} worker processes"
+    choice = "suite.env_workers auto takes workers where a step is slow"
+    yield Finding("ok", "workers", f"{speed.slots} slots: {alone}, {together} ({ratio:.2g} times); {choice}")
 
 
 def _possible(config: ExperimentConfig, advice: list[Advice]) -> list[Advice]:

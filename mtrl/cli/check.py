@@ -60,16 +60,14 @@ def _print_spaces(console: rich.console.Console, check: SuiteCheck) -> None:
         names.setdefault((task.observation_space, task.action_space), []).append(task.task)
     for (observations, actions), tasks in names.items():
         console.print(Text.assemble((", ".join(tasks), "bold"), f": observes {observations}; acts in {actions}"), soft_wrap=True)
-    if check.suite is not None and check.network is not None:
+    for reading in check.readings:
+        seen = ", ".join(f"{name} {describe(space)} by {encoder}" for name, space, encoder in reading.arrays)
+        acts = f"acts by {reading.parameters} parameters of {reading.distribution}"
+        console.print(Text.assemble((", ".join(reading.tasks), "bold"), f": the policy reads {seen}; {acts}"), soft_wrap=True)
+    if check.network is not None:
         network = check.network
-        seen = ", ".join(f"{name} {describe(space)}" for name, space in check.suite.observation_space.items())
-        console.print(
-            Text(
-                f"policy: {network.encoder} reads {seen} into {network.features} features; {network.head} gives {network.parameters} "
-                f"parameters of {network.distribution} over {describe(check.suite.action_space)}\n"
-            ),
-            soft_wrap=True,
-        )
+        made = f"{network.encoder} with {network.features} features, {network.head} with {network.parameters} outputs for each task"
+        console.print(Text(f"policy: {made}\n"), soft_wrap=True)
 
 
 def _figures(tasks: list[Inspection]) -> Table:
