@@ -22,7 +22,7 @@ from mtrl.config import flatten, load_config
 from mtrl.dashboard.app import make_app
 from mtrl.dashboard.decisions import decision_at
 from mtrl.dashboard.folder import FIRST_ROWS, RunFolder
-from mtrl.dashboard.newest import NEWEST_ROWS, newest_values
+from mtrl.dashboard.newest import newest_values
 from mtrl.dashboard.runs import evaluation_of, read_run
 from mtrl.storage.run_directory import RunDirectory
 from mtrl.training.explain import explain_run
@@ -103,7 +103,7 @@ def test_the_newest_values_are_those_of_the_last_lines(tmp_path, rows, padding, 
     lines = [json.dumps({"summary/frames": index, "text": "x" * padding} | row) for index, row in enumerate(rows)]
     (tmp_path / "metrics.jsonl").write_text("".join(line + "\n" for line in lines) + end)
     expected = {}
-    for row in rows[-NEWEST_ROWS:]:
+    for row in rows:
         expected |= {name: value for name, value in row.items() if value is not None and name != "c"}
     assert newest_values(tmp_path, ("a", "b")) == expected
 
@@ -221,7 +221,9 @@ def test_a_metric_is_a_column(tmp_path):
     assert cells == {"a": ["2", "0.5", "–"], "b": ["1.235", "–", "–"]}
     with (tmp_path / "b" / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"summary/frames": 9, "learner/entropy": 0.5}) + "\n")
-    assert client.get("/api/fields?name=learner/entropy").json() == {"a": 2.0, "b": 0.5}
+        file.writelines(json.dumps({"summary/frames": frames, "tasks/x/score": 0.75}) + "\n" for frames in range(10, 300))
+    assert client.get("/api/fields?name=learner/entropy").json() == {"a": 2.0, "b": 0.5}, "also from a line long before the last"
+    assert client.get("/api/fields?name=tasks/x/score").json() == {"a": 0.5, "b": 0.75}
 
 
 def test_tasks_that_are_left_out_are_said_in_the_list(tmp_path):

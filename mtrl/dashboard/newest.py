@@ -14,13 +14,13 @@ from mtrl.storage.layout import RunLayout
 
 TAIL_BYTES = 2**20  # of metrics, in which the newest lines are looked for
 FIRST_BYTES = 2**15  # of them, which are read first: a line of 50 tasks has 20 kB
-NEWEST_ROWS = 8  # in which a metric is looked for: a line about an evaluation has few
+NEWEST_ROWS = 8  # whose metrics are known to be there: a line about an evaluation has others than a report
 
 
 def newest_values(path: Path, metrics: Sequence[str], ending: str | None = None) -> dict[str, float]:
-    """The newest values of metrics in the last lines of a run; those that are not there are left out.
+    """The newest values of metrics in the last megabyte of a run; those that are not there are left out.
 
-    No more lines are read than it takes: with 50 tasks a line takes as long as everything else in the list of runs.
+    No more lines are parsed than it takes: with 50 tasks a line takes as long as everything else in the list of runs.
 
     Args:
         path: the run's directory.
@@ -28,24 +28,27 @@ def newest_values(path: Path, metrics: Sequence[str], ending: str | None = None)
         ending: all metrics of the newest line with this end are added.
     """
     newest: dict[str, float] = {}
-    added: dict[str, Any] | None = None
-    for row in _last_rows(path):
-        if added is None:
-            added = {name: value for name, value in row.items() if ending is not None and name.endswith(ending)}
-        newest = _numbers({name: row[name] for name in metrics if name in row}) | newest
-        if len(newest) == len(metrics):
+    added: dict[str, float] | None = None
+    quoted = {name: json.dumps(name).encode() for name in metrics}
+    for line in _last_lines(path):
+        missing = [name for name in metrics if name not in newest]
+        if added is not None and not missing:
             break
-    return newest | _numbers(added or {})
+        if added is not None and not any(quoted[name] in line for name in missing):
+            continue  # without being parsed: figures of evaluations stand in lines of their own, hundreds of lines apart
+        row = _parsed(line)
+        if row is None:
+            continue
+        if added is None:
+            added = _numbers({name: value for name, value in row.items() if ending is not None and name.endswith(ending)})
+        newest |= _numbers({name: row[name] for name in missing if name in row})
+    return newest | (added or {})
 
 
 def metrics_of(path: Path) -> list[str]:
-    """The names of the metrics in the newest line of a run."""
-    return list(_numbers(next(_last_rows(path), {})))
-
-
-def _last_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The last whole lines of a run's metrics, the newest first."""
-    return itertools.islice((row for line in _last_lines(path) if (row := _parsed(line)) is not None), NEWEST_ROWS)
+    """The names of the metrics in the last lines of a run."""
+    rows = itertools.islice((row for line in _last_lines(path) if (row := _parsed(line)) is not None), NEWEST_ROWS)
+    return list(dict.fromkeys(name for row in rows for name in _numbers(row)))
 
 
 def _last_lines(path: Path) -> Iterator[bytes]:
