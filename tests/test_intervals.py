@@ -96,3 +96,9 @@ def test_scores_between_the_ends_have_two_more_episodes_at_either_end() -> None:
     padded = np.concatenate([narrow, [0.0, 0.0, 1.0, 1.0]])
     half = t.ppf(0.975, 53) * padded.std() / math.sqrt(54)
     assert inside == pytest.approx((0.5, 0.5 - half, 0.5 + half))
+
+
+def test_equal_returns_without_bounds_have_no_interval():
+    """Three episodes of 5 points say nothing about how far the fourth would be."""
+    assert not score_interval([5.0, 5.0, 5.0]).bounded and score_interval([5.0, 5.0, 6.0]).bounded
+    assert score_interval([1.0, 1.0, 1.0]).bounded, "a rate is bounded by 0 and 1"

@@ -18,13 +18,15 @@ from hypothesis import strategies as st
 
 from mtrl.cli.dispatch import main
 from mtrl.dashboard.aggregates import compare
+from mtrl.dashboard.method_figures import improvements, interval_estimates, iqm_curves, profiles
 from mtrl.dashboard.overview import changes, differences, figures_of
 from mtrl.dashboard.report import render, write_report
 from mtrl.dashboard.runs import MAX_POINTS, Run, read_run
-from mtrl.dashboard.task_figures import expert_usage, gradient_conflicts
+from mtrl.dashboard.task_figures import expert_usage, gradient_conflicts, task_estimates
 from mtrl.errors import UserError
 from mtrl.evaluation.intervals import mean_over_tasks, score_interval
 from mtrl.evaluation.results import EvaluationResults, TaskResult, write_results
+from mtrl.evaluation.statistics import median_over_tasks
 from mtrl.storage.layout import RunLayout
 
 
@@ -194,7 +196,7 @@ def test_one_run_has_no_interval_and_unlike_evaluations_are_said(tmp_path):
     runs = [read_run(path) for path in (a, b)]
     [comparison] = compare(runs)
     assert not any(figure.bounded for method in comparison.methods for figure in (method.mean, method.iqm, method.gap))
-    assert not comparison.methods[1].improvement.bounded
+    assert comparison.methods[1].improvement is None, "one run says nothing about the next one"
     assert any("150,000 to 205,000 frames" in remark for remark in comparison.remarks)
     assert any("episodes of a task differs: 5 to 25" in remark for remark in comparison.remarks)
 
@@ -391,3 +393,37 @@ def test_scores_of_training_are_marked_beside_evaluated_ones(tmp_path):
     evaluated.columns |= {"tasks/b/score": np.array([np.nan, np.nan])}
     figure = next(each for each in figures_of([evaluated, evaluated]) if each.layout.title.text == "Newest score by task and run")
     assert figure.layout.title.subtitle.text is None, "nothing to mark"
+
+
+def test_every_axis_and_scale_has_a_name_and_every_figure_says_of_how_many_runs_or_episodes(tmp_path):
+    scores = {"a": 0.2, "b": 0.5, "c": 0.8}
+    for method, better in scores.items():
+        for seed in range(3):
+            figures = {task: [better] * 20 + [float(seed % 2)] * 5 for task in ("x", "y")}
+            write_run(tmp_path / f"{method}-{seed}", {"name": "toy", "x": method, "seed": seed}, {1_000: figures, 2_000: figures})
+    runs = [read_run(path) for path in sorted(tmp_path.iterdir())]
+    [comparison] = compare(runs)
+    drawn = [
+        interval_estimates(comparison),
+        iqm_curves(comparison),
+        profiles(comparison),
+        improvements(comparison),
+        task_estimates(runs[0]),
+    ]
+    for figure in drawn:
+        said = figure.layout.title.subtitle.text
+        assert figure.layout.xaxis.title.text and re.search(r"\d+ (runs|episodes)|95 % intervals over runs", said), said
+    estimates, matrix = drawn[0], drawn[3]
+    assert [text.text for text in estimates.layout.annotations] == ["IQM", "median", "mean", "optimality gap (lower is better)"]
+    assert matrix.layout.yaxis.title.text == "method" and matrix.data[0].colorbar.title.text == "probability"
+    wins, pair = comparison.methods[1].improvement, matrix.data[0].text[1][0]
+    assert pair.startswith("1.00<br>(") and wins.bounded and wins.value == 1.0
+
+
+def test_the_median_is_that_of_the_tasks_means():
+    """As rliable's: not that of all runs and tasks, which one task's seeds would decide."""
+    rng = np.random.default_rng(0)
+    scores = np.array([[0.0, 0.4, 1.0], [0.2, 0.4, 1.0], [1.0, 0.1, 1.0]])
+    found = median_over_tasks(scores, rng)
+    assert found.value == pytest.approx(0.4) and found.low < 0.4 < found.high
+    assert median_over_tasks(scores[:1], rng).value == 0.4 and not median_over_tasks(scores[:1], rng).bounded

@@ -9,10 +9,11 @@ import numpy as np
 
 from mtrl.dashboard.methods import methods_of
 from mtrl.dashboard.runs import Run
-from mtrl.evaluation.intervals import Estimate
+from mtrl.evaluation.intervals import FEWEST, Estimate
 from mtrl.evaluation.results import EvaluationResults
-from mtrl.evaluation.statistics import aggregate, interquartile_mean, mean, optimality_gap, probability_of_improvement
+from mtrl.evaluation.statistics import aggregate, interquartile_mean, mean, median_over_tasks, optimality_gap, probability_of_improvement
 
+PAIR_RESAMPLES = 500  # of the runs of each pair of methods
 SIMILAR = 0.05  # relative difference of frames below which policies count as equally old
 
 
@@ -28,9 +29,11 @@ class MethodScores(NamedTuple):
     mean: Estimate | None
     """None, as all figures, where no run was evaluated."""
     iqm: Estimate | None
+    median: Estimate | None
+    """Of the tasks' means."""
     gap: Estimate | None
     improvement: Estimate | None
-    """Probability of improvement over the first evaluated method; None for that one."""
+    """Probability of improvement over the first evaluated method; None for that one, and where either has one run."""
 
 
 class Comparison(NamedTuple):
@@ -92,23 +95,26 @@ def _compare(title: str, runs: Sequence[Run]) -> Comparison:
         own = [run for run in members if run.evaluations]
         missing = len(members) - len(own)
         if not own:
-            methods.append(MethodScores(name, [], missing, np.empty((0, len(common))), None, None, None, None))
+            methods.append(MethodScores(name, [], missing, np.empty((0, len(common))), None, None, None, None, None))
             continue
         scores = np.array([[_score(run, task) for task in common] for run in own])
         rng = np.random.default_rng(0)
-        improvement = None if first is None else probability_of_improvement(scores, first, rng)
+        pairs = first is not None and min(len(scores), len(first)) >= FEWEST  # one run says nothing about the next one
+        improvement = probability_of_improvement(scores, first, rng) if pairs and first is not None else None
         first = scores if first is None else first
         average, iqm, gap = (aggregate(scores, statistic, rng) for statistic in (mean, interquartile_mean, optimality_gap))
-        methods.append(MethodScores(name, own, missing, scores, average, iqm, gap, improvement))
+        methods.append(MethodScores(name, own, missing, scores, average, iqm, median_over_tasks(scores, rng), gap, improvement))
     return Comparison(title, methods, common, _remarks(runs, common))
 
 
-def pairwise_improvement(comparison: Comparison) -> tuple[list[str], np.ndarray]:
-    """The names of the evaluated methods, and the probability that the row's scores more than the column's, [methods, methods]."""
-    methods = comparison.evaluated
+def pairwise_improvement(comparison: Comparison) -> tuple[list[str], list[list[Estimate]]]:
+    """The names of the methods with two evaluated runs or more, and for each pair the probability that a run of the row's scores more than
+    one of the column's, with its interval.
+    """
+    methods = [method for method in comparison.evaluated if len(method.runs) >= FEWEST]
     rng = np.random.default_rng(0)
-    values = [[probability_of_improvement(a.scores, b.scores, rng, resamples=1).value for b in methods] for a in methods]
-    return [method.name for method in methods], np.array(values)
+    values = [[probability_of_improvement(a.scores, b.scores, rng, PAIR_RESAMPLES) for b in methods] for a in methods]
+    return [method.name for method in methods], values
 
 
 def _remarks(runs: Sequence[Run], common: Sequence[str]) -> list[str]:

@@ -76,4 +76,5 @@ def both_curves(task: str, together: Sequence[Run], alone: Sequence[Run]) -> go.
         add_band(figure, grid, values.mean(0), values.min(0), values.max(0), name, COLOURS[index])
     figure.update_yaxes(range=[0, 1.02])
     figure.update_xaxes(rangemode="tozero")
+    subtitle(figure, "band: from the lowest to the highest seed")
     return with_legend(figure)

@@ -83,8 +83,8 @@ def add_share(figure: go.Figure, x: np.ndarray, y: np.ndarray, name: str, colour
 def add_band(figure: go.Figure, x: np.ndarray, y: np.ndarray, low: np.ndarray, high: np.ndarray, name: str, colour: str) -> None:
     """A line with a band from `low` to `high`."""
     edge = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False, "legendgroup": name}
-    figure.add_scatter(x=x, y=high, **edge)
-    figure.add_scatter(x=x, y=low, fill="tonexty", fillcolor=_faint(colour), **edge)
+    figure.add_scatter(x=x, y=high, name=f"{name}, upper bound", **edge)
+    figure.add_scatter(x=x, y=low, name=f"{name}, lower bound", fill="tonexty", fillcolor=_faint(colour), **edge)
     figure.add_scatter(x=x, y=y, name=name, legendgroup=name, mode="lines", line={"color": colour})
 
 
@@ -105,13 +105,16 @@ def heat_map(
     high: float,
     diverging: bool = False,
     marks: np.ndarray | None = None,
+    axes: tuple[str, str] = ("task", ""),
+    unit: str = "",
 ) -> go.Figure:
     """A table of numbers as colours, with the numbers in it, and `marks` [rows, columns] behind them.
 
     The scale runs from dark to light for all kinds of sight; one that diverges runs from blue to red around the middle of `low` and `high`,
-    with grey, which it does not have, for what is not known.
+    with grey, which it does not have, for what is not known. `axes` are the names of the rows' axis and of the columns', `unit` that of the
+    scale of colours.
     """
-    figure = new_figure(title, "", "")
+    figure = new_figure(title, axes[1], axes[0])
     # Numbers in a thousand cells take a browser a second to draw, and nobody can read them; each cell still says its own when pointed at.
     shown = values.size <= MOST_CELLS_WITH_NUMBERS
     text = [["" if np.isnan(value) else f"{value:.2f}" for value in row] for row in values]
@@ -126,7 +129,7 @@ def heat_map(
         zmin=low,
         zmax=high,
         colorscale="RdBu_r" if diverging else "Cividis",
-        colorbar={"thickness": 12},
+        colorbar={"thickness": 12, "title": {"text": unit, "side": "right"}},
     )
     if diverging and np.isnan(values).any():
         unknown = np.where(np.isnan(values), 1.0, np.nan)

@@ -9,8 +9,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mtrl.dashboard.aggregates import Comparison, pairwise_improvement
-from mtrl.dashboard.drawing import COLOURS, add_band, add_share, error_bars, heat_map, new_figure, style, subtitle, with_legend
+from mtrl.dashboard.aggregates import Comparison, MethodScores, pairwise_improvement
+from mtrl.dashboard.drawing import COLOURS, ROW_HEIGHT, add_band, add_share, error_bars, heat_map, new_figure, style, subtitle, with_legend
 from mtrl.dashboard.methods import Method
 from mtrl.dashboard.runs import Run
 from mtrl.evaluation.statistics import iqm_band, performance_profile, profile_band
@@ -20,11 +20,11 @@ IQM_POINTS = 25  # of a curve of interquartile means, each of which is a bootstr
 
 
 def interval_estimates(comparison: Comparison) -> go.Figure:
-    """IQM, mean and optimality gap of each method as dots with their 95 % intervals."""
+    """IQM, median, mean and optimality gap of each method as dots with their 95 % intervals."""
     methods = comparison.evaluated
-    titles = ("IQM", "mean", "optimality gap (lower is better)")
-    figure = make_subplots(1, 3, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.04)
-    for column, figures in enumerate(zip(*((m.iqm, m.mean, m.gap) for m in methods), strict=True), 1):
+    titles = ("IQM", "median", "mean", "optimality gap (lower is better)")
+    figure = make_subplots(1, 4, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03)
+    for column, figures in enumerate(zip(*((m.iqm, m.median, m.mean, m.gap) for m in methods), strict=True), 1):
         for index, (method, found) in enumerate(zip(methods, figures, strict=True)):
             if found is not None:
                 dot = {"color": COLOURS[index % len(COLOURS)], "size": 9}
@@ -40,10 +40,11 @@ def interval_estimates(comparison: Comparison) -> go.Figure:
                     col=column,
                 )
     figure.update_yaxes(autorange="reversed", automargin=True)
-    figure.update_xaxes(nticks=5)
-    style(figure, "Interval estimates", 150 + 30 * len(methods))
+    figure.update_xaxes(nticks=5, title="score")
+    figure.update_xaxes(title="1 - score", col=len(titles))
+    style(figure, "Interval estimates", 170 + 30 * len(methods))
     figure.update_layout(margin_t=90, meta={"wide": True})
-    subtitle(figure, "dot: all runs and tasks; bar: 95 % interval over runs")
+    subtitle(figure, f"dot: {_number_of_runs(methods)}, {len(comparison.tasks)} tasks; bar: 95 % interval over runs")
     return figure
 
 
@@ -64,7 +65,7 @@ def iqm_curves(comparison: Comparison) -> go.Figure | None:
     if not figure.data:
         return None
     figure.update_yaxes(range=[0, 1.02])
-    subtitle(figure, "band: 95 % interval over runs")
+    subtitle(figure, f"{_number_of_runs(comparison.evaluated)}; band: 95 % interval over runs")
     return with_legend(figure)
 
 
@@ -80,18 +81,34 @@ def profiles(comparison: Comparison) -> go.Figure:
         else:
             figure.add_scatter(x=thresholds, y=shares, name=method.name, line={"color": colour, "shape": "hv"})
     figure.update_yaxes(range=[0, 1.02])
-    subtitle(figure, "band: 95 % interval over runs; one run has none")
+    subtitle(figure, f"{_number_of_runs(comparison.evaluated)}; band: 95 % interval over runs; one run has none")
     return with_legend(figure)
 
 
 def improvements(comparison: Comparison) -> go.Figure | None:
-    """The probability that one method scores more than another, for each pair; None for fewer than three, where the table says it."""
-    names, values = pairwise_improvement(comparison)
+    """The probability that one method scores more than another with its interval, for each pair of methods with two runs or more; None
+    where there are fewer than three, since the table says it.
+    """
+    names, found = pairwise_improvement(comparison)
     if len(names) < 3:
         return None
-    figure = heat_map(names, names, values, "Probability that the row scores more than the column", low=0, high=1, diverging=True)
-    subtitle(figure, "a run of each on a random task; ties count half")
+    values = np.array([[estimate.value for estimate in row] for row in found])
+    marks = np.array([[f"<br>({each.low:.2f} – {each.high:.2f})" if each.bounded else "" for each in row] for row in found], object)
+    title = "Probability that the row scores more than the column"
+    figure = heat_map(
+        names, names, values, title, low=0, high=1, diverging=True, marks=marks, axes=("method", "other method"), unit="probability"
+    )
+    figure.update_layout(height=max(240, 120 + 2 * ROW_HEIGHT * len(names)))
+    subtitle(figure, "a run of each on a random task; ties count half; in parentheses: 95 % intervals over runs")
     return figure
+
+
+def _number_of_runs(methods: Sequence[MethodScores]) -> str:
+    """Such as `5 runs`, or `2 to 5 runs of a method`."""
+    counts = sorted({len(method.runs) for method in methods})
+    if len(counts) > 1:
+        return f"{counts[0]} to {counts[-1]} runs of a method"
+    return f"{counts[0]} run{'s' if counts[0] > 1 else ''} of a method"
 
 
 def _task_line(run: Run, task: str, grid: np.ndarray) -> np.ndarray:

@@ -106,7 +106,7 @@ def _newest_scores(runs: Sequence[Run], tasks: Sequence[str]) -> go.Figure:
                 values[row, column], marks[row, column] = score, "*"
     # The name of a run without evaluations is marked as well: large tables have no numbers.
     names = [run.name if run.evaluations else f"{run.name} *" for run in runs]
-    figure = heat_map(tasks, names, values, "Newest score by task and run", low=0, high=1, marks=marks)
+    figure = heat_map(tasks, names, values, "Newest score by task and run", low=0, high=1, marks=marks, axes=("task", "run"), unit="score")
     if (marks == "*").any():
         subtitle(figure, "*: not evaluated, score of training episodes")
     return figure

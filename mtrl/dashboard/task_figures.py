@@ -12,7 +12,7 @@ from mtrl.dashboard.curves import mark_changes
 from mtrl.dashboard.drawing import COLOURS, ROW_HEIGHT, add_share, error_bars, heat_map, new_figure, subtitle, with_legend
 from mtrl.dashboard.runs import Run
 
-FEW_TASKS = 10  # up to this number of tasks, each has a line
+FEW_TASKS = 9  # up to this number of tasks, each has a line
 TIME_BINS = 60  # columns of a heat map over time
 USAGE = "Use of the experts over time"
 
@@ -56,7 +56,9 @@ def task_estimates(run: Run) -> go.Figure | None:
     figure.update_xaxes(range=[-0.02, 1.02] if all(0 <= estimate.value <= 1 for estimate in estimates) else None)
     figure.update_yaxes(range=[len(found) - 0.5, -0.5], tickmode="linear", dtick=1)
     figure.update_layout(height=max(240, 110 + ROW_HEIGHT * len(found)), hovermode="closest", meta={"run": run.name})
-    subtitle(figure, f"policy of {run.evaluations[-1].step:,} frames; bars: 95 % intervals over episodes")
+    counts = sorted({task.n for _, task in found}) or [0]
+    episodes = f"{counts[0]} episodes each" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} episodes"
+    subtitle(figure, f"policy of {run.evaluations[-1].step:,} frames, {episodes}; bars: 95 % intervals over episodes")
     return figure
 
 
@@ -71,9 +73,8 @@ def expert_weights(run: Run) -> go.Figure | None:
     if np.isnan(values).all():
         return None
     limit = float(np.nanmax(np.abs(values)))
-    return heat_map(
-        run.tasks, [f"expert {k}" for k in experts], values, "Task weights of the experts", low=-limit, high=limit, diverging=True
-    )
+    names, title = [f"expert {k}" for k in experts], "Task weights of the experts"
+    return heat_map(run.tasks, names, values, title, low=-limit, high=limit, diverging=True, axes=("task", "expert"), unit="weight")
 
 
 def expert_usage(run: Run) -> go.Figure | None:
@@ -92,7 +93,8 @@ def expert_usage(run: Run) -> go.Figure | None:
         kept = np.unique(np.linspace(0, known.sum() - 1, min(TIME_BINS, int(known.sum()))).astype(int))
         frames = [f"{frame:,.0f}" for frame in run.frames[known][kept]]
         values = shares[:, known][:, kept]
-        return heat_map([f"expert {k}" for k in experts], frames, values, USAGE, low=0.0, high=float(values.max()))
+        rows, axes = [f"expert {k}" for k in experts], ("expert", "trained frames")
+        return heat_map(rows, frames, values, USAGE, low=0.0, high=float(values.max()), axes=axes, unit="share")
     figure = new_figure(USAGE, "trained frames", "share")
     for index, k in enumerate(experts):
         add_share(figure, run.frames[known], shares[index, known], f"expert {k}", COLOURS[index])
@@ -120,7 +122,17 @@ def gradient_conflicts(run: Run) -> go.Figure | None:
     values = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
     numbers = [str(k) for k in range(1, len(run.tasks) + 1)]  # the columns': names would take the room of the cells
     named = [f"{number} {task}" for number, task in zip(numbers, run.tasks, strict=True)]
-    figure = heat_map(named, numbers, values, "Cosine of the tasks' gradients", low=-1.0, high=1.0, diverging=True)
+    figure = heat_map(
+        named,
+        numbers,
+        values,
+        "Cosine of the tasks' gradients",
+        low=-1.0,
+        high=1.0,
+        diverging=True,
+        axes=("task", "number of the other task"),
+        unit="cosine",
+    )
     figure.update_xaxes(type="category")
     subtitle(figure, "newest quarter; below 0: opposed; grey: none")
     return figure
@@ -138,10 +150,12 @@ def _task_history(run: Run, metric: str, title: str, unit: str) -> go.Figure:
     order = np.argsort(np.nan_to_num(values[:, -1], nan=-1.0), kind="stable")
     high = 1.0 if metric == "score" else float(np.nanmax(values)) or 1.0
     names = [run.tasks[index] for index in order]
-    figure = heat_map(names, [f"{frame:,.0f}" for frame in frames], values[order], title, low=0.0, high=high)
+    figure = heat_map(
+        names, [f"{frame:,.0f}" for frame in frames], values[order], title, low=0.0, high=high, axes=("task", "trained frames"), unit=unit
+    )
     figure.data[0].hovertemplate = f"%{{y}} at %{{x}} frames: %{{z:.3f}} {unit}<extra></extra>"
     figure.data[0].text = figure.data[0].texttemplate = None
-    figure.update_xaxes(title="trained frames", nticks=8)
+    figure.update_xaxes(nticks=8)
     _link(figure, run, metric)
     subtitle(figure, "the lowest at the end on top")
     return figure

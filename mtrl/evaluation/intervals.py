@@ -91,7 +91,8 @@ def score_interval(scores: np.ndarray) -> Estimate:
         return success_interval(int(scores.sum()), len(scores))
     if scores.min() < 0.0 or scores.max() > 1.0:
         half = float(stdtrit(len(scores) - 1, (1 + CONFIDENCE) / 2)) * float(scores.std(ddof=1)) / math.sqrt(len(scores))
-        return Estimate(value, value - half, value + half)
+        # Equal scores say nothing about how far others would be, where nothing bounds them.
+        return Estimate(value, value - half, value + half) if half > 0 else without_interval(value)
     count = len(scores) + 2 * PSEUDO
     middle = (float(scores.sum()) + PSEUDO) / count
     variance = (float((scores**2).sum()) + PSEUDO) / count - middle**2

@@ -39,6 +39,14 @@ def aggregate(scores: np.ndarray, statistic: Aggregate, rng: np.random.Generator
     return _interval(value, statistic(resampled.reshape(resamples, -1)), *scores.shape)
 
 
+def median_over_tasks(scores: np.ndarray, rng: np.random.Generator, resamples: int = 5000) -> Estimate:
+    """The median of the tasks' means over runs, of `scores` [runs, tasks], with its stratified-bootstrap interval, as rliable has it."""
+    value = float(np.median(scores.mean(axis=0)))
+    if len(scores) < FEWEST:
+        return without_interval(value)
+    return _interval(value, np.median(_resample(scores, rng, resamples).mean(axis=1), axis=1), *scores.shape)
+
+
 def mean_interval(scores: np.ndarray, rng: np.random.Generator) -> Estimate:
     """The mean of runs' figures [runs] with its interval."""
     return aggregate(scores[:, None], mean, rng)

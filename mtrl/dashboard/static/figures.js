@@ -36,11 +36,14 @@ function save(name, type, content) {
 function numbers(values) { return values === undefined || values === null ? [] : Array.from(values); }
 
 function asTable(place) {
-  const quoted = text => `"${String(text ?? "").replaceAll('"', '""')}"`, lines = ["trace,x,y,z"];
-  place._fullData.filter(trace => trace.hoverinfo !== "skip").forEach(trace => {
-    const x = numbers(trace.x), y = numbers(trace.y);
-    if (trace.z) trace.z.forEach((row, i) => numbers(row).forEach((z, j) => lines.push([quoted(trace.name), quoted(x[j]), quoted(y[i]), z].join(","))));
-    else x.forEach((value, i) => lines.push([quoted(trace.name), quoted(value), quoted(y[i]), ""].join(",")));
+  const quoted = text => `"${String(text ?? "").replaceAll('"', '""')}"`, lines = ["trace,x,y,z,low,high"];
+  // What is there for the eye alone is grey cells of a heat map; the edges of bands are traces with names.
+  place._fullData.filter(trace => trace.hoverinfo !== "skip" || trace.type !== "heatmap").forEach(trace => {
+    const x = numbers(trace.x), y = numbers(trace.y), bars = [trace.error_x, trace.error_y].find(each => each && each.visible);
+    const values = bars === trace.error_x ? x : y, above = bars ? numbers(bars.array) : [], below = bars ? numbers(bars.arrayminus) : [];
+    const bounds = i => above[i] || below[i] ? [values[i] - below[i], values[i] + above[i]] : ["", ""];
+    if (trace.z) trace.z.forEach((row, i) => numbers(row).forEach((z, j) => lines.push([quoted(trace.name), quoted(x[j]), quoted(y[i]), z, "", ""].join(","))));
+    else x.forEach((value, i) => lines.push([quoted(trace.name), quoted(value), quoted(y[i]), "", ...bounds(i)].join(",")));
   });
   return lines.join("\n") + "\n";
 }
