@@ -16,7 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from mtrl.benchmark.alone import compare_task
 from mtrl.cli.dispatch import main
+from mtrl.dashboard.alone import write_alone_page
+from mtrl.dashboard.runs import read_run
+from mtrl.dashboard.search import write_search_page
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -228,7 +232,13 @@ def test_a_figure_is_saved(page: sync_api.Page, server: str, form: str) -> None:
         assert text.startswith("<svg") and "Mean score of training episodes" in text
     else:
         rows = [line.split(",") for line in text.strip().splitlines()]
-        assert rows[0] == ["trace", "x", "y", "z"] and len(rows) > 1 and all(0 <= float(row[2].strip('"')) <= 1 for row in rows[1:])
+        assert rows[0] == ["trace", "x", "y", "z", "low", "high"] and len(rows) > 1
+        assert all(0 <= float(row[2].strip('"')) <= 1 for row in rows[1:])
+        page.evaluate("() => redrawAll()")  # also those that are not in view yet
+        with page.expect_download() as download:
+            page.get_by_label("save Newest evaluation by task as CSV").click()
+        rows = [line.replace('"', "").split(",") for line in Path(download.value.path()).read_text().strip().splitlines()]
+        assert len(rows) > 1 and all(float(low) <= float(x) <= float(high) and low != high for _, x, _, _, low, high in rows[1:])
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -237,9 +247,18 @@ def test_no_page_has_a_violation_of_accessibility(browser: sync_api.Browser, ser
     assert main(["report", str(root / "first"), str(root / "second"), "-o", str(report)]) == 0
     addresses = ["/", "/run/first", "/compare?run=first&run=second", "/run/first/task/DistShift1", "/run/nowhere"]
     addresses += ["/run/first/decision", "/run/first/decision?frames=-1"]
+    plan = {"experiment": {"name": "toy"}, "method": "asha", "budget": ["frames", 9], "planned_trials": 3}
+    space = {"learner.actor.learning_rate": ["log", [1e-4, 1e-2]], "model.gate": ["choice", ["linear", "softmax"]]}
+    curve, values = [[4.0, 1.0, 0.25], [9.0, 2.0, 0.5]], {"learner.actor.learning_rate": 1e-3, "model.gate": "linear"}
+    trials = [{"name": f"trial-{number}", "values": values, "state": "finished", "curve": curve} for number in range(2)]
+    (tmp_path / "search.json").write_text(json.dumps(plan | {"space": space, "trials": trials}))
+    run = read_run(root / "first")
+    compared = [compare_task(task, [run], [run])._asdict() for task in run.tasks]
+    write_alone_page(tmp_path / "alone.html", "toy", compared, [run], {task: [run] for task in run.tasks})
+    files = [report, write_search_page(tmp_path), tmp_path / "alone.html"]
     page = browser.new_context(bypass_csp=True, viewport={"width": 1400, "height": 900}).new_page()
     page.emulate_media(color_scheme=scheme)
-    for address in [*(server + path for path in addresses), report.as_uri()]:
+    for address in [*(server + path for path in addresses), *(file.as_uri() for file in files)]:
         page.goto(address)
         page.wait_for_timeout(500)
         found = [v for v in Axe().run(page).response["violations"] if v["impact"] in ("moderate", "serious", "critical")]

@@ -653,6 +653,15 @@ def test_a_word_behind_help_finds_options(capsys: pytest.CaptureFixture[str]) ->
         main(["train", "toy", "--help", "teacher_student"])
     assert "--curriculum.scheduler" in capsys.readouterr().out, "names of choices are found, too"
     with pytest.raises(SystemExit):
+        main(["train", "--help", "profiler"])
+    assert "--profile\n    Begin with a few updates" in capsys.readouterr().out, "an option of the command itself"
+    with pytest.raises(SystemExit):
+        main(["search", "--help", "method"])
+    assert "--method\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["dashboard", "--help", "port"])
+    assert "--port\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
         main(["train", "--help", "nosuchword"])
     assert "no option has the word 'nosuchword'" in capsys.readouterr().out
 

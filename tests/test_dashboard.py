@@ -191,6 +191,15 @@ def test_a_real_run_says_how_it_ended_and_what_was_said(client, root):
     assert "finished" in page and "2,5" in page and "fields differ from their defaults" in page
 
 
+def test_the_page_of_a_run_begins_with_what_it_is(client):
+    page = client.get("/run/second").text
+    for name, value in (("experiment", "toy"), ("seed", "1"), ("suite", "toy/three"), ("tasks", "3")):
+        assert f'<dt>{name}</dt><dd title="{value}">' in page
+    assert re.search(r"<dt>first report</dt><dd title=\"\d{4}-\d\d-\d\d \d\d:\d\d\">", page)
+    whole = re.search(r"All fields of the experiment</summary><pre>(.*?)</pre>", page, re.DOTALL)[1]
+    assert yaml.safe_load(whole)["learner"]["discount"] == 0.99
+
+
 def test_columns_and_fields_of_the_experiments(tmp_path):
     for name, rate in (("a", 0.001), ("b", 0.0003)):
         config = f"name: x\nlearner:\n  actor:\n    learning_rate: {rate}\n"

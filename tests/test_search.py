@@ -123,6 +123,7 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, space: Path) -> None:
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=90)
     assert process.returncode == 128 + signal.SIGTERM and "the same command goes on from there" in out and "Traceback" not in out
+    assert f"--run-dir {folder}" in out and "search.html" in out and "trials have reported" in (folder / "search.html").read_text()
     before = {trial.name: trial.curve[0] for trial in read_search(folder) if trial.curve}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

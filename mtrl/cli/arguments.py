@@ -5,15 +5,16 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import inspect
 import io
 import itertools
 import re
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import tyro
 from pydantic.fields import FieldInfo
@@ -42,6 +43,9 @@ def parse(default: Options, arguments: Sequence[str], program: str, description:
     Raises:
         UserError: an option is unknown, or lacks its value.
     """
+    if (word := _searched(arguments)) is not None:
+        print(_matching(word, _command_options(default)))
+        raise SystemExit(0)
     return _read(default, arguments, program, description, _field_options(default))
 
 
@@ -70,7 +74,8 @@ def parse_with_experiment(
     arguments = [_present_name(argument) for argument in arguments]
     if (word := _searched(arguments)) is not None:
         given = [argument for argument in arguments if argument not in ("-h", "--help", word)]
-        print(_matching_options(word, base(read(ExperimentConfig(), given).options)))
+        options = read(ExperimentConfig(), given).options
+        print(_matching(word, itertools.chain(_command_options(options), _experiment_options(base(options)))))
         raise SystemExit(0)
     _explaining.set("--help" in arguments or "-h" in arguments)
     others = [argument for argument in arguments if argument not in ("-h", "--help")]
@@ -205,15 +210,31 @@ def _searched(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def _matching_options(word: str, experiment: ExperimentConfig) -> str:
-    """The experiment's options that have a word in their name or description, with the values that this experiment has."""
+def _matching(word: str, options: Iterable[tuple[str, str]]) -> str:
+    """The options, each with its description, that have a word in either."""
     found = []
+    for option, text in options:
+        if word.lower() in f"{option} {text}".lower():
+            found.append("\n".join([option, *textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent="    ")]))
+    return "\n".join(found) if found else f"no option has the word {word!r} in its name or description; --help lists them all"
+
+
+def _experiment_options(experiment: ExperimentConfig) -> Iterator[tuple[str, str]]:
+    """The experiment's options with the values that this experiment has, and their descriptions."""
     for option, field, value in _all_fields(experiment, "--"):
         text = " ".join((with_choices(field.description) or "").split())
-        if word.lower() in f"{option} {text}".lower():
-            head = f"{option} {_metavar(field.annotation)} (default: {_text(value)})"
-            found.append("\n".join([head, *textwrap.wrap(text, 100, initial_indent="    ", subsequent_indent="    ")]))
-    return "\n".join(found) if found else f"no option has the word {word!r} in its name or description; --help lists them all"
+        yield f"{option} {_metavar(field.annotation)} (default: {_text(value)})", text
+
+
+def _command_options(options: Any) -> Iterator[tuple[str, str]]:
+    """The options of a command, which are the fields of a dataclass, and the docstrings behind them."""
+    hints = get_type_hints(type(options), include_extras=True)
+    (body,) = (node.body for node in ast.parse(textwrap.dedent(inspect.getsource(type(options)))).body if isinstance(node, ast.ClassDef))
+    for node, behind in itertools.pairwise(body):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(behind, ast.Expr):
+            name, text = node.target.id, getattr(behind.value, "value", "")
+            if tyro.conf.Positional not in getattr(hints[name], "__metadata__", ()):
+                yield f"--{name.replace('_', '-')}", " ".join(str(text).split())
 
 
 def _all_fields(section: Section, prefix: str) -> Iterator[tuple[str, FieldInfo, Any]]:

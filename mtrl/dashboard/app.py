@@ -20,7 +20,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainT
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from mtrl.dashboard.aggregates import compare
+from mtrl.dashboard.aggregates import by_tasks, compare
 from mtrl.dashboard.curves import Bands, one_task
 from mtrl.dashboard.decisions import decision_at
 from mtrl.dashboard.folder import LIVE_STATES, RunFolder
@@ -176,6 +176,7 @@ class _Pages:
             differences=differences(runs) if len(runs) > 1 else [],
             changes={run.name: changes(run) for run in runs if run.changes},
             comparisons=compare(runs),
+            task_sets=len(by_tasks(runs)),
             videos={run.name: {task: _video_address(run, task) for task in run.videos} for run in runs},
             has_decisions=len(runs) == 1 and RunLayout(runs[0].path).decisions.is_file(),
             captions={run.name: run.captions for run in runs},

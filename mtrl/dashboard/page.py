@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jinja2
 import plotly.graph_objects as go
 import plotly.offline
+import yaml
 from markupsafe import Markup
 
 from mtrl.config import ExperimentConfig, flatten
@@ -42,7 +43,8 @@ def make_templates() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"figure": figure_html, "count": count, "duration": duration, "changed": changed_text, "cell": cell}
+    environment.filters |= {"figure": figure_html, "count": count, "duration": duration, "changed": changed_text}
+    environment.filters |= {"cell": cell, "yaml": as_yaml}
     return environment
 
 
@@ -74,12 +76,16 @@ def figure_html(figure: go.Figure) -> Markup:
 def head_of(run: Run, summary: Summary) -> Head:
     """State, progress, scores, command and configuration of a run."""
     facts = [("state", summary.state + (f": {summary.reason}" if summary.reason else ""))]
+    facts.append(("experiment", summary.experiment or UNKNOWN))
+    facts.append(("seed", UNKNOWN if summary.seed is None else str(summary.seed)))
     facts.append(("suite", summary.suite or UNKNOWN))
     facts.append(("tasks", str(len(run.tasks))))
     share = "" if summary.progress is None else f" ({summary.progress:.0%} of {summary.total_frames:,.0f})"
     facts.append(("frames", f"{count(summary.frames)}{share}"))
     hours = float(run.hours[-1]) if run.num_rows else None
     speed = "" if summary.frames_per_second is None else f", {summary.frames_per_second:,.0f} frames/s in the last report"
+    if run.num_rows and not math.isnan(first := float(run.column("time")[0])):
+        facts.append(("first report", time.strftime("%Y-%m-%d %H:%M", time.localtime(first))))
     facts.append(("training time", ("–" if hours is None else duration(3600 * hours)) + speed))
     if summary.seconds_left is not None:
         facts.append(("time left", duration(summary.seconds_left)))
@@ -116,6 +122,11 @@ def options_of(run: Run) -> list[tuple[str, str, str]]:
 def cell(value: Any) -> str:
     """The value of a field or metric in a table."""
     return UNKNOWN if value is None else f"{value:.4g}" if isinstance(value, float) else as_written(value)
+
+
+def as_yaml(config: dict[str, Any]) -> str:
+    """An experiment as its file has it."""
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else UNKNOWN
 
 
 def count(value: float | None) -> str:

@@ -10,7 +10,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -57,7 +57,15 @@ class Budget(NamedTuple):
 
 
 def search(
-    config: ExperimentConfig, space: Space, folder: Path, *, trials: int, method: Method, budget: Budget, seed: int = 0
+    config: ExperimentConfig,
+    space: Space,
+    folder: Path,
+    *,
+    trials: int,
+    method: Method,
+    budget: Budget,
+    seed: int = 0,
+    ended: Callable[[Path], object] = lambda folder: None,
 ) -> list[TrialRecord]:
     """Runs the trials, each in `folder/trial-ID`, and keeps `folder/search.json` up to date. A search that was interrupted goes on.
 
@@ -71,6 +79,7 @@ def search(
             were good (TPE), and stops trials as `asha` does.
         budget: of a trial. In seconds, a setting that makes training slow has to be worth it.
         seed: of the draws.
+        ended: called with the folder when a trial has ended.
 
     Returns:
         the trials, the best one first.
@@ -116,7 +125,7 @@ def search(
                 search_alg=sampler,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
-            run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[Recorder(folder / FILE, plan)]),
+            run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[Recorder(folder / FILE, plan, ended)]),
         )
     random.seed(seed)  # population-based training draws from the global streams
     np.random.seed(seed)
@@ -136,10 +145,11 @@ class Recorder(tune.Callback):
     Args:
         path: of the file. What is in it already, of a search that goes on, stays.
         plan: everything that makes this search another one.
+        ended: called with the folder of the file when a trial has ended.
     """
 
-    def __init__(self, path: Path, plan: dict[str, Any]):
-        self._path, self._plan = path, plan
+    def __init__(self, path: Path, plan: dict[str, Any], ended: Callable[[Path], object] = lambda folder: None):
+        self._path, self._plan, self._ended = path, plan, ended
         self._trials: dict[str, TrialRecord] = {}
         self._said = 0.0
 
@@ -176,6 +186,7 @@ class Recorder(tune.Callback):
         self._write_state(record)
         score = "" if record.best is None else f", best score {record.best:.3f}"
         print(f"{record.name}: {record.state} after {spent:,.0f} {unit}{score}", flush=True)
+        self._ended(self._path.parent)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Notes the failure."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -48,7 +49,7 @@ def compare_alone(arguments: list[str], program: str) -> int:
     try:
         found = compare_all(config, seeds, folder, full_batches=options.full_batches)
     except TrialsInterruptedError as interrupted:
-        print("all runs are saved; the same command goes on from there")
+        print(f"all runs are saved; the same command goes on from there: {shlex.join([*program.split(), *arguments])}")
         return 128 + interrupted.number
     print_alone(found)
     print(f"page: {folder / PAGE}")

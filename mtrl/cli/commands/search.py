@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -64,16 +65,18 @@ def search(arguments: list[str], program: str) -> int:
     space = load_space(find_space(options.space or config.suite.name.partition("/")[0]))
     budget = Budget(*_budget(options.budget, config.total_frames))
     folder = options.run_dir or Path("runs") / f"{config.name}-search"
+    print(f"{config.suite.name}: {trials} trials by {options.method}, starting Ray", flush=True)
     try:
-        found = search_all(config, space, folder, trials=trials, method=options.method, budget=budget, seed=seed)  # type: ignore[arg-type]
+        method: Any = options.method
+        found = search_all(config, space, folder, trials=trials, method=method, budget=budget, seed=seed, ended=write_search_page)
     except TrialsInterruptedError as interrupted:
         if (folder / FILE).exists():
             print_search(read_search(folder), BEST)
-        print("interrupted; the same command goes on from there")
+            print(f"page:         {write_search_page(folder)}")
+        print(f"interrupted; the same command goes on from there: {shlex.join([*program.split(), *arguments])}")
         return 128 + interrupted.number
     print_search(found, BEST)
-    page = write_search_page(folder)
-    print(f"page:         {page}")
+    print(f"page:         {write_search_page(folder)}")
     print(f"to train it:  python launch.py train {folder / found[0].name / 'config.yaml'}")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -52,7 +53,7 @@ def sweep(arguments: list[str], program: str) -> int:
     try:
         paths = train_all(config, seeds, options.run_dir or Path("runs") / f"{config.name}-sweep")
     except TrialsInterruptedError as interrupted:
-        print("all seeds are saved; the same command goes on from there")
+        print(f"all seeds are saved; the same command goes on from there: {shlex.join([*program.split(), *arguments])}")
         return 128 + interrupted.number
     results = []
     for path in paths:
