@@ -17,7 +17,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from mtrl.distributed.surroundings import RayUnavailableError, wait_for_head
+from mtrl.distributed.surroundings import RayUnavailableError, joined_badly, wait_for_head
 
 ROOT = Path(__file__).parents[1]
 TOKEN = "ab" * 32
@@ -157,3 +157,17 @@ def test_tokens_in_the_environment(tmp_path, asks):
             assert done.stdout.split() == ["joined"], (mode, done.stdout + done.stderr)
         other = joined(address, tmp_path, RAY_AUTH_TOKEN="cd" * 32)
     assert ("may hold another token than the cluster's" in other.stderr) == asks and (other.stdout.split() == ["joined"]) != asks
+
+
+@pytest.mark.parametrize(("ray_version", "python_version"), [("2.9.0", None), (None, "3.8.1")])
+def test_other_versions_in_the_cluster_are_said_without_a_word_about_tokens(ray_version, python_version, monkeypatch):
+    """With the error that Ray itself raises."""
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    ray_utils = pytest.importorskip("ray._private.utils")
+    ours = dict(zip(("ray_version", "python_version"), ray_utils.compute_version_info()[:2], strict=True))
+    theirs = {"ray_version": ray_version or ours["ray_version"], "python_version": python_version or ours["python_version"]}
+    with pytest.raises(RuntimeError) as mismatch:
+        ray_utils.check_version_info(theirs, "127.0.0.1", python_version_match_level="minor")
+    said = str(joined_badly("127.0.0.1:6379", mismatch.value))
+    assert "\n" not in said and "token" not in said and said.endswith("; install the versions of Ray and Python here that the cluster has")
+    assert (ray_version or python_version) in said

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from mtrl.cli.dispatch import main
 from mtrl.dashboard.aggregates import compare
 from mtrl.dashboard.method_figures import improvements, interval_estimates, iqm_curves, profiles
+from mtrl.dashboard.methods import methods_of
 from mtrl.dashboard.overview import changes, differences, figures_of
 from mtrl.dashboard.report import render, write_report
 from mtrl.dashboard.runs import MAX_POINTS, Run, read_run
@@ -266,9 +267,19 @@ def test_a_resumed_run_keeps_the_experiment_that_it_changed(runs, tmp_path):
     assert f"Until {frames:,} frames" in page
     figure = next(figure for figure in figures_of([run]) if figure.layout.title.text == "Mean score of training episodes")
     assert [shape.x0 for shape in figure.layout.shapes] == [frames]
+    over_time = next(figure for figure in figures_of([run]) if figure.layout.title.text.endswith("over time"))
+    assert 0 < over_time.layout.shapes[0].x0 < max(over_time.data[0].x)
+    # The same experiment from the beginning on is another method.
+    whole = dataclasses.replace(run, changes={}, name="whole")
+    assert [len(method.runs) for method in methods_of([run, whole, dataclasses.replace(run, name="again")])] == [2, 1]
+    assert "changed on the way" in methods_of([run, whole, dataclasses.replace(run, name="again")])[0].name
     # Nothing changed: nothing is kept.
     assert main(["train", "--resume", str(copy), "--total-frames", "5000", rate, "3e-4"]) == 0
-    assert [fields for _, fields in changes(read_run(copy))][-1] == [("total_frames", ["4000", "5000"])]
+    longer = read_run(copy)
+    assert [fields for _, fields in changes(longer)][-1] == [("total_frames", ["4000", "5000"])]
+    unchanged = dataclasses.replace(longer, changes={})
+    only_longer = dataclasses.replace(longer, changes=dict([*longer.changes.items()][-1:]))
+    assert len(methods_of([unchanged, only_longer])) == 1, "more frames are no other method"
 
 
 JSON = st.recursive(

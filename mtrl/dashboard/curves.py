@@ -37,8 +37,7 @@ def curves(
         return _thinned(x[known], len(runs)), _thinned(y[known], len(runs))
 
     _draw_methods(figure, methods_of(runs), line, bands)
-    if over == "frames":
-        mark_changes(figure, runs)
+    mark_changes(figure, runs, lambda run, frames: frames if over == "frames" else float(np.interp(frames, run.frames, factor * run.hours)))
     figure.update_xaxes(rangemode="tozero")
     if unit in NEVER_NEGATIVE:
         figure.update_yaxes(rangemode="tozero")
@@ -96,15 +95,14 @@ def one_task(runs: Sequence[Run], task: str) -> list[go.Figure]:
     return [curves(runs, f"tasks/{task}/{metric}", title, unit, top=top) for metric, title, unit, top in kinds]
 
 
-def mark_changes(figure: go.Figure, runs: Sequence[Run]) -> None:
-    """A line where a resumed run changed its experiment."""
+def mark_changes(figure: go.Figure, runs: Sequence[Run], place: Callable[[Run, int], float] = lambda run, frames: float(frames)) -> None:
+    """A line where a resumed run changed its experiment, at the `place` on the axis of its frames at that time."""
     if len(runs) > FEW_RUNS:
         return
     for run in runs:
         for frames in run.changes:
-            figure.add_vline(
-                x=frames, line={"dash": "dot", "width": 1, "color": "#888888"}, annotation_text="changed", annotation_font_size=10
-            )
+            line = {"dash": "dot", "width": 1, "color": "#888888"}
+            figure.add_vline(x=place(run, frames), line=line, annotation_text="changed", annotation_font_size=10)
 
 
 def _draw_methods(figure: go.Figure, methods: Sequence[Method], line: Callable[[Run], Line], bands: Bands) -> None:

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mtrl.dashboard.aggregates import Comparison, MethodScores, pairwise_improvement
+from mtrl.dashboard.curves import mark_changes
 from mtrl.dashboard.drawing import COLOURS, ROW_HEIGHT, add_band, add_share, error_bars, heat_map, new_figure, style, subtitle, with_legend
 from mtrl.dashboard.methods import Method
 from mtrl.dashboard.runs import Run
@@ -65,6 +66,7 @@ def iqm_curves(comparison: Comparison) -> go.Figure | None:
     if not figure.data:
         return None
     figure.update_yaxes(range=[0, 1.02])
+    mark_changes(figure, [run for method in comparison.methods for run in method.runs])
     subtitle(figure, f"{_number_of_runs(comparison.evaluated)}; band: 95 % interval over runs")
     return with_legend(figure)
 

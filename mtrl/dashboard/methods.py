@@ -22,16 +22,17 @@ class Method(NamedTuple):
 
 
 def methods_of(runs: Sequence[Run]) -> list[Method]:
-    """The runs by method, in the order of their first runs.
+    """The runs by method, in the order of their first runs. Those of which a resumed run changed what is learned are a method of their own.
 
     A method of one run has the run's name. One of several is named after the fields in which the methods differ, or after the folder that
     its runs share where those would be too many.
     """
-    found: dict[str, list[Run]] = {}
+    found: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        found.setdefault(run.group, []).append(run)
+        found.setdefault((run.group, str(_learned_before(run))), []).append(run)
     members = list(found.values())
-    titles = _titles(members)
+    changed = [", changed on the way" if _learned_before(own[0]) else "" for own in members]
+    titles = [title + note for title, note in zip(_titles(members), changed, strict=True)]
     names = [f"{title} ({_size(own)})" if len(own) > 1 else own[0].name for title, own in zip(titles, members, strict=True)]
     return [Method(name, own) for name, own in zip(numbered(names), members, strict=True)]
 
@@ -59,6 +60,22 @@ def numbered(names: Sequence[str]) -> list[str]:
     return [f"{name} #{list(names[: i + 1]).count(name)}" if list(names).count(name) > 1 else name for i, name in enumerate(names)]
 
 
+def _learned_before(run: Run) -> list[tuple[int, dict[str, object]]]:
+    """For each time that a resumed run changed what is learned: until which frames, and the fields with their values before."""
+    now, found = flatten(run.config), []
+    for frames, config in reversed(run.changes.items()):
+        before = flatten(config)
+        own = {name: before.get(name) for name in {*before, *now} if is_learned(name) and before.get(name) != now.get(name)}
+        found += [(frames, dict(sorted(own.items())))] if own else []
+        now = before
+    return found
+
+
+def is_learned(field: str) -> bool:
+    """Whether a field of an experiment changes what is learned."""
+    return field not in IGNORED and not field.startswith(PASSING)
+
+
 def _size(runs: Sequence[Run]) -> str:
     """The number of seeds where each run has one of its own, else the number of runs."""
     seeds = {str(run.config["seed"]) for run in runs if "seed" in run.config}
@@ -70,7 +87,7 @@ def _titles(members: list[list[Run]]) -> list[str]:
     if len(members) > 1:
         flat = [flatten(own[0].config) for own in members]
         fields = [name for name in dict.fromkeys(name for values in flat for name in values) if len({str(v.get(name)) for v in flat}) > 1]
-        fields = [name for name in fields if name not in IGNORED and not name.startswith(PASSING)]
+        fields = [name for name in fields if is_learned(name)]
         if 0 < len(fields) <= MOST_FIELDS:
             short = _short(fields)
             return [

@@ -156,6 +156,7 @@ def _task_history(run: Run, metric: str, title: str, unit: str) -> go.Figure:
     figure.data[0].hovertemplate = f"%{{y}} at %{{x}} frames: %{{z:.3f}} {unit}<extra></extra>"
     figure.data[0].text = figure.data[0].texttemplate = None
     figure.update_xaxes(nticks=8)
+    mark_changes(figure, [run], lambda run, changed: float(np.searchsorted(frames, changed)) - 0.5)  # between two columns
     _link(figure, run, metric)
     subtitle(figure, "the lowest at the end on top")
     return figure

@@ -229,7 +229,9 @@ def joined_badly(address: str | None, error: BaseException) -> RayUnavailableErr
         reason = "; /dev/shm, which holds Ray's objects, cannot be written to" if blocked else ""
         return RayUnavailableError(f"Ray cannot be started on this machine{reason}: {type(error).__name__}: {text[:300]}")
     hint = ""
-    if os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
+    if "version mismatch" in text.lower():
+        hint = "; install the versions of Ray and Python here that the cluster has"
+    elif os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
         hint = "; RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token may hold another token than the cluster's"
     elif not _has_token() or any(word in text.lower() for word in ("token", "auth", "unauthenticated", "permission denied")):
         hint = "; if the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
