@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -357,18 +358,52 @@ def test_keyboard_narrow_screen_and_dark_mode(page: sync_api.Page, server: str) 
 @pytest.fixture
 def large(root: Path) -> Iterator[str]:
     """The name of a run of fifty tasks, whose suite's name lists them."""
-    run = root / "large"
+    yield from run_of_tasks(root, "large", 50)
+
+
+def run_of_tasks(root: Path, name: str, count: int) -> Iterator[str]:
+    run = root / name
     run.mkdir()
-    tasks = [f"task-{k}" for k in range(50)]
+    tasks = [f"task-{k}" for k in range(count)]
     rows = [
         {"time": time.time(), "summary/frames": frames, "summary/score_mean": 0.5}
         | {f"tasks/{task}/{metric}": 0.02 for task in tasks for metric in ("frames", "score", "share_trained")}
         for frames in (100, 200, 300)
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (run / "config.yaml").write_text(f"name: large\nseed: 7\nsuite:\n  name: gym/{','.join(tasks * 3)}\n")
-    yield "large"
+    (run / "config.yaml").write_text(f"name: {name}\nseed: 7\nsuite:\n  name: gym/{','.join(tasks * 3)}\n")
+    yield name
     shutil.rmtree(run)
+
+
+@pytest.fixture
+def huge(root: Path) -> Iterator[str]:
+    """The name of a run of 500 tasks."""
+    yield from run_of_tasks(root, "huge", 500)
+
+
+def test_names_of_500_tasks_do_not_overlap(page: sync_api.Page, server: str, huge: str) -> None:
+    """On the screen each has a line; on paper as many as there is room for."""
+    page.goto(f"{server}/run/{huge}")
+    boxes = """() => [...document.querySelectorAll('.plot')].filter(plot => plot.layout).map(plot => ({
+        height: plot._fullLayout._size.h,
+        labels: [...plot.querySelectorAll('.ytick text')].map(label => label.getBoundingClientRect()).map(box => [box.top, box.bottom]),
+    }))"""
+    for printed in (False, True):
+        if printed:
+            page.emulate_media(media="print")
+            page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
+        else:
+            page.evaluate("() => redrawAll()")
+        until(page, f"() => ({boxes})().length === document.querySelectorAll('.plot').length")
+        page.wait_for_timeout(500)
+        tall = [plot for plot in page.evaluate(boxes) if len(plot["labels"]) > 20]
+        assert tall and all(plot["height"] >= 300 for plot in tall)
+        most = max(len(plot["labels"]) for plot in tall)
+        assert most < 100 if printed else most == 500
+        for plot in tall:
+            labels = sorted(plot["labels"])
+            assert all(before[1] <= after[0] + 1 for before, after in itertools.pairwise(labels)), labels[:3]
 
 
 def test_charts_fit_a_printed_page(browser: sync_api.Browser, server: str) -> None:

@@ -78,7 +78,11 @@ function draw(place) {
   const look = colour("--paper") + (printing() ? " printed" : "");
   if (place.dataset.drawn === look && place.drawnText === text) return;
   const figure = themed(JSON.parse(text));
-  if (printing()) Object.assign(figure.layout, { width: PRINTED.width, height: Math.min(figure.layout.height, PRINTED.height) });
+  if (printing()) {
+    const rows = figure.layout.yaxis && figure.layout.yaxis.dtick === 1 ? Math.ceil(figure.layout.height / PRINTED.height) : 1;
+    if (rows > 1) figure.layout.yaxis.dtick = rows; // as many names as a page has room for
+    Object.assign(figure.layout, { width: PRINTED.width, height: Math.min(figure.layout.height, PRINTED.height) });
+  }
   place.dataset.title = (figure.layout.title || {}).text || "figure";
   Plotly.react(place, figure.data, figure.layout, CONFIG).then(() => {
     addButtons(place);
