@@ -171,3 +171,40 @@ def test_other_versions_in_the_cluster_are_said_without_a_word_about_tokens(ray_
     said = str(joined_badly("127.0.0.1:6379", mismatch.value))
     assert "\n" not in said and "token" not in said and said.endswith("; install the versions of Ray and Python here that the cluster has")
     assert (ray_version or python_version) in said
+
+
+CONNECTING = """
+import os, signal
+import ray
+from mtrl.distributed.cluster import end_ray, start_ray
+
+received = []
+signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+core = ray._raylet.CoreWorker
+
+class Signalled:
+    def __new__(cls, *arguments, **options):
+        made = core(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGTERM)  # now Ray's own handler is set
+        return made
+
+ray._raylet.CoreWorker = Signalled
+start_ray()
+print("received", received, ray.get(ray.put(7)))
+os.kill(os.getpid(), signal.SIGTERM)
+print("afterwards", received)
+for infos in ray._private.worker._global_node.all_processes.values():
+    for info in infos:
+        (blocked,) = [line.split()[1] for line in open(f"/proc/{info.process.pid}/status") if line.startswith("SigBlk")]
+        print("blocked in a process of Ray:", bool(int(blocked, 16) >> 14 & 1))
+end_ray()
+"""
+
+
+def test_a_signal_while_ray_connects_is_ours():
+    """Ray's handler would write a stack and end the process."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run([sys.executable, "-c", CONNECTING], capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0 and "SIGTERM received" not in done.stderr, done.stdout + done.stderr
+    assert "received [15] 7" in done.stdout and "afterwards [15, 15]" in done.stdout
+    assert "blocked in a process of Ray: False" in done.stdout and "blocked in a process of Ray: True" not in done.stdout

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -30,6 +29,7 @@ from mtrl.distributed.surroundings import (
     token_of_cluster,
     wait_for_head,
 )
+from mtrl.distributed.termination import block_termination, own_handler
 from mtrl.machine import OBJECT_STORE_BYTES, family_of, python_path
 from mtrl.models.policy import build_policy
 from mtrl.rollouts.collector import check_fit
@@ -54,7 +54,7 @@ def build_ray_trainer(config: ExperimentConfig) -> tuple[MultiTaskIMPALA, Traine
     fork_server.start(config.suite.name)
     leave_threads_to_learner()
     joins = os.environ.get("RAY_ADDRESS", "local") != "local"
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1, initializer=block_termination) as thread:  # signals are the main thread's
         # Ray's processes take seconds to start; meanwhile the thread imports simulators. (Ray has to start in the main thread, since actors
         # made by another one never hear of each other, RLlib has to wait for it, since it registers itself, and users' environments may be
         # made in the main thread alone.)
@@ -114,7 +114,7 @@ def start_ray() -> None:
         }
     # What it says of dead runners, of each several times, the run says once.
     logging.getLogger("ray.rllib.utils.actor_manager").setLevel(logging.CRITICAL)
-    with _own_handlers(), _without_log_level_notice(), as_ours(fork_server.start()) if address is None else contextlib.nullcontext():
+    with own_handler(), _without_log_level_notice(), as_ours(fork_server.start()) if address is None else contextlib.nullcontext():
         try:
             ray.init(**options)
         except Exception as error:  # Ray raises plain ones as well
@@ -140,17 +140,6 @@ def end_ray() -> None:
     for pid in family:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-@contextlib.contextmanager
-def _own_handlers() -> Iterator[None]:
-    """Keeps the handlers of signals: Ray's would end the process with another exit code, and without a checkpoint."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread() and before is not None:
-            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

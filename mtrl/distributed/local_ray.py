@@ -14,6 +14,7 @@ from typing import Any
 from ray._private import node, parameter, ray_constants, services
 
 from mtrl.distributed.fork_server import ForkServer
+from mtrl.distributed.termination import without_block
 
 WORKER_COMMAND = "--python_worker_command"  # an option of a node's process
 
@@ -53,7 +54,8 @@ def _in_own_sessions() -> Iterator[None]:
     """
 
     def start(original: Callable[..., Any], command: list[str], options: dict[str, Any]) -> Any:
-        return original(command, **options, start_new_session=True)
+        with without_block():
+            return original(command, **options, start_new_session=True)
 
     with _processes_started_by(start):
         yield
