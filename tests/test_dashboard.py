@@ -235,6 +235,15 @@ def test_a_metric_is_a_column(tmp_path):
     assert client.get("/api/fields?name=tasks/x/score").json() == {"a": 0.5, "b": 0.75}
 
 
+def test_faults_of_a_run_are_counted_by_task(tmp_path):
+    row = {"time": 1.0, "summary/frames": 5.0} | {f"tasks/{task}/{what}": 0 for task in "xyz" for what in ("frames", "faults")}
+    run_below(tmp_path, "run", row | {"tasks/x/faults": 2, "tasks/z/faults": 1})
+    run_below(tmp_path, "well", row)
+    client = TestClient(make_app(tmp_path))
+    assert '<dt>faults</dt><dd title="x 2, z 1">' in client.get("/run/run").text
+    assert "<dt>faults</dt>" not in client.get("/run/well").text
+
+
 def test_tasks_that_are_left_out_are_said_in_the_list(tmp_path):
     row = {"summary/frames": 5.0, "tasks/x/quarantined": 1, "tasks/y/quarantined": 0}
     run_below(tmp_path, "one", row)

@@ -228,6 +228,7 @@ def test_advice_fits_the_machine_and_the_experiment(found: Machine, runners: int
     config = override(CONFIG, {"learner.rollouts_per_update": 2})
     values = {each.field: each.value for each in advise(config, found)}
     assert values["env_runners.num_env_runners"] == runners and others.items() <= values.items()
+    assert values["env_runners.slots"] == config.env_runners.slots and values["learner.threads"] in (None, config.learner.threads)
     advised = override(config, values)
     assert advised.wanted_resources()["CPU"] <= max(1, found.cores)
     assert ("learner.rollouts_per_update" in values) == (runners >= 4)

@@ -1,4 +1,4 @@
-"""What an experiment should ask of a machine: runners, threads, device and precision."""
+"""What an experiment should ask of a machine: runners, slots, threads, device and precision."""
 
 from __future__ import annotations
 
@@ -43,6 +43,14 @@ def advise(config: ExperimentConfig, machine: Machine) -> list[Advice]:
     precision = "bfloat16" if machine.bfloat16 else "float32"
     found = "has" if machine.bfloat16 else "does not have"
     advice.append(Advice("learner.precision", precision, f"the device {found} bfloat16 in hardware"))
-    if config.learner.threads is not None and config.learner.threads > cores:
-        advice.append(Advice("learner.threads", None, f"{cores} cores; null follows those that are free"))
+    advice.append(Advice("env_runners.slots", config.env_runners.slots, _of_slots(config)))
+    threads = None if config.learner.threads is not None and config.learner.threads > cores else config.learner.threads
+    why = "null follows the cores that are free" if threads is None else f"as the experiment has it, of {cores} cores"
+    advice.append(Advice("learner.threads", threads, why))
     return advice
+
+
+def _of_slots(config: ExperimentConfig) -> str:
+    slots, steps = config.env_runners.slots, config.env_runners.unroll_length
+    batch = f"{slots} slots x {steps} steps are the rollout that the experiment's learning rate was found with"
+    return f"{batch}; `check` says whether that many environments fit into memory"

@@ -100,6 +100,9 @@ def head_of(run: Run, summary: Summary) -> Head:
     if run.unseen is not None and run.unseen.unseen_score_mean is not None:
         tasks = ", ".join(f"{name} {row.score.text()}" for name, row in run.unseen.tasks.items() if row.unseen)
         facts.append(("score on tasks not trained", f"{run.unseen.unseen_score_mean.text(3)} at {run.unseen.step:,} frames: {tasks}"))
+    faults = {task: run.last(f"tasks/{task}/faults") or 0.0 for task in run.tasks}
+    if any(faults.values()):
+        facts.append(("faults", ", ".join(f"{task} {number:,.0f}" for task, number in faults.items() if number)))
     if command := run.state.get("command"):
         facts.append(("command", str(command)))
     facts.append(("commit", str(run.versions.get("commit", UNKNOWN))))
