@@ -65,7 +65,7 @@ def test_a_missing_package_is_named(monkeypatch):
         make_vector(make_suite("atari/Pong"), 1, backend="gymnasium").reset()
 
 
-@pytest.mark.parametrize("kind", ["shallow", "deep"])
+@pytest.mark.parametrize("kind", ["shallow", "nature", "deep"])
 def test_encoders_see_fractions_of_255(kind):
     """Layer by layer with bytes divided beforehand, as IMPALA has it."""
     encoder = make_encoder(make_suite("atari/Pong").observation_space, ModelConfig(experts=2, frames_encoder=kind), 1)
@@ -75,8 +75,8 @@ def test_encoders_see_fractions_of_255(kind):
     for k, expert in enumerate(encoder.experts):
         x = torch.nn.functional.conv2d(frames / 255, expert[0].weight, expert[0].bias, expert[0].stride, expert[0].padding)
         torch.testing.assert_close(expert[1:](x), features[:, k], atol=1e-4, rtol=1e-3)
-    # The published sizes: 11 x 11 x 32 after the three sections, 9 x 9 x 32 after the two convolutions.
-    assert encoder.experts[0][-1].in_features == {"shallow": 2592, "deep": 3872}[kind]
+    # The published sizes: 9 x 9 x 32 after the two convolutions, 7 x 7 x 64 after the three, 11 x 11 x 32 after the three sections.
+    assert encoder.experts[0][-1].in_features == {"shallow": 2592, "nature": 3136, "deep": 3872}[kind]
 
 
 def test_rewards_are_clipped_for_learning_alone():

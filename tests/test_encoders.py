@@ -86,7 +86,7 @@ def test_a_text_ends_where_its_characters_end():
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 3), (5, 8, 30), (3, 35, 36), (3, 36, 36), (12, 84, 84), (1, 20, 300), (3, 210, 160)])
-@pytest.mark.parametrize("kind", ["shallow", "deep"])
+@pytest.mark.parametrize("kind", ["shallow", "nature", "deep"])
 def test_images_of_any_size_are_read(shape, kind):
     space = Dict({"image": Box(0, 255, shape, np.uint8)})
     encoder = make_encoder(space, ModelConfig(experts=2, frames_encoder=kind), 1)

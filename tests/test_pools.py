@@ -70,7 +70,7 @@ def test_a_picture_has_its_channels_first(shape, frames):
 
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (4, 72, 96), (12, 84, 84)])
-@pytest.mark.parametrize("kind", ["shallow", "deep"])
+@pytest.mark.parametrize("kind", ["shallow", "nature", "deep"])
 def test_frames_of_any_size_have_an_encoder(shape, kind):
     space = Dict({"frames": Box(0, 255, shape, np.uint8)})
     encoder = make_encoder(space, ModelConfig(experts=2, frames_encoder=kind), 1)

@@ -124,9 +124,9 @@ class ModelConfig(Section):
     experts."""
     encoder: str | None = None
     """The encoder of observations, as `module:Class` for your own; null chooses one by the observations of the tasks."""
-    frames_encoder: Literal["shallow", "deep"] = "shallow"
-    """The encoder of stacked screen frames: IMPALA's two convolutions (`shallow`), or its three sections of residual blocks (`deep`), which
-    learn more from the same frames at several times the cost."""
+    frames_encoder: Literal["shallow", "nature", "deep"] = "shallow"
+    """The encoder of screens and other images: IMPALA's two convolutions (`shallow`), the three of DQN (`nature`), or IMPALA's three
+    sections of residual blocks (`deep`), which learn more from the same frames at several times the cost."""
     grid_cells: Literal["numbers", "one_hot"] = "numbers"
     """The encoding of a MiniGrid cell: its three numbers (MOORE), or one-hot vectors, which tell a key (5) from a ball (6) more clearly.
     Views with a mission are always one-hot."""

@@ -1,4 +1,4 @@
-"""Experts for screens and other images: IMPALA's convolutions, or smaller ones where the image is small."""
+"""Experts for screens and other images: the convolutions of IMPALA or DQN, or smaller ones where the image is small."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from mtrl.config import ModelConfig
 
 LONGEST_SIDE = 128
 """Pixels; images that are longer are averaged over squares of pixels first."""
+NATURE_SIDE = 36
+"""Pixels that `nature` needs."""
 LARGEST_RANGE = 1e6
 """Between the bounds of an image's numbers; those with a larger one are not scaled."""
 
 
 class FramesEncoder(nn.Module):
-    """Stacked frames of a screen through IMPALA's convolutions (Espeholt et al. 2018): two large ones and a linear layer (`shallow`), or
-    three sections of two residual blocks each (`deep`). Features are the linear layer's outputs (D = 256 at width 1).
+    """Stacked frames of a screen through the convolutions of IMPALA (Espeholt et al. 2018): two large ones and a linear layer (`shallow`),
+    or three sections of two residual blocks each (`deep`); or through the three of DQN (Mnih et al. 2015, `nature`). Features are the
+    linear layer's outputs (D = 256 at width 1).
 
     Numbers are scaled from their finite bounds to [0, 1]; those with an infinite bound stay as they are.
 
@@ -46,7 +49,8 @@ class FramesEncoder(nn.Module):
         low, scale = (None, None) if bytes_ else _scaling(box)
         self.register_buffer("low", low, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
-        build = _small if min(box.shape[1:]) < self.SMALLEST_SIDE else {"shallow": _shallow, "deep": _deep}[model.frames_encoder]
+        smallest = max(self.SMALLEST_SIDE, NATURE_SIDE if model.frames_encoder == "nature" else 0)
+        build = _small if min(box.shape[1:]) < smallest else NETWORKS[model.frames_encoder]
         first = _ByteConv2d if bytes_ else nn.Conv2d
         self.experts = nn.ModuleList(build(tuple(box.shape), model.width, self.feature_size, first) for _ in range(model.experts))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -82,6 +86,13 @@ def _shallow(frames: tuple[int, int, int], width: float, features: int, first: t
     a, b = (max(1, round(width * channels)) for channels in (16, 32))
     layers = [*_smaller(frames), first(frames[0], a, 8, 4), nn.ReLU(), nn.Conv2d(a, b, 4, 2), nn.ReLU(), nn.Flatten()]
     return _to_features(layers, frames, features)
+
+
+def _nature(frames: tuple[int, int, int], width: float, features: int, first: type[nn.Conv2d]) -> nn.Sequential:
+    """Mnih et al. 2015."""
+    a, b, c = (max(1, round(width * channels)) for channels in (32, 64, 64))
+    layers = [*_smaller(frames), first(frames[0], a, 8, 4), nn.ReLU(), nn.Conv2d(a, b, 4, 2), nn.ReLU()]
+    return _to_features([*layers, nn.Conv2d(b, c, 3), nn.ReLU(), nn.Flatten()], frames, features)
 
 
 def _deep(frames: tuple[int, int, int], width: float, features: int, first: type[nn.Conv2d]) -> nn.Sequential:
@@ -133,3 +144,6 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(torch.relu(self.first(torch.relu(x))))
+
+
+NETWORKS = {"shallow": _shallow, "nature": _nature, "deep": _deep}
