@@ -409,6 +409,19 @@ def test_a_robot_arm_is_played_from_onnx(tmp_path: Path, capsys: pytest.CaptureF
     play(folder)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "jumanji/BinPack",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("classic/Pendulum-v1", "dmc/reacher-easy", "box2d/CarRacing")),
+    ],
+)
+def test_pools_of_one_environment_are_played(name: str, tmp_path: Path) -> None:
+    suite = make(name)
+    played = play(export_run(saved(tmp_path / "run", suite, {}), format="pt2").folder)
+    assert np.isfinite(played)
+
+
 @pytest.mark.slow
 def test_a_mixed_policy_plays_its_first_task(tmp_path: Path) -> None:
     folder = export_run(saved(tmp_path / "run", make("minigrid/Empty-5x5+metaworld/reach"), {"memory": True})).folder

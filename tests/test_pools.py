@@ -9,8 +9,9 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
 from envs import SuiteError, UnknownTaskError, make_suite, make_vector
-from envs.actions import choices_of
+from envs.actions import choices_of, random_action
 from envs.pools.catalogue import ids, spec_of
+from envs.pools.recipe import recipe_of
 from envs.pools.views import view_of
 from mtrl.config import ModelConfig
 from mtrl.models.encoders import make_encoder
@@ -183,6 +184,38 @@ def test_a_mask_that_forbids_everything_allows_all():
     seen = view.adapt({"board": np.zeros((2, 3), np.float32), "action_mask": mask})
     assert seen["action_mask"].tolist() == [[1, 1, 1, 0, 1, 0], [1, 0, 1, 1, 1, 1]] and seen["action_mask"].dtype == np.int8
     np.testing.assert_array_equal(view.to_pool(np.array([[0, 2], [1, 0]])), [[1, 3], [2, 1]])
+
+
+SCRIPTED = ["classic/Pendulum-v1", "toy_text/Taxi", "dmc/reacher-easy", "fetch/FetchReach", "box2d/CarRacing"]
+SCRIPTED += [f"jumanji/{name}" for name in ("BinPack", "Cleaner", "CVRP", "RubiksCube")]
+
+
+@pytest.mark.parametrize("name", SCRIPTED)
+def test_the_lines_of_a_script_play_the_same_environment(name):
+    """What an exported policy's script reads and does is what our own environment has, to the bit."""
+    suite = make_suite(name)
+    recipe, scope = suite.recipe, {"envpool": pytest.importorskip("envpool")}
+    exec(recipe.setup, scope)
+    theirs, ours = eval(recipe.make_env.format(task=suite.names[0]), scope), suite.tasks[0].for_evaluation().make_env()
+    (seen, _), (own, _) = theirs.reset(seed=3), ours.reset(seed=3)
+    suite.action_space.seed(0)
+    for _ in range(20):
+        expected = suite.adapt(own)
+        for key, reading in ({"frames": recipe.read} if isinstance(recipe.read, str) else recipe.read).items():
+            found = eval(reading, scope | {"observation": seen})
+            np.testing.assert_array_equal(found, expected[key])
+            assert found.dtype == expected[key].dtype
+        action = random_action(suite.action_space, expected.get("action_mask"))
+        (seen, reward, *ends, _), (own, own_reward, *own_ends, _) = theirs.step(action), ours.step(action)
+        assert (float(reward), *ends) == (own_reward, *own_ends)
+        if any(ends):
+            break
+    ours.close()
+
+
+def test_actions_without_bounds_have_no_script():
+    view = view_of(Box(-1, 1, (3,)), Box(-np.inf, np.inf, (2,), np.float64))
+    assert view.to_pool.source is None and recipe_of(view, {"a": ("A-v0", {})}) is None
 
 
 def test_a_torque_of_one_is_the_pendulums_largest():

@@ -14,6 +14,7 @@ from envs.backends.envpool import SUCCESS
 from envs.errors import MissingPackageError, SuiteError, UnknownTaskError, did_you_mean
 from envs.mixed import mix
 from envs.pools.catalogue import Spec, spec_of
+from envs.pools.recipe import recipe_of
 from envs.pools.single import PoolEnv
 from envs.task import EvaluationProtocol, Task, TaskSuite
 
@@ -52,19 +53,21 @@ def pool_suite(
     tasks = [_task(entry, spec) for entry, spec in zip(entries, specs, strict=True)]
     rule = _action_rules(entries, specs)
     parts = []
-    for _, run in itertools.groupby(zip(tasks, specs, strict=True), key=lambda pair: _Key(pair[1])):
+    for _, run in itertools.groupby(zip(tasks, specs, entries, strict=True), key=lambda member: _Key(member[1])):
         members = list(run)
         view = members[0][1].view
+        pools = {task.name: (entry.envpool_id, _played_with(entry)) for task, _, entry in members}
         parts.append(
             TaskSuite(
                 name=name,
-                tasks=tuple(task for task, _ in members),
+                tasks=tuple(task for task, _, _ in members),
                 observation_space=view.observation_space,
                 action_space=view.action_space,
                 adapt=view.adapt,
-                scored_by="success" if all(task.high is None for task, _ in members) else "return",
+                scored_by="success" if all(task.high is None for task, _, _ in members) else "return",
                 rules={**rule, **(rules or {})},
                 protocol=protocol,
+                recipe=recipe_of(view, pools),
             )
         )
     return parts[0] if len(parts) == 1 else mix(name, parts)
@@ -129,11 +132,10 @@ def _task(entry: Entry, spec: Spec) -> Task:
     threshold = entry.success_return
     if threshold is None and spec.reward_threshold is not None and not spec.info.intersection(SUCCESS):
         threshold = float(np.nextafter(spec.reward_threshold, -np.inf))  # the threshold itself succeeds
-    options = entry.options if entry.evaluation_options is None else entry.evaluation_options
     return Task(
         name=entry.name,
         make_env=functools.partial(PoolEnv, entry.envpool_id, entry.options),
-        make_evaluation_env=functools.partial(PoolEnv, entry.envpool_id, options),
+        make_evaluation_env=functools.partial(PoolEnv, entry.envpool_id, _played_with(entry)),
         low=entry.low,
         high=entry.high,
         success_return=threshold,
@@ -142,6 +144,11 @@ def _task(entry: Entry, spec: Spec) -> Task:
         envpool_evaluation_options=entry.evaluation_options,
         envpool_actions=spec.view.to_pool,
     )
+
+
+def _played_with(entry: Entry) -> Mapping[str, Any]:
+    """The arguments of `envpool.make` in an evaluation."""
+    return entry.options if entry.evaluation_options is None else entry.evaluation_options
 
 
 def _action_rules(entries: Sequence[Entry], specs: Sequence[Spec]) -> dict[str, str]:

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from envs.actions import MOST_CHOICES, action_rule, canonical_box, choices_of, same
 from envs.errors import SuiteError
 from envs.observations import MASK
+from envs.pools.actions import Combination, Counted, Scaled, ToPool
 
 SMALLEST_PICTURE = 32
 """Pixels of the shorter side. A smaller array of bytes is a board, whose cells are no picture's."""
@@ -38,7 +39,7 @@ class View(NamedTuple):
 
     observation_space: Dict
     action_space: gymnasium.Space
-    to_pool: Callable[[np.ndarray], np.ndarray] | None
+    to_pool: ToPool | None
     """Turns actions [N, ...] of `action_space` into EnvPool's; None where they are the same."""
     action_rule: str | None
     """What `to_pool` does, in words."""
@@ -165,9 +166,7 @@ def _allowed(mask: np.ndarray, choices: tuple[int, ...]) -> np.ndarray:
     return np.concatenate([part | ~part.any(-1, keepdims=True) for part in parts], axis=-1).astype(np.int8)
 
 
-def _actions(
-    space: gymnasium.Space, mask: tuple[int, ...] | None
-) -> tuple[gymnasium.Space, Callable[[np.ndarray], np.ndarray] | None, str | None]:
+def _actions(space: gymnasium.Space, mask: tuple[int, ...] | None) -> tuple[gymnasium.Space, ToPool | None, str | None]:
     """The space that a policy acts in, and `to_pool` and `action_rule` of a `View`.
 
     Args:
@@ -179,27 +178,15 @@ def _actions(
     if isinstance(space, Box) and np.issubdtype(space.dtype, np.integer) and len(space.shape) == 1:
         counts = tuple((space.high.astype(np.int64) - space.low + 1).tolist())
         if mask == counts and np.prod(counts) <= MOST_COMBINATIONS:
-            return Discrete(int(np.prod(counts))), functools.partial(_combination, counts, space.low), None
+            return Discrete(int(np.prod(counts))), Combination(counts, tuple(space.low.tolist()), str(space.dtype)), None
         if max(counts) <= MOST_CHOICES if mask is None else set(counts) == {mask[-1]} and mask == (len(counts), mask[-1]):
-            return MultiDiscrete(list(counts)), functools.partial(_from, space.low), None
+            return MultiDiscrete(list(counts)), Counted(tuple(space.low.tolist()), str(space.dtype)), None
     if isinstance(space, Box) and np.issubdtype(space.dtype, np.floating) and mask is None:
         low, high = (np.where(np.abs(bound) >= NO_LIMIT, np.copysign(np.inf, bound), bound) for bound in (space.low, space.high))
         acted, to_environment = canonical_box(Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32))
         if to_environment is same and space.dtype == np.float32:
             return acted, None, None
-        return acted, functools.partial(_converted, to_environment, space.dtype), action_rule(space)
+        bounds = [tuple(bound.astype(np.float32).reshape(-1).tolist()) for bound in (low, high)]
+        return acted, Scaled(bounds[0], bounds[1], tuple(space.shape), str(space.dtype)), action_rule(space)
     masked = "" if mask is None else f" with an {MASK} of shape {mask}"
     raise SuiteError(f"its actions are {space}{masked}, and a policy acts in one Discrete, one Box of floats, or a few integers")
-
-
-def _combination(counts: tuple[int, ...], low: np.ndarray, actions: np.ndarray) -> np.ndarray:
-    """The choices in the combinations `[N]`, `[N, choices]`."""
-    return np.stack(np.unravel_index(actions, counts), axis=-1).astype(low.dtype) + low
-
-
-def _from(low: np.ndarray, actions: np.ndarray) -> np.ndarray:
-    return actions.astype(low.dtype) + low
-
-
-def _converted(to_environment: Callable[[Any], Any], kind: Any, actions: np.ndarray) -> np.ndarray:
-    return np.asarray(to_environment(actions), kind)
