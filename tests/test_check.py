@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from envs import make_suite
-from envs.inspection import Inspection, PlayedEpisode, Rewards, inspect_task, worker_speed
+from envs.inspection import Inspection, PlayedEpisode, Rewards, inspect_task
 from mtrl.checking.advice import advise, needed_bytes
+from mtrl.checking.workers import worker_speed
 from mtrl.cli.dispatch import main
 from mtrl.config import ExperimentConfig, load_config, override
 from mtrl.config.advice import follow

@@ -11,10 +11,11 @@ from typing import Literal, NamedTuple
 import gymnasium
 
 from envs import SuiteError, TaskSuite, UnknownSuiteError, UnknownTaskError, make_suite
-from envs.inspection import Inspection, WorkerSpeed, inspect_task, worker_speed
+from envs.inspection import Inspection, inspect_task
 from envs.mixed import MixedSuite, split_name
 from envs.observations import MASK
 from mtrl.checking.advice import MEMORY_SHARE, advise, needed_bytes, unroll_seconds
+from mtrl.checking.workers import WorkerSpeed, worker_speed
 from mtrl.config import ConfigError, ExperimentConfig
 from mtrl.config.advice import Advice, follow
 from mtrl.machine import Finding, available_memory, whole_cores

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from envs.build import make_vector
-from envs.task import TaskSuite
+from envs import TaskSuite, make_vector
 
 WARM_UP_STEPS = 2  # of all slots, which do not count
 
