@@ -23,7 +23,7 @@ from mtrl.dashboard.methods import methods_of
 from mtrl.dashboard.overview import changes, differences, figures_of
 from mtrl.dashboard.report import render, write_report
 from mtrl.dashboard.runs import MAX_POINTS, Run, read_run
-from mtrl.dashboard.task_figures import expert_usage, gradient_conflicts, task_estimates
+from mtrl.dashboard.task_figures import expert_usage, gradient_conflicts, task_curves, task_estimates
 from mtrl.errors import UserError
 from mtrl.evaluation.intervals import mean_over_tasks, score_interval
 from mtrl.evaluation.results import EvaluationResults, TaskResult, write_results
@@ -429,6 +429,15 @@ def test_every_axis_and_scale_has_a_name_and_every_figure_says_of_how_many_runs_
     assert matrix.layout.yaxis.title.text == "method" and matrix.data[0].colorbar.title.text == "probability"
     wins, pair = comparison.methods[1].improvement, matrix.data[0].text[1][0]
     assert pair.startswith("1.00<br>(") and wins.bounded and wins.value == 1.0
+
+
+def test_what_is_measured_now_and_then_has_a_line():
+    """Also where most lines of metrics have none of it, as with gradients."""
+    rows = np.arange(9.0)
+    sparse = np.where(rows % 4 == 0, rows / 10, np.nan)
+    run = Run(Path("run"), columns={"summary/frames": rows, "tasks/a/frames": rows, "tasks/a/gradient_conflict": sparse})
+    (line,) = task_curves(run, "gradient_conflict", "title", "share").data
+    assert list(line.x) == [0, 4, 8] and list(line.y) == [0.0, 0.4, 0.8]
 
 
 def test_the_median_is_that_of_the_tasks_means():

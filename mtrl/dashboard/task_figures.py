@@ -29,7 +29,8 @@ def task_curves(run: Run, metric: str, title: str, unit: str, *, stacked: bool =
         if stacked:
             add_share(figure, run.frames[known], own[known], task, colour)
         else:
-            figure.add_scatter(x=run.frames, y=own, name=task, line={"color": colour})
+            there = ~np.isnan(own)  # what is measured in some lines alone would be points without a line between them
+            figure.add_scatter(x=run.frames[there], y=own[there], name=task, line={"color": colour})
     if unit in ("score", "share"):
         figure.update_yaxes(range=[0, 1.02])
     mark_changes(figure, [run])
