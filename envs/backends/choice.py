@@ -148,16 +148,16 @@ def _step_seconds(task: Task, suite: TaskSuite) -> float:
     try:
         env = task.make_env()
         try:
-            observation, _ = env.reset(seed=0, options={"number": 0})
+            arrays = suite.adapt(env.reset(seed=0, options={"number": 0})[0])
             end = time.monotonic() + TASK_SECONDS
             while len(times) < WARM_UP_STEPS + STEPS and (len(times) <= WARM_UP_STEPS or time.monotonic() < end):
-                action = random_action(space, suite.adapt(observation).get(MASK))
+                action = random_action(space, arrays.get(MASK))
                 before = time.perf_counter()
                 observation, _, terminated, truncated, _ = env.step(action)
-                suite.adapt(observation)
+                arrays = suite.adapt(observation)
                 times.append(time.perf_counter() - before)
                 if terminated or truncated:
-                    observation, _ = env.reset()
+                    arrays = suite.adapt(env.reset()[0])
         finally:
             env.close()
     except KeyboardInterrupt:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,8 +37,13 @@ class Scaled:
 
     def __call__(self, actions: np.ndarray) -> np.ndarray:
         """See `ToPool`."""
+        return np.asarray(self._to_environment(actions), self.dtype)
+
+    @functools.cached_property
+    def _to_environment(self) -> Callable[[np.ndarray], np.ndarray]:
+        # Once: each step of every pool needs it.
         low, high = (np.array(bound, np.float32).reshape(self.shape) for bound in (self.low, self.high))
-        return np.asarray(canonical_box(Box(low, high, dtype=np.float32))[1](actions), self.dtype)
+        return canonical_box(Box(low, high, dtype=np.float32))[1]
 
     @property
     def source(self) -> str | None:

@@ -219,6 +219,7 @@ class RunFolder:
             state=known if known in STATES else "unknown",
             reason=str(state.get("reason", "")),
             tags=tags_of(read_note(path)),
+            changed=0.0,
             problem=_problem(row),
         )
 

@@ -10,23 +10,23 @@ class Summary(NamedTuple):
     """A run in the table of all runs."""
 
     id: str
-    experiment: str = ""
-    suite: str = ""
-    seed: int | None = None
-    frames: float | None = None
-    total_frames: float | None = None
-    frames_per_second: float | None = None
-    score: float | None = None
-    evaluated: dict[str, float | None] | None = None  # value, low, high of the newest evaluation's mean score
-    state: str = "unknown"
+    experiment: str
+    suite: str
+    seed: int | None
+    frames: float | None
+    total_frames: float | None
+    frames_per_second: float | None
+    score: float | None
+    evaluated: dict[str, float | None] | None  # value, low, high of the newest evaluation's mean score
+    state: str
     """`training`, `evaluating` the last policy, `finished`, `interrupted`, `failed`, `stopped` where it wrote nothing for a while without
     an end, or `unknown`."""
-    reason: str = ""
+    reason: str
     """Why it ended."""
-    tags: Sequence[str] = ()
-    changed: float = 0.0
+    tags: Sequence[str]
+    changed: float
     """When metrics were written last, in seconds since 1970; 0 if never."""
-    problem: str | None = None
+    problem: str | None
 
     @property
     def progress(self) -> float | None:
