@@ -70,7 +70,7 @@ def test_names_are_made_in_one_room():
 
 
 READERS = (
-    *(f"mtrl/dashboard/{name}.py" for name in ("alone", "curves", "method_figures", "overview", "runs", "task_figures")),
+    *(f"mtrl/dashboard/{name}.py" for name in ("alone", "curves", "method_figures", "overview", "page", "runs", "task_figures")),
     *("mtrl/cli/run_view.py", "mtrl/storage/trackers.py", "mtrl/storage/run_directory.py"),
     *(f"mtrl/benchmark/{name}.py" for name in ("alone", "chaos", "curriculum")),
 )
