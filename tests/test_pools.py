@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 import pytest
@@ -279,6 +286,32 @@ def test_tasks_of_different_spaces_do_what_they_do_alone():
         obs, own = step.obs, [each.obs["vector"] for each in steps]
     for tasks in (together, *apart):
         tasks.close()
+
+
+GAMES = """
+import numpy, scipy.linalg
+from envs import make_suite, make_vector
+numbers = numpy.ones((800, 800))
+suite = make_suite("vizdoom/Basic,TakeCover")
+for _ in range(3):
+    numbers @ numbers, scipy.linalg.blas.dgemm(1.0, numbers, numbers)
+    tasks = make_vector(suite, 4)
+    tasks.reset()
+    tasks.close()
+"""
+
+
+def test_games_start_while_blas_has_threads(tmp_path):
+    """Two of EnvPool's threads that fork at the same time waited for the same thread of OpenBLAS, one of them for ever."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        environment.pop(name, None)
+    games = subprocess.Popen([sys.executable, "-c", GAMES], cwd=tmp_path, env=environment, start_new_session=True)
+    try:
+        assert games.wait(timeout=60) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(games.pid, signal.SIGKILL)
 
 
 def test_success_and_scores_are_what_the_environment_and_the_options_say():

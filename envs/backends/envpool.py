@@ -6,18 +6,23 @@ before the first result is waited for, so that their threads work at the same ti
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from envs.envpool_package import load
+from envs.envpool_package import load, module_of
 from envs.seeds import SeedSequences
 from envs.task import Task, TaskSuite
 from envs.vector import Arrays, BackendStep
 
 SUCCESS = ("success", "is_success", "solved")
 """Names under which EnvPool's environments report success in `info`."""
+
+FORKING = ("envpool.vizdoom",)
+"""Modules with environments that are programs of their own: EnvPool's threads fork, several at the same time."""
 
 
 class EnvPoolBackend:
@@ -130,7 +135,22 @@ def make_pool(envpool_id: str, seeds: list[int], **options: Any) -> Any:
     Raises:
         SuiteError: EnvPool, or what the environment needs besides, is not installed.
     """
-    return load(envpool_id).make(envpool_id, env_type="gymnasium", num_envs=len(seeds), seed=seeds, **options)
+    package = load(envpool_id)
+    if module_of(envpool_id) in FORKING:
+        _stop_blas_threads()
+    return package.make(envpool_id, env_type="gymnasium", num_envs=len(seeds), seed=seeds, **options)
+
+
+def _stop_blas_threads() -> None:
+    """Forks once. Before a fork OpenBLAS (of NumPy and of SciPy) stops its own threads and waits for their end, and it starts them again
+    with the next large product. Two threads that fork at the same time wait for the same thread, and one of them waits for ever. After
+    this fork, OpenBLAS has no thread that they could wait for.
+    """
+    with warnings.catch_warnings(action="ignore"):  # Python's, that a fork copies one thread alone: the child ends at once
+        child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 def succeeded(info: Mapping[str, Any], count: int) -> np.ndarray:
