@@ -12,7 +12,7 @@ import numpy as np
 
 from envs.actions import random_action
 from envs.errors import SuiteError, UnknownTaskError, did_you_mean
-from envs.levels import ParameterSpace
+from envs.levels import LevelSpace
 from envs.observations import MASK
 
 BackendName = Literal["envpool", "gymnasium"]
@@ -45,7 +45,7 @@ class Task:
     make_evaluation_env: Callable[..., gymnasium.Env] | None = None
     """Builds Gymnasium's version for the published protocol; None where it is that of the training. `reset` gets the environment's number
     in its options."""
-    level_parameters: ParameterSpace | None = None
+    level_parameters: LevelSpace | None = None
     """The numbers that a level sets, which `reset` gets in its options; None where a level is a seed alone."""
     description: str = ""
     """What the task asks for, in a sentence; empty where only its name says it."""

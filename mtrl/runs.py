@@ -36,7 +36,8 @@ def announcement(config: ExperimentConfig) -> str:
     """What is about to happen, for the seconds in which packages are loaded and processes started."""
     runners = config.env_runners.num_env_runners
     where = "in this process" if runners == 0 else f"on Ray with {runners} runner{'s' if runners > 1 else ''}"
-    return f"{config.suite.name}: starting {where}"
+    first = "; its levels' latent space is learned first, for about a minute" if config.curriculum.levels.sampler == "clutr" else ""
+    return f"{config.suite.name}: starting {where}{first}"
 
 
 def prepare_ray(config: ExperimentConfig) -> None:

@@ -13,7 +13,7 @@ import torch
 from helpers import collect, fingerprint, toy_config
 
 from envs import make_suite, make_vector
-from envs.levels import Level, ParameterSpace
+from envs.levels import EditSettings, Level, ParameterSpace
 from envs.seeds import SeedSequences
 from envs.suites.context import WORLDS
 from mtrl.config import ConfigError, ExperimentConfig, LevelsConfig, without_effect
@@ -21,7 +21,6 @@ from mtrl.curriculum import make_scheduler
 from mtrl.curriculum.decisions import Decider, Decision, agrees, from_line, repeat_decisions, to_line
 from mtrl.curriculum.levels import LevelEpisode, LevelPlan, make_level_curriculum
 from mtrl.curriculum.levels.buffer import LevelBuffer
-from mtrl.curriculum.levels.edits import edited
 from mtrl.curriculum.levels.priorities import by_rank, by_staleness, effective_number, replay_probabilities
 from mtrl.curriculum.levels.sampler import CANDIDATES, MOST_UNIFORM, LevelSampler
 from mtrl.curriculum.levels.scores import score_of
@@ -170,9 +169,9 @@ class TestSampler:
 
     def test_edits_stay_within_the_bounds(self):
         space, rng = ParameterSpace(("a", "b"), (0.0, 5.0), (1.0, 15.0)), np.random.default_rng(0)
-        changes = np.array([edited(np.array([0.5, 10.0]), space, 0.2, "uniform", rng) for _ in range(300)])
+        changes = np.array([space.edited(np.array([0.5, 10.0]), EditSettings(0.2, "uniform", 1), rng) for _ in range(300)])
         assert 0.19 < np.abs(changes[:, 0] - 0.5).max() <= 0.2 and 1.9 < np.abs(changes[:, 1] - 10.0).max() <= 2.0
-        wide = np.array([edited(np.array([0.0, 15.0]), space, 1.0, "gaussian", rng) for _ in range(300)])
+        wide = np.array([space.edited(np.array([0.0, 15.0]), EditSettings(1.0, "gaussian", 1), rng) for _ in range(300)])
         assert wide[:, 0].min() == 0.0 and wide[:, 1].max() == 15.0
 
     def test_a_training_level_has_the_same_parameters_whatever_their_number(self):
@@ -437,10 +436,18 @@ def test_the_one_level_that_can_be_learned_is_replayed():
     assert uniform < 0.12 < 0.3 < replayed
 
 
-def test_a_resumed_run_goes_on_with_the_same_levels(tmp_path):
-    config = levels_config("accel", "context/cartpole:all", training_levels=40, buffer_size=30)
+WRITTEN = [("accel", "context/cartpole:all"), ("accel", "gridmaze/blocks"), ("clutr", "context/cartpole:all")]
+"""Samplers that write levels, and what they write them for."""
+UPDATES = {"toy/three": 8, "context/cartpole:all": 24, "gridmaze/blocks": 150}
+"""Until some dozens of episodes have ended."""
+
+
+@pytest.mark.parametrize(("sampler", "suite"), WRITTEN)
+def test_a_resumed_run_goes_on_with_the_same_levels(sampler, suite, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = written_config(sampler, suite)
     first = build_trainer(config)
-    for _ in range(12):
+    for _ in range(UPDATES[suite]):
         first.step()
     state = first.state_dict()
     plans, rated = fingerprint([plan._asdict() for plan in first._levels.plans()]), len(first._levels.samplers[0].buffer)
@@ -488,10 +495,18 @@ def test_other_training_levels_begin_anew_and_tasks_are_known_by_name():
     assert [len(sampler.buffer) for sampler in fewer.samplers] == [0, 0]
 
 
-def test_decisions_are_made_again_from_the_log():
-    config = levels_config("plr", training_levels=12)
+def written_config(sampler: str, suite: str) -> ExperimentConfig:
+    clutr = {"autoencoder_updates": 20, "latent_size": 4, "teacher_batch": 8} if sampler == "clutr" else {}
+    config = levels_config(sampler, suite, training_levels=40, buffer_size=30, **clutr)
+    return config.model_copy(update={"model": config.model.model_copy(update={"width": 0.25})})
+
+
+@pytest.mark.parametrize(("sampler", "suite"), [("plr", "toy/three"), *WRITTEN])
+def test_decisions_are_made_again_from_the_log(sampler, suite, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = levels_config("plr", training_levels=12) if sampler == "plr" else written_config(sampler, suite)
     trainer = build_trainer(config)
-    for _ in range(8):
+    for _ in range(UPDATES[suite]):
         trainer.step()
     logged = [from_line(to_line(decision)) for decision in trainer.decisions()]
     trainer.close()
@@ -503,10 +518,9 @@ def test_decisions_are_made_again_from_the_log():
         return all(agrees(step) for step in repeat_decisions(decider, decisions, make_level_curriculum(config, suite)))
 
     assert all_agree(logged)
-    record = logged[4].levels
-    assert record is not None and record.episodes
-    forged = record._replace(episodes=tuple(each._replace(positive_advantage=9.0) for each in record.episodes))
-    assert not all_agree([*logged[:4], logged[4]._replace(levels=forged), *logged[5:]])
+    place, record = next((place, each.levels) for place, each in enumerate(logged) if place > 3 and each.levels and each.levels.episodes)
+    forged = record._replace(episodes=tuple(each._replace(positive_advantage=9.0 + place) for place, each in enumerate(record.episodes)))
+    assert not all_agree([*logged[:place], logged[place]._replace(levels=forged), *logged[place + 1 :]])
 
 
 def test_draws_follow_the_plan_and_their_state():

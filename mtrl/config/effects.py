@@ -61,14 +61,27 @@ RULES = (
     ),
     Rule(("curriculum.levels",), lambda c: c.curriculum.levels.sampler is not None, "curriculum.levels.sampler"),
     Rule(
-        tuple(f"curriculum.levels.{name}" for name in ("score", "buffer_size", "replay_probability", "temperature", "staleness")),
+        ("curriculum.levels.score", "curriculum.levels.buffer_size"),
+        lambda c: c.curriculum.levels.sampler in (None, "plr", "plr_robust", "accel", "clutr"),
+        "curriculum.levels.sampler plr, plr_robust, accel or clutr",
+    ),
+    Rule(
+        tuple(f"curriculum.levels.{name}" for name in ("replay_probability", "temperature", "staleness")),
         lambda c: c.curriculum.levels.sampler in (None, "plr", "plr_robust", "accel"),
         "curriculum.levels.sampler plr, plr_robust or accel",
     ),
     Rule(
-        ("curriculum.levels.edit_size", "curriculum.levels.edit_noise"),
+        tuple(f"curriculum.levels.{name}" for name in ("edit_size", "edit_noise", "edit_cells")),
         lambda c: c.curriculum.levels.sampler in (None, "accel"),
         "curriculum.levels.sampler accel",
+    ),
+    Rule(
+        tuple(
+            f"curriculum.levels.{name}"
+            for name in ("latent_size", "autoencoder_updates", "teacher_batch", "teacher_learning_rate", "teacher_entropy_cost")
+        ),
+        lambda c: c.curriculum.levels.sampler in (None, "clutr"),
+        "curriculum.levels.sampler clutr",
     ),
     Rule(("evaluation.episodes",), lambda c: c.evaluation.every_frames is not None, "evaluation.every_frames"),
 )

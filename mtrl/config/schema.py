@@ -329,10 +329,10 @@ class LearnersConfig(Section):
 class LevelsConfig(Section):
     """The level of its task that each episode plays."""
 
-    sampler: Literal["uniform", "plr", "plr_robust", "accel"] | None = None
+    sampler: Literal["uniform", "plr", "plr_robust", "accel", "clutr"] | None = None
     """The rule that chooses among the training levels; null leaves the levels to the environments, which draw them without end. `uniform`:
     all alike. `plr`: those with a high score are replayed, and new ones are trained on, too. `plr_robust`: new levels are only rated.
-    `accel`: as `plr_robust`, and replayed levels are edited."""
+    `accel`: as `plr_robust`, and replayed levels are edited. `clutr`: a teacher proposes levels in a latent space."""
     training_levels: int = Field(200, ge=1, le=1_000_000)
     """Number of training levels of each task (N): its seeds 0 to N - 1. Evaluations play others."""
     score: Literal["positive_value_loss", "max_monte_carlo", "one_step_td_error", "value_l1"] = "positive_value_loss"
@@ -349,7 +349,19 @@ class LevelsConfig(Section):
     edit_size: float = Field(0.1, gt=0, le=1)
     """Size of an edit as a part of each parameter's range: the standard deviation, or the largest change."""
     edit_noise: Literal["gaussian", "uniform"] = "gaussian"
-    """The distribution of an edit."""
+    """The distribution of an edit of parameters."""
+    edit_cells: int = Field(5, ge=1)
+    """Cells that an edit of a grid's layout writes anew."""
+    latent_size: int = Field(32, ge=1)
+    """Numbers of a level in the latent space."""
+    autoencoder_updates: int = Field(2000, ge=1)
+    """Updates of the autoencoder of levels before the training; a machine does them once for the same levels."""
+    teacher_batch: int = Field(64, ge=2)
+    """Episodes that each update of the teacher learns from."""
+    teacher_learning_rate: float = Field(1e-3, gt=0)
+    """Learning rate of the teacher."""
+    teacher_entropy_cost: float = Field(0.01, ge=0)
+    """Weight of the entropy of the teacher's proposals."""
 
     @property
     def count(self) -> int:

@@ -52,6 +52,11 @@ class LevelBuffer:
         row = self._row_of.get(number)
         return -np.inf if row is None else float(self._rows["best_returns"][row])
 
+    def scores_of(self, numbers: np.ndarray) -> np.ndarray:
+        """The scores of some levels, [N]; NaN for those that are not here."""
+        rows = [self._row_of.get(number, -1) for number in numbers.tolist()]
+        return np.append(self.scores, np.nan)[rows]
+
     def parameters_of(self, number: int) -> np.ndarray:
         """The parameters of a level that is here, [P]."""
         return self._rows["parameters"][self._row_of[number]].copy()

@@ -9,6 +9,7 @@ import numpy as np
 
 from envs import TaskSuite
 from mtrl.config import ConfigError, ExperimentConfig
+from mtrl.curriculum.levels.clutr import ClutrSampler
 from mtrl.curriculum.levels.plan import LevelPlan
 from mtrl.curriculum.levels.priorities import effective_number
 from mtrl.curriculum.levels.sampler import LevelSampler
@@ -27,12 +28,13 @@ class LevelSummary(NamedTuple):
     effective: float  # number of levels that the distribution spreads over
     numbers: tuple[int, ...]  # the most probable levels, the first one first
     probabilities: tuple[float, ...]  # of these
-    scores: tuple[float, ...]  # of these; NaN where the level is not in the buffer
+    scores: tuple[float, ...]  # of these, by their newest episodes or as a teacher expects them; NaN where the level was not rated
 
     def agrees_with(self, other: LevelSummary) -> bool:
         """Whether both are of the same decision."""
-        ours, theirs = (np.array([s.episodes, s.rated, s.replayed, s.effective, *s.probabilities], float) for s in (self, other))
-        return self.numbers == other.numbers and ours.shape == theirs.shape and bool(np.abs(ours - theirs).max() <= TOLERANCE)
+        ours, theirs = (np.array([s.episodes, s.rated, s.replayed, s.effective, *s.probabilities, *s.scores], float) for s in (self, other))
+        same_shape = self.numbers == other.numbers and ours.shape == theirs.shape
+        return same_shape and bool(np.allclose(ours, theirs, rtol=0.0, atol=TOLERANCE, equal_nan=True))
 
 
 class LevelRecord(NamedTuple):
@@ -47,7 +49,9 @@ class LevelCurriculum:
 
     def __init__(self, config: ExperimentConfig, suite: TaskSuite):
         self._names, self._training_levels = suite.names, config.curriculum.levels.training_levels
-        self.samplers = [LevelSampler(config.curriculum.levels, task, config.seed, place) for place, task in enumerate(suite.tasks)]
+        levels, seed = config.curriculum.levels, config.seed
+        made: type[LevelSampler | ClutrSampler] = ClutrSampler if levels.sampler == "clutr" else LevelSampler
+        self.samplers = [made(levels, task, seed, place) for place, task in enumerate(suite.tasks)]
 
     def decide(self, episodes: Sequence[LevelEpisode]) -> LevelRecord:
         """Takes in the episodes that have ended since the last decision; `plans` are those that follow."""
@@ -81,28 +85,29 @@ def make_level_curriculum(config: ExperimentConfig, suite: TaskSuite) -> LevelCu
     """The experiment's curriculum over levels; None where environments choose their levels themselves.
 
     Raises:
-        ConfigError: levels are to be edited, and a task's levels have no parameters.
+        ConfigError: levels are to be edited or proposed, and a task's levels have no parameters.
     """
     sampler = config.curriculum.levels.sampler
     if sampler is None:
         return None
     lacking = [task.name for task in suite.tasks if task.level_parameters is None]
-    if sampler == "accel" and lacking:
+    if sampler in ("accel", "clutr") and lacking:
         raise ConfigError(
-            f"curriculum.levels.sampler is accel, which edits parameters of levels, but {lacking[0]} has none: take plr_robust, or "
-            "context/cartpole:all or context/pendulum:all"
+            f"curriculum.levels.sampler is {sampler}, which writes parameters of levels, but {lacking[0]} has none: take plr_robust, or "
+            "gridmaze/blocks, context/cartpole:all or context/pendulum:all"
         )
     return LevelCurriculum(config, suite)
 
 
-def _summary(sampler: LevelSampler) -> LevelSummary:
-    plan, rated = sampler.plan(), len(sampler.buffer)
+def _summary(sampler: LevelSampler | ClutrSampler) -> LevelSummary:
+    plan = sampler.plan()
     top = np.argsort(-plan.probabilities, kind="stable")[:SHOWN]
-    scores = np.concatenate([sampler.buffer.scores, np.full(len(plan.numbers) - rated, np.nan)])
+    known = ~np.isnan(sampler.buffer.scores_of(plan.numbers))
+    scores = sampler.plan_scores()
     return LevelSummary(
         episodes=sampler.clock,
-        rated=rated,
-        replayed=float(plan.probabilities[:rated].sum()),
+        rated=len(sampler.buffer),
+        replayed=float(plan.probabilities[known].sum()),
         effective=effective_number(plan.probabilities),
         numbers=tuple(plan.numbers[top].tolist()),
         probabilities=tuple(plan.probabilities[top].tolist()),

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from envs import Task
+from envs.levels import EditSettings
 from mtrl.config import LevelsConfig
 from mtrl.curriculum.levels.buffer import LevelBuffer
-from mtrl.curriculum.levels.edits import edited
 from mtrl.curriculum.levels.plan import LevelPlan
 from mtrl.curriculum.levels.priorities import replay_probabilities
 from mtrl.curriculum.levels.scores import LevelEpisode, score_of
@@ -83,6 +83,10 @@ class LevelSampler:
             self._plan = self._mixed() if self._rates else self._uniform()
         return self._plan
 
+    def plan_scores(self) -> np.ndarray:
+        """The scores of the plan's levels, [L]; NaN for those that are not rated."""
+        return self.buffer.scores_of(self.plan().numbers)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next plan depends on."""
         numbers = np.array(list(self._edits), np.int64)
@@ -140,7 +144,8 @@ class LevelSampler:
         own = self._config.training_levels + self._num_edits
         self._num_edits += 1
         parent = self.buffer.parameters_of(number)
-        self._edits[own] = edited(parent, self._space, self._config.edit_size, self._config.edit_noise, self._rng())
+        settings = EditSettings(self._config.edit_size, self._config.edit_noise, self._config.edit_cells)
+        self._edits[own] = self._space.edited(parent, settings, self._rng())
         if len(self._edits) > CANDIDATES:
             del self._edits[next(iter(self._edits))]
 
