@@ -120,8 +120,8 @@ def test_doctor_and_a_job_that_begins_again(cluster, tmp_path):
     assert refused.returncode == 1 and "needs 3 CPU, but Ray has 2" in " ".join(refused.stdout.split())
 
     # As Slurm's script has it: the same command begins the run and goes on with it.
-    command = ["train", "toy", *small, "--auto-resume", "--total-frames", "4000"]
+    command = ["train", "toy", *small, "--auto-resume", "--total-frames", "1000"]
     first = launch(command, cluster)
     assert first.returncode == 0, first.stdout + first.stderr
-    again = launch([*command[:-1], "8000"], cluster)
+    again = launch([*command[:-1], "2000"], cluster)
     assert again.returncode == 0 and "resumed" in again.stdout, again.stdout + again.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -22,6 +23,15 @@ from mtrl.training.metrics import METRICS
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
+
+
+IN_TURNS = """
+import json, sys
+sys.path[0] = sys.argv[1]
+from mtrl.cli import main
+sys.exit(max(main(arguments) for arguments in json.loads(sys.argv[2])))
+"""
+"""Several commands in one process, which does not look for modules in its folder."""
 
 
 def hooks():
@@ -63,18 +73,25 @@ def test_code_of_ones_own_is_named_in_the_experiment(name, option, runners, tmp_
     shutil.copy(ROOT / "docs" / "examples" / f"my_{name}.py", tmp_path)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
-    def run(*arguments):
-        command = [sys.executable, str(ROOT / "launch.py"), *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    def run(*command):
+        done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    run("train", "toy", *option.split(), "--total-frames", "600", "--num-env-runners", str(runners), "--run-dir", "run")
-    run("train", "--resume", "run", "--total-frames", "1200")
-    assert "mean score" in run("evaluate", "run", "--episodes", "2")
-    run("export", "run", "--format", "pt2")
-    if name == "scheduler":
-        assert "all as they were logged" in run("explain", "run")
+    launch = str(ROOT / "launch.py")
+    run(launch, "train", "toy", *option.split(), "--total-frames", "600", "--num-env-runners", str(runners), "--run-dir", "run")
+    later = [
+        ["train", "--resume", "run", "--total-frames", "1200"],
+        ["evaluate", "run", "--episodes", "2"],
+        ["export", "run", "--format", "pt2"],
+    ]
+    later += [["explain", "run"]] if name == "scheduler" else []
+    if runners:  # each command finds the file by itself; for the others one process does all
+        said = "".join(run(launch, *arguments) for arguments in later)
+    else:
+        said = run("-c", IN_TURNS, str(ROOT), json.dumps(later))
+    assert "mean score" in said
+    assert name != "scheduler" or "all as they were logged" in said
     if name == "encoder":  # the program's own has hidden layers of another size
         weights = load_file(sorted((tmp_path / "run" / "policy").rglob("weights.safetensors"))[-1])
         assert weights["actor.trunk.encoder.experts.0.weight"].shape == (32, 8)

@@ -171,7 +171,7 @@ def test_evaluation_on_ray_plays_the_same(run: RunDirectory) -> None:
 
 
 def test_control_c_in_the_middle(run: RunDirectory) -> None:
-    episodes_each, jobs = 120, 36  # enough that it is not over before the signal comes
+    episodes_each, jobs = 60, 18  # enough that it is not over before the signal comes
     whole = evaluate_run(run, episodes=episodes_each, players=in_processes(2))
     command = [sys.executable, "launch.py", "evaluate", str(run.path), "--episodes", str(episodes_each), "--workers", "2"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
