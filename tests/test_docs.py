@@ -80,16 +80,12 @@ def test_code_of_ones_own_is_named_in_the_experiment(name, option, runners, tmp_
 
     launch = str(ROOT / "launch.py")
     run(launch, "train", "toy", *option.split(), "--total-frames", "600", "--num-env-runners", str(runners), "--run-dir", "run")
-    later = [
-        ["train", "--resume", "run", "--total-frames", "1200"],
-        ["evaluate", "run", "--episodes", "2"],
-        ["export", "run", "--format", "pt2"],
-    ]
-    later += [["explain", "run"]] if name == "scheduler" else []
-    if runners:  # each command finds the file by itself; for the others one process does all
-        said = "".join(run(launch, *arguments) for arguments in later)
-    else:
-        said = run("-c", IN_TURNS, str(ROOT), json.dumps(later))
+    later = ["train --resume run --total-frames 1200", "evaluate run --episodes 2", "export run --format pt2"]
+    later += ["explain run"] if name == "scheduler" else []
+    commands = [command.split() for command in later]
+    # Each command finds the file by itself; for all but one of the files, a single process is asked.
+    each_alone = runners > 0
+    said = "".join(run(launch, *command) for command in commands) if each_alone else run("-c", IN_TURNS, str(ROOT), json.dumps(commands))
     assert "mean score" in said
     assert name != "scheduler" or "all as they were logged" in said
     if name == "encoder":  # the program's own has hidden layers of another size
