@@ -53,6 +53,11 @@ def test_alone_a_task_has_its_part_of_frames_and_slots():
     assert whole["cue"].env_runners.slots == 12
 
 
+def test_alone_a_task_with_an_expert_of_its_own_has_one():
+    config = toy_config(model__gate="one_per_task", model__experts=3, model__orthogonal=False)
+    assert {plan.model.experts for plan in plans_alone(config, make_suite("toy/three")).values()} == {1}
+
+
 def run_of(scores: list[float], frames: list[float], conflict: float = np.nan) -> Run:
     rows = np.arange(1.0, len(scores) + 1)
     columns = {"tasks/a/frames": np.array(frames), "tasks/a/score": np.array(scores), "summary/frames": 2 * rows}
@@ -78,6 +83,8 @@ def test_differences_are_paired_by_seed():
     found = compare_task("a", together, alone)
     assert found.difference.value == pytest.approx(-0.1) and found.difference.high - found.difference.low < 1e-6
     assert (found.conflict, found.entropy_alone) == (0.5, 2.0)
+    unknown = compare_task("a", [run_of([np.nan, np.nan], frames)] * 2, alone[:2])
+    assert unknown.together.text() == unknown.difference.text() == "–" and unknown.alone.text() == "0.40 (0.20 – 0.60)"
 
 
 def test_the_page_shows_every_task(tmp_path):

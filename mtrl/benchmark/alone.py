@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from mtrl.evaluation.statistics import mean_interval
 
 TOGETHER = "together"
 BEHIND = 0.1  # of the score, by which a task counts as behind
+EQUAL_SHARES: dict[str, Any] = {"curriculum.scheduler": "uniform", "curriculum.options": {}}  # so that a task has as many frames as alone
 
 
 class TaskComparison(NamedTuple):
@@ -38,7 +40,7 @@ def compare_alone(config: ExperimentConfig, seeds: int, folder: Path, *, full_ba
     Alone, a task has its equal part of the experiment's frames, and of its slots, so that it makes as many updates from as many frames.
 
     Args:
-        config: the experiment; a curriculum is left out in the runs of single tasks.
+        config: the experiment; all tasks get the same shares, whatever its curriculum is.
         seeds: runs of each.
         folder: holds a folder of runs for `together` and for each task.
         full_batches: whether a task alone has all slots of the experiment, and so fewer and larger updates.
@@ -50,6 +52,7 @@ def compare_alone(config: ExperimentConfig, seeds: int, folder: Path, *, full_ba
         SuiteError: a task has no suite of its own.
     """
     suite = make_suite(config.suite.name)
+    config = override(config, EQUAL_SHARES)
     plans = plans_alone(config, suite, full_batches=full_batches)
     together = [read_run(path) for path in sweep(config, range(seeds), folder / TOGETHER)]
     found, alone = [], {}
@@ -57,7 +60,7 @@ def compare_alone(config: ExperimentConfig, seeds: int, folder: Path, *, full_ba
         alone[name] = [read_run(path) for path in sweep(plan, range(seeds), folder / name.replace("/", "-"))]
         found.append(compare_task(name, together, alone[name]))
         print(f"{name}: together {found[-1].together.text(3)}, alone {found[-1].alone.text(3)}", flush=True)
-    found.sort(key=lambda task: task.difference.value)
+    found.sort(key=lambda task: (math.isnan(task.difference.value), task.difference.value))
     write_alone_page(folder / PAGE, config.name, [task._asdict() for task in found], together, alone)
     return found
 
@@ -70,8 +73,8 @@ def plans_alone(config: ExperimentConfig, suite: TaskSuite, *, full_batches: boo
         "total_frames": max(1, config.total_frames // count),
         "env_runners.slots": slots,
         "env_runners.slots_per_task": None,
-        "curriculum.scheduler": "uniform",
-        "curriculum.options": {},
+        **EQUAL_SHARES,
+        **({"model.experts": 1} if config.model.gate == "one_per_task" else {}),
     }
     names = {task: single_task(suite, place) for place, task in enumerate(suite.names)}
     return {task: override(config, changes | {"suite.name": name, "name": f"{config.name}-{task}"}) for task, name in names.items()}
@@ -79,7 +82,7 @@ def plans_alone(config: ExperimentConfig, suite: TaskSuite, *, full_batches: boo
 
 def compare_task(name: str, together: Sequence[Run], alone: Sequence[Run]) -> TaskComparison:
     """One task in runs of the same seeds."""
-    scores = [np.array([run.last(f"tasks/{name}/score") or 0.0 for run in runs]) for runs in (together, alone)]
+    scores = [np.array([_last_score(name, run) for run in runs]) for runs in (together, alone)]
     rng = np.random.default_rng(0)
     conflicts = [run.column(f"tasks/{name}/gradient_conflict") for run in together]
     known = np.concatenate([column[~np.isnan(column)] for column in conflicts])
@@ -93,6 +96,12 @@ def compare_task(name: str, together: Sequence[Run], alone: Sequence[Run]) -> Ta
         float(known.mean()) if len(known) else float("nan"),
         float(np.mean([entropy for entropy in entropies if entropy is not None] or [np.nan])),
     )
+
+
+def _last_score(name: str, run: Run) -> float:
+    """A task's score at the end of a run; NaN where none of its episodes has ended."""
+    score = run.last(f"tasks/{name}/score")
+    return float("nan") if score is None else score
 
 
 def behind_since(name: str, together: Sequence[Run], alone: Sequence[Run]) -> float | None:

@@ -32,6 +32,8 @@ class Estimate(NamedTuple):
 
     def text(self, digits: int = 2) -> str:
         """The figure with its interval, such as `0.75 (0.62 – 0.84)`; a dash where there is none."""
+        if math.isnan(self.value):
+            return "–"
         interval = f"{self.low:.{digits}f} – {self.high:.{digits}f}" if self.bounded else "–"
         return f"{self.value:.{digits}f} ({interval})"
 

@@ -112,14 +112,14 @@ def _moved(old: Any, new: Any, more: Any, places: list[tuple[int, int]]) -> Any:
 def _moved_optimizers(
     optimizers: dict[str, Any], old: dict[str, Any], new: dict[str, Any], more: dict[str, Any], places: list[tuple[int, int]]
 ) -> dict[str, Any]:
-    """Moments like the parameters that they belong to; those of new tasks are 0."""
+    """Moments like the parameters that they belong to; those of new tasks are where their rule begins: at 1 RMSProp's, at 0 others."""
     moved = {}
     for name, optimizer in optimizers.items():
         state = {}
         for index, entries in optimizer["state"].items():
             shapes = [parts["parameters"][name][int(index)] for parts in (old, new, more)]
             state[index] = {
-                key: _moved(value, torch.zeros_like(shapes[1]), torch.zeros_like(shapes[2]), places)
+                key: _moved(value, torch.full_like(shapes[1], key == "square_avg"), torch.zeros_like(shapes[2]), places)
                 if isinstance(value, torch.Tensor) and value.shape == shapes[0].shape and value.dim()
                 else value
                 for key, value in entries.items()
