@@ -481,11 +481,21 @@ def test_a_checkpoint_from_before_there_were_levels_is_gone_on_with():
     new.close()
 
 
-def test_other_training_levels_begin_anew_and_tasks_are_known_by_name():
+def test_other_training_levels_begin_anew_and_tasks_are_known_by_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
     def curriculum(suite: str, **changes: Any) -> Any:
         config = levels_config("plr", suite, **changes)
         return make_level_curriculum(config, make_suite(suite))
 
+    def written(sampler: str, **changes: Any) -> Any:
+        return make_level_curriculum(levels_config(sampler, "context/cartpole:all", **changes), make_suite("context/cartpole:all"))
+
+    small = {"latent_size": 4, "autoencoder_updates": 5}
+    clutr, plr = written("clutr", **small), written("plr")
+    assert written("clutr", **small).load_state_dict(clutr.state_dict()) and written("accel").load_state_dict(plr.state_dict())
+    assert not plr.load_state_dict(clutr.state_dict()) and not clutr.load_state_dict(plr.state_dict())
+    assert not written("clutr", **small | {"latent_size": 5}).load_state_dict(clutr.state_dict())
     two = curriculum("toy/corridor,cue")
     two.decide([episode(3, 0.5, task=1)])
     other, fewer = curriculum("toy/cue,constant"), curriculum("toy/corridor,cue", training_levels=10)
@@ -521,6 +531,12 @@ def test_decisions_are_made_again_from_the_log(sampler, suite, tmp_path, monkeyp
     place, record = next((place, each.levels) for place, each in enumerate(logged) if place > 3 and each.levels and each.levels.episodes)
     forged = record._replace(episodes=tuple(each._replace(positive_advantage=9.0 + place) for place, each in enumerate(record.episodes)))
     assert not all_agree([*logged[:place], logged[place]._replace(levels=forged), *logged[place + 1 :]])
+    (known,) = {each.mean_parameter != 0 for each in record.tasks}
+    assert known == (sampler != "plr")
+    others = record._replace(tasks=tuple(each._replace(mean_parameter=each.mean_parameter + 0.1) for each in record.tasks))
+    older = record._replace(tasks=tuple(each._replace(mean_parameter=float("nan")) for each in record.tasks))
+    assert not all_agree([*logged[:place], logged[place]._replace(levels=others)])
+    assert all_agree([*logged[:place], logged[place]._replace(levels=older)])
 
 
 def test_draws_follow_the_plan_and_their_state():

@@ -1,7 +1,7 @@
 """Whether replaying levels helps on levels that were not trained on: `python docs/experiments/measure_plr.py FRAMES FOLDER SEED [SEED …]`.
 
-For every seed, trains MultiRoom-N2-S4 and MultiRoom-N4-S5 of MiniGrid on 200 levels each for FRAMES in all, once with each sampler of
-`--samplers` (uniform,plr unless given), and evaluates the last policy on levels from 200 on. Prints each run's scores, and for each sampler
+For every seed, trains MultiRoom-N2-S4 and MultiRoom-N4-S5 of MiniGrid by minigrid_mt3's settings (or those of `--experiment`) on 200 levels
+each for FRAMES in all, once with each sampler of `--samplers` (uniform,plr unless given), and evaluates the last policy on levels from 200 on. Prints each run's scores, and for each sampler
 the mean difference to the first one, paired by seed, with a bootstrap interval. Runs that are in FOLDER already are only evaluated, and
 evaluations that are there are read. `--suite`, `--levels` and `--episodes` change what is trained and how it is evaluated; options of
 `launch.py train` follow after `--`.
@@ -27,7 +27,7 @@ SUITE = "minigrid/MultiRoom-N2-S4,MultiRoom-N4-S5"
 SLOTS = 32  # for all tasks
 
 
-def train(path: Path, suite: str, sampler: str, levels: int, frames: int, seed: int, more: list[str]) -> None:
+def train(path: Path, experiment: str, suite: str, sampler: str, levels: int, frames: int, seed: int, more: list[str]) -> None:
     """Trains into `path`, or goes on with what is there."""
     settings = {
         "suite.name": suite,
@@ -40,7 +40,7 @@ def train(path: Path, suite: str, sampler: str, levels: int, frames: int, seed: 
         "seed": seed,
     }
     options = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
-    command = [sys.executable, "launch.py", "train", "minigrid_mt3", *options, *more, "--auto-resume", "--run-dir", str(path)]
+    command = [sys.executable, "launch.py", "train", experiment, *options, *more, "--auto-resume", "--run-dir", str(path)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--samplers", default="uniform,plr")
+    parser.add_argument("--experiment", default="minigrid_mt3")
     parser.add_argument("--suite", default=SUITE)
     parser.add_argument("--levels", type=int, default=200)
     parser.add_argument("--episodes", type=int, default=100)
@@ -69,7 +70,7 @@ def main() -> None:
     for column, seed in enumerate(options.seeds):
         for row, sampler in enumerate(samplers):
             path = options.folder / f"{sampler}-{seed}"
-            train(path, options.suite, sampler, options.levels, options.frames, seed, more)
+            train(path, options.experiment, options.suite, sampler, options.levels, options.frames, seed, more)
             trained, held_out[row, column] = scores(path, options.episodes)
             print(f"{sampler}, seed {seed}: {trained:.3f} on training levels, {held_out[row, column]:.3f} on others", flush=True)
     for sampler, own in zip(samplers, held_out, strict=True):

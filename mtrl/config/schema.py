@@ -356,7 +356,7 @@ class LevelsConfig(Section):
     """Numbers of a level in the latent space."""
     autoencoder_updates: int = Field(2000, ge=1)
     """Updates of the autoencoder of levels before the training; a machine does them once for the same levels."""
-    teacher_batch: int = Field(64, ge=2)
+    teacher_batch: int = Field(64, ge=2, le=1024)
     """Episodes that each update of the teacher learns from."""
     teacher_learning_rate: float = Field(1e-3, gt=0)
     """Learning rate of the teacher."""

@@ -179,8 +179,8 @@ class Trainer:
         self.learner.load_state_dict(state["learner"])
         self._decider.load_state_dict(state["curriculum"])
         self.statistics.load_state_dict(state["statistics"])
-        if self._levels is not None and "levels" in state:  # without, it begins anew
-            self._levels.load_state_dict(state["levels"])
+        if self._levels is not None and "levels" in state and not self._levels.load_state_dict(state["levels"]):  # without, it begins anew
+            self._messages.append("the run's levels were others or were made in another way: they are rated anew")
         self._level_episodes.forget()
         self._source.load_state_dict(state["source"])
         self._arrived.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributions import Normal
 
@@ -58,7 +61,8 @@ class LevelAutoencoder(nn.Module):
         """The distributions of the sequences, [N, S, F]."""
         given = self.to_steps(latents).unflatten(1, (len(self.log_deviations), SUMMARY))
         steps, _ = self.decoder(given)
-        return Normal(self.to_means(torch.cat([steps, given], dim=-1)), self.log_deviations.clamp(min=LEAST_LOG_DEVIATION).exp())
+        deviations = (LEAST_LOG_DEVIATION + nn.functional.softplus(self.log_deviations - LEAST_LOG_DEVIATION)).exp()
+        return Normal(self.to_means(torch.cat([steps, given], dim=-1)), deviations)
 
     def loss(self, sequences: Float[Tensor, "N S F"], divergence_cost: float, generator: torch.Generator) -> Tensor:
         """The sequences' negative log-likelihood and the weighted distance of the latent numbers to the prior, the mean over levels."""
@@ -96,17 +100,18 @@ def train_autoencoder(space: LevelSpace, settings: AutoencoderSettings) -> Level
 
 
 def trained_autoencoder(space: LevelSpace, settings: AutoencoderSettings) -> LevelAutoencoder:
-    """`train_autoencoder`, once on a machine: the weights are kept in the user's cache."""
-    cached = _cache() / f"{_fingerprint(space, settings)}.pt"
-    if cached.exists():
-        autoencoder = new_autoencoder(space, settings)
-        autoencoder.load_state_dict(torch.load(cached, weights_only=True))
+    """`train_autoencoder`, once on a machine: the weights are kept in the user's cache, if they can be."""
+    cached = _cache() / f"{_fingerprint(space, settings)}.safetensors"
+    autoencoder = new_autoencoder(space, settings)
+    with contextlib.suppress(OSError, SafetensorError, RuntimeError):  # none, or a damaged one
+        autoencoder.load_state_dict(load_file(cached))
         return autoencoder.requires_grad_(False)
     autoencoder = train_autoencoder(space, settings)
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    partial = cached.with_suffix(f".{os.getpid()}")
-    torch.save(autoencoder.state_dict(), partial)
-    partial.replace(cached)
+    with contextlib.suppress(OSError):
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        partial = cached.with_suffix(f".{os.getpid()}")
+        save_file(autoencoder.state_dict(), partial)
+        partial.replace(cached)
     return autoencoder
 
 

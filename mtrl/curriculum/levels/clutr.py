@@ -64,7 +64,7 @@ class ClutrSampler:
             self._planned.remove(number)
         self._played.append((proposal, score))
         self._plan = None
-        if len(self._played) == self._config.teacher_batch:
+        if len(self._played) >= self._config.teacher_batch:
             self._teach()
 
     def plan(self) -> LevelPlan:

@@ -29,12 +29,13 @@ class LevelSummary(NamedTuple):
     numbers: tuple[int, ...]  # the most probable levels, the first one first
     probabilities: tuple[float, ...]  # of these
     scores: tuple[float, ...]  # of these, by their newest episodes or as a teacher expects them; NaN where the level was not rated
+    mean_parameter: float = float("nan")  # of the plan's levels, over all of their parameters; 0 where they have none, NaN in older logs
 
     def agrees_with(self, other: LevelSummary) -> bool:
         """Whether both are of the same decision."""
         ours, theirs = (np.array([s.episodes, s.rated, s.replayed, s.effective, *s.probabilities, *s.scores], float) for s in (self, other))
-        same_shape = self.numbers == other.numbers and ours.shape == theirs.shape
-        return same_shape and bool(np.allclose(ours, theirs, rtol=0.0, atol=TOLERANCE, equal_nan=True))
+        same_levels = self.numbers == other.numbers and not abs(self.mean_parameter - other.mean_parameter) > TOLERANCE
+        return same_levels and ours.shape == theirs.shape and bool(np.allclose(ours, theirs, rtol=0.0, atol=TOLERANCE, equal_nan=True))
 
 
 class LevelRecord(NamedTuple):
@@ -48,8 +49,9 @@ class LevelCurriculum:
     """A level sampler for each task."""
 
     def __init__(self, config: ExperimentConfig, suite: TaskSuite):
-        self._names, self._training_levels = suite.names, config.curriculum.levels.training_levels
         levels, seed = config.curriculum.levels, config.seed
+        latent = [levels.latent_size, levels.autoencoder_updates] if levels.sampler == "clutr" else None
+        self._names, self._kind = suite.names, {"training_levels": levels.training_levels, "latent_space": latent}
         made: type[LevelSampler | ClutrSampler] = ClutrSampler if levels.sampler == "clutr" else LevelSampler
         self.samplers = [made(levels, task, seed, place) for place, task in enumerate(suite.tasks)]
 
@@ -70,15 +72,20 @@ class LevelCurriculum:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next decision depends on, by the tasks' names."""
         tasks = {name: sampler.state_dict() for name, sampler in zip(self._names, self.samplers, strict=True)}
-        return {"training_levels": self._training_levels, "tasks": tasks}
+        return {**self._kind, "tasks": tasks}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a `state_dict`. New tasks begin anew, and all do where the training levels are others."""
-        if state["training_levels"] != self._training_levels:
-            return
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Goes on from a `state_dict`. New tasks begin anew.
+
+        Returns:
+            whether the state is of the same levels; else all tasks begin anew.
+        """
+        if any(state.get(name) != value for name, value in self._kind.items()):
+            return False
         for name, sampler in zip(self._names, self.samplers, strict=True):
             if name in state["tasks"]:
                 sampler.load_state_dict(state["tasks"][name])
+        return True
 
 
 def make_level_curriculum(config: ExperimentConfig, suite: TaskSuite) -> LevelCurriculum | None:
@@ -109,6 +116,7 @@ def _summary(sampler: LevelSampler | ClutrSampler) -> LevelSummary:
         rated=len(sampler.buffer),
         replayed=float(plan.probabilities[known].sum()),
         effective=effective_number(plan.probabilities),
+        mean_parameter=float(plan.probabilities @ plan.parameters.mean(1)) if plan.parameters.size else 0.0,
         numbers=tuple(plan.numbers[top].tolist()),
         probabilities=tuple(plan.probabilities[top].tolist()),
         scores=tuple(scores[top].tolist()),

@@ -12,7 +12,7 @@ from torch.distributions import Normal
 NOISE = 8  # numbers that the teacher observes: without them all of its means were the same
 HIDDEN = 64
 BOUND = 2.0  # of the means: the autoencoder knows the latent vectors of a standard normal distribution
-LOG_DEVIATIONS = (-1.5, 0.0)  # bounds
+LOG_DEVIATIONS = (-1.5, 0.25)  # bounds, which are soft: beyond a hard one no gradient leads back
 EPOCHS = 4
 CLIP = 0.2  # of the ratio of probabilities, as in PPO
 
@@ -27,7 +27,8 @@ class Teacher(nn.Module):
         super().__init__()
         to_means = nn.Linear(HIDDEN, latent_size)
         self.means = nn.Sequential(nn.Linear(NOISE, HIDDEN), nn.Tanh(), to_means)
-        self.log_deviations = nn.Parameter(torch.zeros(latent_size))
+        low, high = LOG_DEVIATIONS
+        self.deviations = nn.Parameter(torch.full((latent_size,), -low / (high - low)).logit())  # a deviation of 1
         self.value = nn.Sequential(nn.Linear(NOISE, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, 1))
         nn.init.normal_(to_means.weight, std=0.01)
         nn.init.zeros_(to_means.bias)
@@ -36,7 +37,8 @@ class Teacher(nn.Module):
 
     def distribution(self, noise: Float[Tensor, "N n"]) -> Normal:
         """The distribution of the proposals."""
-        deviations = self.log_deviations.clamp(*LOG_DEVIATIONS).exp()
+        low, high = LOG_DEVIATIONS
+        deviations = (low + (high - low) * self.deviations.sigmoid()).exp()
         return Normal(BOUND * torch.tanh(self.means(noise) / BOUND), deviations.expand(len(noise), -1))
 
     def log_prob(self, noise: Float[Tensor, "N n"], latents: Float[Tensor, "N L"]) -> Float[Tensor, " N"]:
