@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from envs.deferred_imports import import_package
 from envs.errors import MissingPackageError
 
 PROCGEN = "envpool.procgen"
@@ -24,7 +25,7 @@ def load(envpool_id: str | None = None) -> Any:
         MissingPackageError: EnvPool, or what the environment needs besides, is not installed.
     """
     try:
-        import envpool
+        envpool = import_package("envpool")
     except ImportError as error:
         raise MissingPackageError(
             f"the envpool backend needs the envpool package ({error}); install it with pip, or set suite.backend to gymnasium"

@@ -1,10 +1,10 @@
 """Whether replaying levels helps on levels that were not trained on: `python docs/experiments/measure_plr.py FRAMES FOLDER SEED [SEED …]`.
 
 For every seed, trains MultiRoom-N2-S4 and MultiRoom-N4-S5 of MiniGrid by minigrid_mt3's settings (or those of `--experiment`) on 200 levels
-each for FRAMES in all, once with each sampler of `--samplers` (uniform,plr unless given), and evaluates the last policy on levels from 200 on. Prints each run's scores, and for each sampler
-the mean difference to the first one, paired by seed, with a bootstrap interval. Runs that are in FOLDER already are only evaluated, and
-evaluations that are there are read. `--suite`, `--levels` and `--episodes` change what is trained and how it is evaluated; options of
-`launch.py train` follow after `--`.
+each for FRAMES in all, once with each sampler of `--samplers` (uniform,plr unless given), and evaluates the last policy on levels from 200
+on. Prints each run's scores, and for each sampler the mean difference to the first one, paired by seed, with a bootstrap interval. Runs
+that are in FOLDER already are only evaluated, and evaluations that are there are read. `--suite`, `--levels` and `--episodes` change what
+is trained and how it is evaluated; options of `launch.py train` follow after `--`.
 """
 
 from __future__ import annotations

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 
-from envs.errors import MissingPackageError, UnknownTaskError, did_you_mean
+from envs.deferred_imports import import_package
+from envs.errors import MissingPackageError, SuiteError, UnknownTaskError, did_you_mean
 from envs.suites.descriptions import MINIGRID, by_beginning
 from envs.suites.minigrid_view import with_fast_view
 from envs.task import EvaluationProtocol, PlayRecipe, Task, TaskSuite
@@ -32,6 +34,9 @@ UNLIKE_IN_ENVPOOL = ("MiniGrid-MultiRoom-",)
 """Prefixes of ids that EnvPool 1.2.5 has other levels for. A third of its MultiRooms cannot be solved: the range of the next room's place
 is one too long, so that the door is in a corner, with a wall behind it (docs/experiments/measure_levels.py)."""
 
+WFC = "MiniGrid-WFC-"
+"""Beginning of the ids of mazes made from patterns, which minigrid 3.2's wheel comes without."""
+
 OBSERVATION_SPACE = gymnasium.spaces.Dict({"image": gymnasium.spaces.Box(0, 255, (7, 7, 3), np.uint8)})
 ACTION_SPACE: gymnasium.Space = gymnasium.spaces.Discrete(7)
 PROTOCOL = EvaluationProtocol("minigrid-v1", episodes=25, actions="sampled")
@@ -49,7 +54,7 @@ def tasks() -> list[str]:
     Raises:
         MissingPackageError: minigrid is not installed.
     """
-    return [_short(each) for each in sorted(registered_ids("MiniGrid-"))]
+    return [_short(each) for each in sorted(registered_ids()) if not each.startswith(WFC) or _has_patterns()]
 
 
 def make(name: str) -> TaskSuite:
@@ -84,6 +89,8 @@ def _task(name: str) -> Task:
     env_id = f"MiniGrid-{name}-v0"
     if env_id not in registered_ids():
         raise UnknownTaskError(f"minigrid has no task {name!r}{did_you_mean(name, [*map(_short, sorted(registered_ids())), *SETS])}")
+    if env_id.startswith(WFC) and not _has_patterns():
+        raise SuiteError(f"minigrid/{name} cannot be made: its patterns are not in this version of the minigrid package")
     return Task(
         name=name,
         make_env=functools.partial(make_registered, env_id),
@@ -108,17 +115,22 @@ def registered_ids(prefix: str = "MiniGrid-") -> frozenset[str]:
         SuiteError: minigrid is not installed.
     """
     try:
-        import minigrid  # noqa: F401  (registers its environments)
+        import_package("minigrid")  # registers its environments
     except ImportError as error:
         raise MissingPackageError(f"MiniGrid's tasks need the minigrid package ({error}); install it with pip") from None
     return frozenset(env_id for env_id in gymnasium.registry if env_id.startswith(prefix) and env_id.endswith("-v0"))
 
 
 @functools.cache
+def _has_patterns() -> bool:
+    return (Path(str(import_package("minigrid").__file__)).parent / "envs" / "wfc" / "patterns").is_dir()
+
+
+@functools.cache
 def in_envpool() -> frozenset[str]:
     """The ids of all environments of EnvPool; none if it is not installed."""
     try:
-        import envpool
+        envpool = import_package("envpool")
     except ImportError:
         return frozenset()
     return frozenset(envpool.list_all_envs())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
 WINDOW = 100  # episodes of a task that its current figures are averaged over
 
@@ -44,11 +43,15 @@ class SuccessPosterior(NamedTuple):
 
     def moment(self, successes: float, failures: float) -> np.ndarray:
         """The expectation of `p^successes (1 - p)^failures`."""
-        return np.exp(special.betaln(self.a + successes, self.b + failures) - special.betaln(self.a, self.b))
+        from scipy.special import betaln  # scipy takes a while to import, which every training would wait for
+
+        return np.exp(betaln(self.a + successes, self.b + failures) - betaln(self.a, self.b))
 
     def above(self, rate: float) -> np.ndarray:
         """The probability that p is at least `rate`."""
-        return special.betaincc(self.a, self.b, rate)
+        from scipy.special import betaincc
+
+        return betaincc(self.a, self.b, rate)
 
 
 def success_posterior(evidence: Evidence) -> SuccessPosterior:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib
 import logging
 import os
 import signal
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from envs import make_suite
+from envs.deferred_imports import import_package
 from mtrl.config import ConfigError, ExperimentConfig
 from mtrl.distributed import fork_server
 from mtrl.distributed.local_ray import as_ours
@@ -59,7 +59,7 @@ def build_ray_trainer(config: ExperimentConfig) -> tuple[MultiTaskIMPALA, Traine
         # made by another one never hear of each other, RLlib has to wait for it, since it registers itself, and users' environments may be
         # made in the main thread alone.)
         for package in fork_server.packages_of(config.suite.name):
-            thread.submit(importlib.import_module, package)
+            thread.submit(import_package, package)
         if joins:
             _check(config)  # before anything is asked of a cluster, which may be long in answering
         start_ray()

@@ -68,9 +68,11 @@ def _import(modules: list[str]) -> None:
 
         core = ray.actor.ActorClassID
         ray.actor.ActorClassID = type("ActorClassID", (), {"from_random": lambda: core(os.urandom(core.size()))})
+        from envs.deferred_imports import import_package
+
         for module in modules:
             with contextlib.suppress(Exception):
-                importlib.import_module(module)
+                import_package(module)
         ray.actor.ActorClassID = core
 
 
