@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -79,6 +79,7 @@ class Learner:
         self, config: ExperimentConfig, suite: TaskSuite, *, device: torch.device | None = None, rank: int = 0, total: Total = alone
     ):
         self.version = 0  # updates made so far
+        self.interrupted: Callable[[], bool] = lambda: False  # asked after each minibatch: once it is, the update leaves out the others
         self.rank = rank
         self.device = device or torch.device(pick_device(config.learner.device))
         self.policy: Policy = build_policy(config.model, suite, config.seed).to(self.device)
@@ -171,7 +172,7 @@ class Learner:
                 targets = self.compute_targets(batch, before, coefficients)
 
         report, stopped = Report(), False
-        for minibatch in self.minibatches(batch, targets):
+        for minibatch in self._until_interrupted(self.minibatches(batch, targets), report):
             if stopped:
                 minibatch = self._without_actor(minibatch)
             losses = self.losses(minibatch, coefficients) if minibatch.updates_actor or minibatch.updates_critic else None
@@ -191,6 +192,13 @@ class Learner:
                 self._entropy_costs.update(losses.entropies, data.weights, data.observations.task_ids, total=self._total)
         assert targets is not None
         return batch, targets, report
+
+    def _until_interrupted(self, minibatches: Iterator[Minibatch], report: Report) -> Iterator[Minibatch]:
+        """At least those of the first step. Several learners make all steps, since each waits for the others."""
+        for minibatch in minibatches:
+            if report.begun and self._total is alone and self.interrupted():
+                return
+            yield minibatch
 
     def make_batch(self, rollout: Rollout) -> Batch:
         """The rollout as tensors on this learner's device, with the weight of each step."""

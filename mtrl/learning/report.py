@@ -24,6 +24,11 @@ class Report:
         self._made: set[str] = set()  # parts of the policy that were updated
         self._skipped: dict[str, Minibatch] = {}  # the newest minibatch in which a part was not
 
+    @property
+    def begun(self) -> bool:
+        """Whether there was a step."""
+        return bool(self._made or self._skipped)
+
     def add(self, minibatch: Minibatch, losses: Losses, gradient_norm: float | None, total: Total) -> None:
         """Takes in a step; one that was not made, which has no `gradient_norm`, counts for nothing but `without_a_step`."""
         numbers = total(torch.stack(list(losses.metrics.values()))).tolist()

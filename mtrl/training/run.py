@@ -104,6 +104,7 @@ class TrainingRun:
     def train(self, received: list[int]) -> int:
         """Trains until there are enough frames or `received` holds a signal; returns the exit code."""
         finished, self._hours, self._started = None, self._directory.hours(), time.monotonic()
+        self._trainer.interrupt_with(lambda: bool(received))
         while finished is None:
             try:
                 while self._trainer.frames < self._config.total_frames and not received:

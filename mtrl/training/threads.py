@@ -8,10 +8,10 @@ import time
 import torch
 
 from mtrl.config import ExperimentConfig
-from mtrl.machine import idle_seconds, waited_seconds
+from mtrl.machine import idle_seconds, waited_seconds, whole_cores
 from mtrl.rollouts.source import RolloutSource
 
-THREADS = torch.get_num_threads()  # what torch chose for this process
+THREADS = min(torch.get_num_threads(), whole_cores())  # what torch chose for this process, within the quota of its control group
 LOOK_SECONDS = 2.0  # between two looks at the machine
 WAITED = 0.1  # cores that this process waited for, above which a thread is given back
 IDLE = 0.7  # cores without work, above which a thread is added

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -121,6 +122,11 @@ class Trainer:
         batch, self._arrived = self._arrived[:needed], self._arrived[needed:]
         self._train(concatenate([collected.rollout for collected in batch]))
         return True
+
+    def interrupt_with(self, interrupted: Callable[[], bool]) -> None:
+        """Ends an update in this process after the minibatch in which `interrupted` says so: one with many takes up to 14 s."""
+        if isinstance(self.learner, Learner):
+            self.learner.interrupted = interrupted
 
     def metrics(self) -> dict[str, float]:
         """The metrics of `mtrl.training.metrics`. Rates and means cover the time since the last call; unknown figures are left out."""
