@@ -8,8 +8,8 @@ import numpy as np
 from pydantic import Field
 
 from mtrl.config import Section
-from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.scheduler import RatedOptions, RatedScheduler, softmax
+from mtrl.curriculum.evidence import Evidence, success_posterior
+from mtrl.curriculum.scheduler import ProgressScheduler, RatedOptions, softmax
 
 
 class T3SOptions(RatedOptions):
@@ -21,8 +21,11 @@ class T3SOptions(RatedOptions):
     """Share decided by what is left to learn; the rest goes by how slowly it is learned."""
 
 
-class T3S(RatedScheduler):
-    """½ softmax((1 - p) / τ) + ½ softmax(-Δp / τ), with Δp the change of the success rate between two observations."""
+class T3S(ProgressScheduler):
+    """½ softmax((1 - p) / τ) + ½ softmax(-Δp / τ), with Δp the certain change of the success rate in 100 episodes.
+
+    The paper takes the change between two observations; of ten episodes each, that is noise.
+    """
 
     Options: ClassVar[type[Section]] = T3SOptions
 
@@ -31,6 +34,6 @@ class T3S(RatedScheduler):
         observed = self.num_observations > 0
         weights = np.zeros(len(self.names))
         tau, share = self.options.temperature, self.options.progress_weight
-        gap, speed = 1.0 - self.latest[observed], (self.latest - self.previous)[observed]
+        gap, speed = 1.0 - success_posterior(evidence).mean[observed], self.gains[observed]
         weights[observed] = share * softmax(gap / tau) + (1.0 - share) * softmax(-speed / tau)
         return weights
