@@ -49,6 +49,26 @@ def test_every_decision_comes_out_again(tmp_path: Path, scheduler: str) -> None:
         assert replayed.shown[-1].shares[index] == pytest.approx(rows[-1][f"tasks/{name}/share_wanted"])
 
 
+@pytest.mark.parametrize("sampler", ["uniform", "plr", "plr_robust", "accel", "clutr"])
+def test_every_decision_about_levels_comes_out_again(tmp_path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for the levels of a task."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    clutr = {"autoencoder_updates": 20, "latent_size": 4, "teacher_batch": 8} if sampler == "clutr" else {}
+    levels = {"sampler": sampler, "training_levels": 40, "buffer_size": 30, **clutr}
+    changes = {f"curriculum__levels__{name}": value for name, value in levels.items()}
+    config = toy_config("context/cartpole:all", suite__env_workers=0, total_frames=1500, **changes)
+    directory, first = RunDirectory.create(tmp_path / "run", config), build_trainer(config)
+    assert run_training(first, directory, Silent()) == 0
+    add_lines_after_the_checkpoint(directory)
+    longer = config.model_copy(update={"total_frames": 3000})
+    trainer = build_trainer(longer)
+    assert resume(trainer, directory, Silent()) and run_training(trainer, RunDirectory(directory.path, longer), Silent()) == 0
+    replayed = explain_run(directory)
+    assert replayed.differing is None and replayed.decisions >= 30
+    (summary,) = replayed.shown[-1].levels
+    assert summary.episodes > 60 and (sampler == "uniform" or summary.rated > 20)
+
+
 def add_lines_after_the_checkpoint(directory: RunDirectory) -> None:
     """As if the run was killed: a decision of frames that will be trained on again, and half a line."""
     path = directory.path / "curriculum.jsonl"
