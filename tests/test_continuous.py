@@ -106,6 +106,42 @@ def test_running_statistics_are_those_of_everything_seen():
     torch.testing.assert_close(scale(untouched, torch.tensor([2, 2])), untouched)
 
 
+def test_statistics_with_a_memory_follow_what_is_seen_now():
+    """A NumPy twin in which every vector has a weight, and all weights shrink as soon as they are more than the memory. A task that is not
+    seen keeps its statistics.
+    """
+    rng = np.random.default_rng(0)
+    scale = ObservationScale(2, 1, memory=100)
+    rows, weights = np.zeros(0), np.zeros(0)
+    for step in range(40):
+        vectors = rng.normal(0.0 if step < 20 else 5.0, 1.0, 30).astype(np.float32)
+        tasks = torch.zeros(30, dtype=torch.int64) if step else torch.arange(30) % 2
+        scale.update(torch.from_numpy(vectors[:, None]), tasks, torch.ones(30))
+        rows, weights = np.append(rows, vectors[tasks.numpy() == 0]), np.append(weights, np.ones(int((tasks == 0).sum())))
+        weights *= min(1.0, 100 / weights.sum())
+        if step == 0:
+            other = scale.mean[1].clone(), scale.square[1].clone()
+    mean = np.average(rows, weights=weights)
+    deviation = np.average((rows - mean) ** 2, weights=weights) ** 0.5
+    assert float(scale.count[0]) == pytest.approx(100) and float(scale.mean[0]) == pytest.approx(mean, rel=1e-5)
+    assert float((scale.square[0] / scale.count[0]).sqrt()) == pytest.approx(deviation, rel=1e-5)
+    assert mean > 4.9  # the first twenty are all but forgotten
+    assert torch.equal(scale.mean[1], other[0]) and torch.equal(scale.square[1], other[1])
+
+
+def test_a_least_deviation_bounds_what_a_small_movement_becomes():
+    """Of an object that has been pushed by half a millimetre, ten centimetres are 200 deviations, which are clipped at 10."""
+    tasks, ones = torch.zeros(1000, dtype=torch.int64), torch.ones(1000)
+    seen = torch.stack([torch.randn(1000) * 5e-4, torch.randn(1000), torch.full((1000,), 3.0)], dim=1)
+    plain, bounded = ObservationScale(1, 3), ObservationScale(1, 3, least_deviation=0.05)
+    for scale in (plain, bounded):
+        scale.update(seen, tasks, ones)
+    moved = torch.tensor([[0.1, 2.0, 3.5]])
+    assert plain(moved, tasks[:1])[0, 0] == 10.0
+    assert bounded(moved, tasks[:1])[0, 0].item() == pytest.approx(2.0, abs=0.01)
+    torch.testing.assert_close(plain(moved, tasks[:1])[:, 1:], bounded(moved, tasks[:1])[:, 1:])  # what moves, and what never has
+
+
 @pytest.mark.parametrize("squashed", [False, True])
 @pytest.mark.parametrize("memory", [False, True])
 def test_runner_and_learner_agree_on_meta_world(squashed, memory):
@@ -117,6 +153,8 @@ def test_runner_and_learner_agree_on_meta_world(squashed, memory):
         model__squashed_actions=squashed,
         model__memory=memory,
         model__normalize_observations=True,
+        model__observation_least_deviation=0.01,
+        model__observation_memory=60,
     )
     suite = make_suite(config.suite.name)
     learner, collector = Learner(config, suite), build_collector(config, suite, runner=0)
@@ -129,5 +167,5 @@ def test_runner_and_learner_agree_on_meta_world(squashed, memory):
         np.testing.assert_allclose(log_rhos, 0, atol=2e-4)
         learner.update(rollout, 0.0)
     collector.close()
-    assert learner.policy_weights()["actor.trunk.encoder.scale.count"].tolist() == [[80], [80]]
+    assert learner.policy_weights()["actor.trunk.encoder.scale.count"].tolist() == [[60], [60]]  # of 80
     assert rollout.actions.dtype == np.float32

@@ -59,6 +59,11 @@ RULES = (
         lambda c: c.env_runners.num_env_runners > 0,
         "env_runners.num_env_runners above 0",
     ),
+    Rule(
+        ("model.observation_least_deviation", "model.observation_memory"),
+        lambda c: c.model.normalize_observations,
+        "model.normalize_observations",
+    ),
     Rule(("curriculum.levels",), lambda c: c.curriculum.levels.sampler is not None, "curriculum.levels.sampler"),
     Rule(
         ("curriculum.levels.score", "curriculum.levels.buffer_size"),

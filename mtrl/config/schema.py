@@ -134,6 +134,11 @@ class ModelConfig(Section):
     """Keep the experts fixed, usually those of another run (`train --init-experts RUN`), and train only gates and heads."""
     normalize_observations: bool = False
     """Normalise vector observations of each task to mean 0 and deviation 1, by running statistics that are part of the policy."""
+    observation_least_deviation: float = Field(1e-6, gt=0)
+    """The smallest deviation that an observation is divided by, in its own units: a position that has hardly changed so far is not far away
+    as soon as it does."""
+    observation_memory: int | None = Field(None, ge=1)
+    """Frames of a task that the statistics remember: of more, older ones fade. null remembers all alike."""
     squashed_actions: bool = False
     """Pass continuous actions through tanh instead of clipping them."""
     memory: bool = False

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from mtrl.parallel import Total, add_up, alone
 
+UNCHANGED = 1e-6  # deviation of a number that never changes, but for rounding
+
 
 class Scale(nn.Module):
     """Each task's vectors at mean 0 and deviation 1, by running statistics that travel with the weights.
@@ -17,12 +19,15 @@ class Scale(nn.Module):
     Args:
         num_tasks: tasks with statistics of their own.
         size: numbers in a vector.
+        least_deviation: the smallest number that a distance from the mean is divided by, in the units of the vectors.
+        memory: vectors of a task that the statistics remember; of more, older ones fade. None remembers all alike.
     """
 
     LIMIT = 10.0  # in deviations; larger values are clipped
 
-    def __init__(self, num_tasks: int, size: int):
+    def __init__(self, num_tasks: int, size: int, *, least_deviation: float = UNCHANGED, memory: int | None = None):
         super().__init__()
+        self._least_deviation, self._memory = least_deviation, memory
         self.count: Tensor
         self.mean: Tensor
         self.square: Tensor
@@ -33,7 +38,8 @@ class Scale(nn.Module):
     def forward(self, vectors: Float[Tensor, "N size"], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N size"]:
         """The normalised vectors; a dimension that never changes is only centred."""
         deviation = (self.square / self.count.clamp(min=1)).sqrt()
-        deviation = torch.where((self.count > 1) & (deviation > 1e-6), deviation, 1.0).float()
+        moves = (self.count > 1) & (deviation > UNCHANGED)
+        deviation = torch.where(moves, deviation.clamp(min=self._least_deviation), 1.0).float()
         centred = vectors - self.mean.float()[task_ids]
         return (centred / deviation[task_ids]).clamp(-self.LIMIT, self.LIMIT)
 
@@ -54,7 +60,9 @@ class Scale(nn.Module):
         shift = mean - self.mean
         self.mean += torch.where(count > 0, shift * count / both.clamp(min=1), 0.0)
         self.square += torch.where(count > 0, square + shift.square() * self.count * count / both.clamp(min=1), 0.0)
-        self.count.copy_(both)
+        kept = 1.0 if self._memory is None else (self._memory / both.clamp(min=1)).clamp(max=1)
+        self.square *= kept
+        self.count.copy_(both * kept)
 
     def rows_for(self, trained: Mapping[str, Tensor], places: Sequence[int | None]) -> dict[str, Tensor]:
         """The statistics of tasks of which some were not trained; these have the statistics of all observations of all trained tasks.
@@ -73,8 +81,8 @@ class Scale(nn.Module):
 class ObservationScale(Scale):
     """The normalisation of one of an observation's arrays."""
 
-    def __init__(self, num_tasks: int, size: int, key: str = "vector"):
-        super().__init__(num_tasks, size)
+    def __init__(self, num_tasks: int, size: int, key: str = "vector", *, least_deviation: float = UNCHANGED, memory: int | None = None):
+        super().__init__(num_tasks, size, least_deviation=least_deviation, memory=memory)
         self.key = key  # name of the array in the observation
 
     @torch.no_grad()

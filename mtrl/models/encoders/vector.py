@@ -22,7 +22,11 @@ class VectorEncoder(nn.Module):
         num_experts, width = model.experts, model.width
         size = int(space["vector"].shape[0])  # type: ignore[index]
         self.feature_size = hidden = max(1, round(64 * width))
-        self.scale = ObservationScale(num_tasks, size) if model.normalize_observations else None
+        self.scale = (
+            ObservationScale(num_tasks, size, least_deviation=model.observation_least_deviation, memory=model.observation_memory)
+            if model.normalize_observations
+            else None
+        )
         self.experts = nn.ModuleList(
             nn.Sequential(nn.Linear(size, hidden), Tanh(), nn.Linear(hidden, hidden), Tanh(), nn.Linear(hidden, hidden))
             for _ in range(num_experts)
