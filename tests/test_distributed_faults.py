@@ -92,6 +92,40 @@ def test_a_runner_that_is_killed_costs_one_unroll_and_acts_again_with_new_weight
         algorithm.stop()
 
 
+def test_while_a_runner_is_missing_the_other_is_asked_in_its_place(monkeypatch):
+    """First one that stands still, then one that was killed. Else learner and the other runner would wait for each other in turn."""
+    runners = {"num_env_runners": 2, "num_cpus_per_env_runner": 0.5, "rollouts_in_flight": 1}
+    algorithm = built(learner__max_queued_batches=0, **{f"env_runners__{name}": value for name, value in runners.items()})
+    trainer = algorithm.trainer
+    source, request = trainer._source, trainer._source._request
+    asked: list[tuple[int, int]] = []  # requests at both runners, whenever some may have been sent
+
+    def watched() -> None:
+        request()
+        asked.append((source._waiting(1), source._waiting(2)))
+
+    def steps(until) -> None:
+        asked.clear()
+        steps_until(trainer, lambda said: bool(asked) and until())
+
+    monkeypatch.setattr(source, "_request", watched)
+    try:
+        steps(lambda: trainer.updates >= 30)  # one of them may have started later
+        steps(lambda: trainer.updates >= 90)
+        assert asked.count((1, 1)) > 0.9 * len(asked)  # all of them, where no runner waits for a core for a second
+        (pid,) = algorithm.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), remote_worker_ids=[2], local_env_runner=False)
+        os.kill(pid, signal.SIGSTOP)
+        steps(lambda: (2, 1) in asked[-100:])
+        os.kill(pid, signal.SIGCONT)
+        steps(lambda: asked[-1] == (1, 1))
+        updates = trainer.updates
+        os.kill(pid, signal.SIGKILL)
+        steps(lambda: asked[-1] == (1, 1) and trainer._versions._last[2] > updates)
+        assert max(map(max, asked)) <= 2  # (2, 0) meanwhile, unless it was back before anybody looked
+    finally:
+        algorithm.stop()
+
+
 @pytest.mark.slow
 def test_an_environment_that_ends_the_process_is_named(tmp_path, monkeypatch):
     """os._exit leaves nothing but the number of the task that was being stepped."""

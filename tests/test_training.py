@@ -200,6 +200,9 @@ class EagerSource:
         self.handed_out += 1
         return [self._collected]
 
+    def tend(self):
+        pass
+
     def faults(self):
         return []
 

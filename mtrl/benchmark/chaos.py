@@ -81,7 +81,7 @@ def _run(config: ExperimentConfig, seconds: float, *, kills: bool) -> ChaosOutco
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     (folder / "config.yaml").write_text(dump_yaml(config))
     command = [sys.executable, str(PROJECT_ROOT / "launch.py"), "train", str(folder / "config.yaml"), "--run-dir", str(folder / "run")]
-    rng, killed, start = random.Random(0), 0, 0.0
+    rng, killed, start, elapsed = random.Random(0), 0, 0.0, 0.0
     next_kill = KILL_SECONDS
     with (folder / "log").open("w") as log, _Nodes(config, log) as nodes:
         process = subprocess.Popen(
@@ -113,7 +113,7 @@ def _run(config: ExperimentConfig, seconds: float, *, kills: bool) -> ChaosOutco
             raise
         finally:
             end(process)
-    return _outcome(config, folder, time.monotonic() - start, killed)
+    return _outcome(config, folder, elapsed, killed)
 
 
 class _Nodes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,12 +23,19 @@ from mtrl.rollouts.source import RunnerLostError, SourceFault, restarts_after, s
 
 FETCH_SECONDS = 0.003  # how long one look at the outstanding requests may block
 TAG = "sample"
+RECENT = 32  # unrolls, the lengths of which are known
 PROBE_SECONDS = 0.2  # between two looks at runners that have died
 PING_SECONDS = 0.05  # for one that is back to answer; it has nothing else to do
 
 
+LATE = 2.0  # median lengths of an unroll, after which, and `GRACE_SECONDS`, a runner counts as missing
+GRACE_SECONDS = 1.0
+
+
 class RaySource:
-    """Keeps `rollouts_in_flight` requests at every runner. A runner that died is restarted by Ray and taken in again."""
+    """Keeps `rollouts_in_flight` requests at every runner. A runner that died is restarted by Ray and taken in again; until then, and while
+    it hangs, others get one request more each, so that there are always as many rollouts on their way.
+    """
 
     asynchronous = True
 
@@ -37,6 +45,8 @@ class RaySource:
         self._group = group
         self._server = server
         self._rollouts_in_flight = rollouts_in_flight
+        if group is not None:
+            group._worker_manager._max_remote_requests_in_flight_per_actor = rollouts_in_flight + 1
         # Where there are several nodes, this one is the learner's as far as Ray can arrange it.
         self.local_cores = runner_cores if len(ray.nodes()) == 1 else 0.0
         self.lost = 0  # unrolls that died with their runner
@@ -51,6 +61,10 @@ class RaySource:
         self._deaths_allowed = deaths_allowed
         self._restarts = 0  # processes that have run this experiment before
         self._probed = time.monotonic()
+        self._sent: defaultdict[int, deque[float]] = defaultdict(deque)  # by runner: when each request that waits was sent
+        self._heard: dict[int, float] = {}  # by runner: when something came from it last
+        self._unrolls: deque[float] = deque(maxlen=RECENT)  # lengths in seconds
+        self._held: list[tuple[int, Collected]] = []  # rollouts that arrived before anybody asked, with their runners
 
     def publish(self, version: int, weights: Arrays, shares: np.ndarray, levels: Sequence[LevelPlan] | None = None) -> None:
         """One copy into the object store, however many runners there are."""
@@ -65,13 +79,19 @@ class RaySource:
         """Rollouts that have arrived; asks every runner for more."""
         deadline = time.monotonic() + timeout
         while True:
-            for _ in range(self._rollouts_in_flight):
-                self._group.foreach_env_runner_async("sample", tag=TAG)
+            self._request()
+            held, self._held = self._held, []
             # RLlib waits for all outstanding requests or the time-out, whichever is first, so the time-out is short.
-            arrived = self._fetch()
+            arrived = [*held, *self._fetch()]
             if arrived or time.monotonic() >= deadline:
-                return arrived
+                return [rollout for _, rollout in arrived]
             self._probe()
+
+    def tend(self) -> None:
+        """Looks after runners that died or hang, and asks others in their place; what arrives meanwhile is kept for `collect`."""
+        self._held += self._fetch()
+        self._probe()
+        self._request()
 
     def faults(self) -> list[SourceFault]:
         """Faults of environments that could not be replaced, and of runners."""
@@ -93,13 +113,43 @@ class RaySource:
     def close(self) -> None:
         """The algorithm stops its runners."""
 
-    def _fetch(self) -> list[Collected]:
-        """The rollouts that are ready. Ray restarts a runner that died; an error of a runner's code would repeat, so it is raised."""
+    def _request(self) -> None:
+        """Asks for rollouts: every runner for its number, and runners that are there for those of others."""
+        healthy = self._group.healthy_worker_ids()
+        for runner in healthy:
+            for _ in range(self._rollouts_in_flight - self._waiting(runner)):
+                self._send(runner)
+        present = [runner for runner in healthy if not self._is_late(runner)]
+        missing = self._rollouts_in_flight * self._group.num_remote_env_runners() - sum(map(self._waiting, present))
+        for runner in present:
+            if missing > 0 and self._waiting(runner) == self._rollouts_in_flight:
+                self._send(runner)
+                missing -= 1
+
+    def _send(self, runner: int) -> None:
+        if self._group.foreach_env_runner_async("sample", tag=TAG, remote_worker_ids=[runner]):
+            self._sent[runner].append(time.monotonic())
+
+    def _waiting(self, runner: int) -> int:
+        """A runner's requests without an answer, and its rollouts that nobody has taken."""
+        return len(self._sent[runner]) + sum(owner == runner for owner, _ in self._held)
+
+    def _is_late(self, runner: int) -> bool:
+        if not self._sent[runner] or not self._unrolls:
+            return False
+        begun = max(self._sent[runner][0], self._heard.get(runner, 0.0))
+        return time.monotonic() - begun > LATE * statistics.median(self._unrolls) + GRACE_SECONDS
+
+    def _fetch(self) -> list[tuple[int, Collected]]:
+        """The rollouts that are ready, with their runners. Ray restarts a runner that died; an error of a runner's code would repeat, so it
+        is raised.
+        """
         results = self._group._worker_manager.fetch_ready_async_reqs(tags=TAG, timeout_seconds=FETCH_SECONDS)
         arrived = []
         for result in results:
             value = result.get()
             runner = result.actor_id
+            seconds = self._hear_from(runner)
             if isinstance(value, RayActorError):
                 # All its requests fail, but it was at one of them.
                 if runner not in self._dead:
@@ -118,8 +168,16 @@ class RaySource:
             elif not result.ok:
                 raise value
             else:
-                arrived.append(value)
+                arrived.append((runner, value))
+                self._unrolls.append(seconds)
         return arrived
+
+    def _hear_from(self, runner: int) -> float:
+        """Takes in that a request has been answered; returns the seconds that the runner was at it."""
+        now, sent = time.monotonic(), self._sent[runner]
+        begun = max(sent.popleft() if sent else now, self._heard.get(runner, 0.0))
+        self._heard[runner] = now
+        return now - begun
 
     def _count_death(self, runner: int, error: RayActorError) -> None:
         """Ends a run whose runner cannot live, such as one whose code does not import on its node.

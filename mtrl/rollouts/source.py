@@ -29,6 +29,9 @@ class RolloutSource(Protocol):
     def collect(self, timeout: float) -> list[Collected]:
         """The unrolls that have arrived, after at most `timeout` seconds of waiting for one; asks the runners for more."""
 
+    def tend(self) -> None:
+        """Looks after the runners. To be called now and then while no rollouts are asked for."""
+
     def faults(self) -> list[SourceFault]:
         """The faults since the last call, without those that came with rollouts."""
 
@@ -83,6 +86,9 @@ class InProcessSource:
     def collect(self, timeout: float) -> list[Collected]:
         """One unroll, however long it takes."""
         return [self._collector.collect()]
+
+    def tend(self) -> None:
+        """Nothing to look after."""
 
     def faults(self) -> list[SourceFault]:
         """None: in this process an error is raised where it happens, for a debugger to stop there."""

@@ -32,6 +32,7 @@ from mtrl.training.threads import learner_threads
 MOST_DECISIONS = 10_000  # kept for those who ask seldom
 MOST_MESSAGES = 1_000  # likewise
 POLL_SECONDS = 0.005  # how long one look at the source may block while the learner works
+TEND_SECONDS = 0.2  # between two looks at runners while the learner works and nothing is collected
 
 
 def leave_threads_to_learner() -> None:
@@ -236,8 +237,8 @@ class Trainer:
         return self.learner.update(rollout, progress)
 
     def _receive_during(self, update: Future[UpdateResult]) -> UpdateResult:
-        if self.config.learner.max_queued_batches == 0:
-            return update.result()
+        while self.config.learner.max_queued_batches == 0 and wait([update], timeout=TEND_SECONDS).not_done:
+            self._source.tend()
         while not update.done():
             if len(self._arrived) < self.config.learner.max_queued_batches * self._batch_size.rollouts:
                 self._receive(POLL_SECONDS)
