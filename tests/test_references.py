@@ -5,9 +5,11 @@ The packages are no dependency (`mtrl-trainer[reference]`), so that a test witho
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -167,3 +169,105 @@ def test_the_control_suite_is_deepminds(task, policy):
         assert (one.observations[:, [0]] == 0).all()
         one = one._replace(observations=one.observations[:, [1, 2, 3, 4, 7, 8, 9, 10, 11]])
     assert_alike(one.observations, other.observations, "observations")
+
+
+class Jumanji(gymnasium.Env[Any, Any]):
+    """A problem of Jumanji by Gymnasium's rules, with the arrays of its observation, but for the mask, in alphabetical order."""
+
+    def __init__(self, name: str):
+        self._jax = pytest.importorskip("jax")
+        problem = pytest.importorskip("jumanji").make(name)
+        self._reset, self._step = self._jax.jit(problem.reset), self._jax.jit(problem.step)
+        self.action_space = gymnasium.spaces.Discrete(int(problem.action_spec.num_values))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self._state, step = self._reset(self._jax.random.PRNGKey(seed))
+        return self._flat(step.observation), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._state, step = self._step(self._state, np.asarray(action, np.int32))
+        return self._flat(step.observation), float(step.reward), bool(step.last()), False, {}
+
+    def _flat(self, observation: Any) -> np.ndarray:
+        arrays = observation._asdict()
+        leaves = [self._jax.tree.leaves(arrays[name]) for name in sorted(arrays) if name != "action_mask"]
+        return np.concatenate([np.ravel(leaf) for each in leaves for leaf in each]).astype(float)
+
+
+PROBLEMS = ["Snake-v1", "Game2048-v1", "Maze-v0", "SlidingTilePuzzle-v0", "Knapsack-v1", "TSP-v1", "GraphColoring-v1"]
+"""Those that draw their problem from the seed and have one number as action."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", [at_random, leaning])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_problems_are_jumanjis(name, policy):
+    """The observations of two have neither a count nor a place, which we read in other ways."""
+    other = theirs(Jumanji(name), policy)
+    one = ours(f"jumanji/{name}", policy)
+    assert_alike(one.returns, other.returns, "returns")
+    assert_alike(one.lengths, other.lengths, "lengths")
+    if name in ("Game2048-v1", "Knapsack-v1"):
+        assert_alike(one.observations, other.observations, "observations")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", [at_random, leaning])
+@pytest.mark.parametrize("name", ["myoElbowPose1D6MRandom", "myoFingerReachRandom"])
+def test_muscles_are_myosuites(name, policy):
+    """The elbow moves otherwise before its first step, so that its observations differ a little; its returns do not."""
+    other = theirs(registered("myosuite", f"{name}-v0"), policy)
+    one = ours(f"myosuite/{name}", policy)
+    assert_alike(one.returns, other.returns, "returns")
+    assert_alike(one.lengths, other.lengths, "lengths")
+    if name == "myoFingerReachRandom":
+        assert_alike(one.observations, other.observations, "observations")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "config"), [("TakeCover", "take_cover"), ("HealthGathering", "health_gathering"), ("DefendTheCenter", "defend_the_center")]
+)
+def test_games_are_vizdooms(name, config):
+    """Random play survives as long, in pictures that are as bright. EnvPool pays by other variables than the game."""
+    suite = make_suite(f"vizdoom/{name}")
+    tasks, rng = make_vector(suite, EPISODES, backend="envpool", seed=5), np.random.default_rng(0)
+    brightness = [[picture.mean()] for picture in tasks.reset()["frames"]]
+    lengths: dict[int, int] = {}
+    while len(lengths) < EPISODES:
+        step = tasks.step(rng.integers(suite.action_space.n, size=EPISODES))
+        for slot in set(range(EPISODES)) - set(lengths):
+            brightness[slot].append(step.obs["frames"][slot].mean())
+        for episode in step.episodes:
+            lengths.setdefault(episode.slot, episode.length)
+    tasks.close()
+    others, pictures = vizdoom_at_random(config)
+    assert_alike(np.array([lengths[slot] for slot in range(EPISODES)], float), others, "lengths")
+    assert_alike(np.array([np.mean(each) for each in brightness]), pictures, "brightness")
+
+
+def vizdoom_at_random(config: str) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths in steps of four frames, and mean brightness, of episodes with combinations of buttons that are not opposed."""
+    vizdoom = pytest.importorskip("vizdoom")
+    game, rng = vizdoom.DoomGame(), np.random.default_rng(1)
+    game.load_config(str(Path(vizdoom.scenarios_path) / f"{config}.cfg"))
+    game.set_window_visible(False)
+    game.init()
+    sides = [str(button).rpartition("_")[2] for button in game.get_available_buttons()]
+    pressed = [
+        buttons
+        for buttons in itertools.product([0.0, 1.0], repeat=len(sides))
+        if not {"LEFT", "RIGHT"} <= {side for side, button in zip(sides, buttons, strict=True) if button}
+    ]
+    lengths, brightness = [], []
+    for episode in range(EPISODES):
+        game.set_seed(episode)
+        game.new_episode()
+        seen: list[float] = []
+        while not game.is_episode_finished():
+            seen.append(game.get_state().screen_buffer.mean())
+            game.make_action(list(pressed[rng.integers(len(pressed))]), 4)
+        lengths.append(len(seen))
+        brightness.append(np.mean(seen))
+    game.close()
+    return np.array(lengths, float), np.array(brightness)
