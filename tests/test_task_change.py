@@ -16,6 +16,7 @@ from mtrl.storage.run_directory import RunDirectory
 from mtrl.training.explain import explain_run
 from mtrl.training.run import run_training
 from mtrl.training.saving import resume
+from mtrl.training.task_change import _moved_optimizers
 from mtrl.training.trainer import build_trainer
 
 BEFORE = "minigrid/Empty-5x5,DistShift1,DoorKey-5x5"
@@ -117,3 +118,13 @@ def test_decisions_count_the_frames_of_tasks_that_are_gone(tmp_path: Path) -> No
     assert logged[0] == frames == old.frames and logged[-1] == new.frames
     directory.truncate_after(frames)  # nothing that was trained since the change stays
     assert [decision.frames for decision in directory.read_decisions()] == [frames]
+
+
+def test_moments_of_new_tasks_are_where_their_rule_begins():
+    """RMSProp divides by the root of its moment: from 0 the first steps of a new task were ten times too long."""
+    few, many = torch.zeros(2, 3), torch.zeros(3, 3)
+    old, new, more = ({"parameters": {"actor": [tensor]}} for tensor in (few, many, torch.zeros(4, 3)))
+    state = {"exp_avg": torch.full((2, 3), 0.5), "square_avg": torch.full((2, 3), 0.25), "step": torch.tensor(7.0)}
+    moved = _moved_optimizers({"actor": {"state": {0: state}, "param_groups": []}}, old, new, more, [(0, 0), (1, 2)])["actor"]["state"][0]
+    assert moved["square_avg"][:, 0].tolist() == [0.25, 1.0, 0.25]
+    assert moved["exp_avg"][:, 0].tolist() == [0.5, 0.0, 0.5] and moved["step"] == 7
