@@ -68,6 +68,37 @@ def test_a_signal_to_the_whole_group_reaches_the_checkpoint_first(tmp_path):
     assert processes_with(mark) == set()
 
 
+ENDS_WHILE_WORKERS_ACT = """
+import os, time, ray
+from mtrl.distributed import cluster
+
+cluster.start_ray()
+
+@ray.remote(num_cpus=0.1)
+class Actor:
+    def act(self, seconds):
+        time.sleep(seconds)
+
+actors = [Actor.remote() for _ in range(2)]
+ray.get([actor.act.remote(0) for actor in actors])
+acting = [actor.act.remote(60) for actor in actors]
+time.sleep(0.3)
+shutdown = ray.shutdown
+ray.shutdown = lambda: (time.sleep(1), shutdown())  # time for Ray to report workers that have been killed before it
+cluster.end_ray()
+os._exit(0)
+"""
+
+
+def test_workers_that_end_with_the_run_are_not_reported_as_dead(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(ENDS_WHILE_WORKERS_ACT)
+    said = subprocess.run(
+        [sys.executable, script], env=os.environ | {"PYTHONPATH": os.getcwd()}, capture_output=True, text=True, timeout=60
+    )
+    assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
+
+
 def built(suite: str = "toy/three", **changes):
     return MultiTaskIMPALAConfig.from_experiment(toy_config(suite, **RAY_TOY | changes)).build_algo()
 

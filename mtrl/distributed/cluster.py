@@ -126,20 +126,20 @@ def start_ray() -> None:
 def end_ray() -> None:
     """Ends the Ray that this process has started, with all of its processes, in a fraction of a second.
 
-    `ray.shutdown` waits for each of them, up to a second, one after the other. A scheduler may not leave us so much time.
+    `ray.shutdown` waits for each of them, up to a second, one after the other. A scheduler may not leave us so much time. The workers end
+    last: while this process is connected, Ray prints a worker that is killed as an unexpected error.
     """
-    fork_server.end()
     node = ray._private.worker._global_node
-    if node is None or not node.is_head():
-        return
-    started = [info.process.pid for infos in node.all_processes.values() for info in infos]
-    family = [pid for each in started for pid in family_of(each)]
-    kill = node.kill_all_processes
-    node.kill_all_processes = lambda **options: kill(check_alive=False, allow_graceful=False)
-    ray.shutdown()
-    for pid in family:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    if node is not None and node.is_head():
+        started = [info.process.pid for infos in node.all_processes.values() for info in infos]
+        family = [pid for each in started for pid in family_of(each)]
+        kill = node.kill_all_processes
+        node.kill_all_processes = lambda **options: kill(check_alive=False, allow_graceful=False)
+        ray.shutdown()
+        for pid in family:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    fork_server.end()
 
 
 @contextlib.contextmanager
