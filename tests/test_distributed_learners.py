@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import ray
 from helpers import STEADY, assert_equal_states, collect, fingerprint, toy_config
+from ray.exceptions import ObjectLostError
 
 from envs import make_suite
 from mtrl.config import override
@@ -19,6 +20,8 @@ from mtrl.distributed import MultiTaskIMPALAConfig, ResourceError
 from mtrl.distributed.cluster import check_resources, start_ray
 from mtrl.distributed.remote_learners import RemoteLearners
 from mtrl.learning.learner import Learner, LearnerLostError
+from mtrl.rollouts.rollout import concatenate
+from mtrl.rollouts.stored import StoredRollout, stored_batch
 from mtrl.storage.checkpoint import load_checkpoint, resolve, steps
 from mtrl.storage.run_directory import RunDirectory
 from mtrl.training.run import run_training
@@ -84,6 +87,55 @@ def test_two_actors_are_one_learner_and_their_checkpoint_is_its(tmp_path):
         assert fingerprint(learners.state_dict()) == fingerprint(saved)
         with pytest.raises(ValueError, match="1 slots cannot be divided among 2 learners"):
             learners.update(collect(toy_config("toy/cue", env_runners__slots=1), 1)[0], 0.0)
+    finally:
+        algorithm.stop()
+
+
+def test_rollouts_go_from_the_store_to_learners_and_make_the_same_step():
+    """Dealt out whole where their number allows, else slot by slot; one learner that has all of them is the measure."""
+    config = toy_config(model__popart=True, learner__popart_rate=0.1, **STEADY, **SHARED)
+    algorithm = MultiTaskIMPALAConfig.from_experiment(config).build_algo()
+    try:
+        learners, alone = algorithm.trainer.learner, Learner(config, make_suite(config.suite.name))
+        collected = collect(toy_config(), 25)
+        while collected:
+            rollouts = [collected.pop() for _ in range(min(len(collected), 1 + len(collected) % 4))]
+            expected = alone.update(concatenate(rollouts), 0.0)
+            said = learners.update_stored(stored_batch([StoredRollout([ray.put(each)], each.outline) for each in rollouts]), 0.0)
+            assert said.means["value_loss"] == pytest.approx(expected.means["value_loss"], rel=1e-3, abs=1e-5)
+        assert_equal_states(alone.state_dict(), learners.state_dict())
+    finally:
+        algorithm.stop()
+
+
+def test_rollouts_that_died_with_their_runner_are_left_out_of_the_batch():
+    """The training loop has their outlines; the rollouts themselves are the runner's until learners have taken them."""
+    config = toy_config(**{**SHARED, "env_runners__num_env_runners": 2, "learner__rollouts_per_update": 1})
+    algorithm = MultiTaskIMPALAConfig.from_experiment(config).build_algo()
+    trainer = algorithm.trainer
+    try:
+        while trainer.updates < 3:
+            trainer.step()
+        while len({each.runner for each in trainer._arrived}) < 2:
+            trainer._receive(1.0)
+        gone, there = (next(each.rollout for each in trainer._arrived if each.runner == runner) for runner in (1, 2))
+        (pid,) = algorithm.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), remote_worker_ids=[1], local_env_runner=False)
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(ObjectLostError):
+            for _ in range(100):
+                ray.get(gone.references)
+                time.sleep(0.1)
+        frames, lost = trainer.frames, trainer._source.lost
+        assert trainer._train_on([there, gone, there])
+        assert trainer.frames == frames + 2 * there.outline.num_frames
+        assert trainer._source.lost == lost + 1
+        assert any("1 rollouts of a batch were lost" in message for message in trainer.messages())
+        assert not trainer._train_on([gone])
+        trainer._arrived.clear()
+        updates, end = trainer.updates, time.monotonic() + 60
+        while trainer.updates < updates + 5 and time.monotonic() < end:
+            trainer.step()
+        assert trainer.updates >= updates + 5
     finally:
         algorithm.stop()
 

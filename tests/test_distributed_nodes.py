@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import ray
-from helpers import steps_until, toy_config
+from helpers import collect, steps_until, toy_config
 from ray.cluster_utils import Cluster
+from ray.exceptions import RayActorError
 
 from mtrl.distributed import MultiTaskIMPALAConfig
 from mtrl.distributed.cluster import start_ray
+from mtrl.distributed.learner import PolicyLearner
 from mtrl.distributed.surroundings import ENVIRONMENT
 from mtrl.machine import python_path
 
@@ -59,3 +64,28 @@ def test_a_node_that_is_lost_takes_its_unrolls_and_one_that_joins_is_used(cluste
         assert int(trainer.statistics.frames.sum()) == trainer.frames
     finally:
         algorithm.stop()
+
+
+def test_rollouts_of_a_node_that_is_lost_are_named(cluster):
+    """Learners get from Ray's store what is still there, and say what is not."""
+    other = cluster.add_node(num_cpus=1, resources={"other": 1}, object_store_memory=100 * 2**20)
+    cluster.wait_for_nodes()
+    start_ray()
+    (rollout,) = collect(toy_config(env_runners__slots=600), 1)
+
+    @ray.remote(num_cpus=0, resources={"other": 1})
+    class Holder:
+        def put(self, value):
+            return [ray.put(value)]
+
+    holder = Holder.remote()
+    there, here = ray.get(holder.put.remote(rollout)), ray.put(rollout)
+    learner = SimpleNamespace(taken=None)
+    assert PolicyLearner.take(learner, [here], None) == []
+    np.testing.assert_array_equal(learner.taken.rewards, rollout.rewards)
+    cluster.remove_node(other, allow_graceful=False)
+    with pytest.raises(RayActorError):
+        ray.get(holder.put.remote(None))
+    learner.taken = None
+    assert PolicyLearner.take(learner, [here, there[0], here], None) == [1]
+    assert learner.taken is None

@@ -26,7 +26,7 @@ from mtrl.curriculum.levels.sampler import CANDIDATES, MOST_UNIFORM, LevelSample
 from mtrl.curriculum.levels.scores import score_of
 from mtrl.evaluation.jobs import play
 from mtrl.learning.learner import Learner
-from mtrl.learning.level_signals import LevelSignals, interleaved
+from mtrl.learning.level_signals import LevelSignals, merged
 from mtrl.rollouts.levels import LevelDraws
 from mtrl.rollouts.rollout import Rollout, RolloutLevels, concatenate, take_slots
 from mtrl.storage.checkpoint import load_checkpoint, save_checkpoint
@@ -331,7 +331,7 @@ class TestEpisodes:
     def test_learners_figures_are_put_together_as_slots_were_divided(self):
         whole = LevelSignals(*(np.random.default_rng(0).random((4, 2, 7)).astype(np.float32)))
         parts = [LevelSignals(*(array[:, rank::3] for array in whole)) for rank in range(3)]
-        for array, expected in zip(interleaved(parts), whole, strict=True):
+        for array, expected in zip(merged(parts, [np.arange(rank, 7, 3) for rank in range(3)]), whole, strict=True):
             np.testing.assert_array_equal(array, expected)
 
 

@@ -17,6 +17,7 @@ from envs import make_suite
 from mtrl.config import ConfigError, ExperimentConfig
 from mtrl.learning.learner import Learner, NonFiniteError, UpdateResult
 from mtrl.rollouts.rollout import Rollout, concatenate, take_slots
+from mtrl.rollouts.stored import StoredBatch, StoredRollout, join
 
 UPDATES = 20
 
@@ -125,6 +126,27 @@ def test_parts_are_whole_slots_and_lose_none(size, seed):
     assert again.num_frames == rollout.num_frames
     assert sorted(map(bytes, again.rewards.T.copy())) == sorted(map(bytes, rollout.rewards.T.copy()))
     assert all((np.diff(part.task_ids) >= 0).all() for part in parts)
+
+
+@settings(max_examples=50, deadline=None)
+@given(count=st.integers(1, 6), learners=st.integers(1, 4), seed=st.integers(0, 99))
+def test_parts_of_stored_rollouts_are_a_batch_divided(count, learners, seed):
+    """Each slot of the batch goes to one learner, which finds it where the batch's order says."""
+    rollouts = [collect(toy_config(seed=seed + each), 1)[0] for each in range(count)]
+    batch = join([StoredRollout([each], rollout.outline) for each, rollout in enumerate(rollouts)])
+    assert isinstance(batch, StoredBatch)
+    whole = join(rollouts)
+    assert isinstance(whole, Rollout)
+    for ours, expected in zip(batch.outline[:5], whole.outline[:5], strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    parts = [batch.part(rank, learners) for rank in range(learners)]
+    assert sorted(np.concatenate([part.slots for part in parts])) == list(range(whole.num_slots))
+    assert len({len(part.positions) for part in parts}) == 1
+    for part in parts:
+        taken = concatenate([rollouts[position] for position in part.positions])
+        own = taken if part.whole else take_slots(taken, part.slots)
+        np.testing.assert_array_equal(own.rewards, whole.rewards[:, part.slots])
+        np.testing.assert_array_equal(own.actions, whole.actions[:, part.slots])
 
 
 def test_learners_without_ray_are_refused():

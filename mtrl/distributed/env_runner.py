@@ -19,7 +19,9 @@ from mtrl.curriculum.levels import LevelPlan
 from mtrl.distributed.watchdog import Watchdog
 from mtrl.distributed.weight_server import Published
 from mtrl.rollouts.collector import Collected, Collector, build_collector
+from mtrl.rollouts.rollout import Rollout
 from mtrl.rollouts.source import SourceFault
+from mtrl.rollouts.stored import StoredRollout
 
 LONGEST_WAIT = 30.0  # seconds before environments that keep failing are built again
 
@@ -45,7 +47,7 @@ class MultiTaskEnvRunner(EnvRunner):
         self._watchdog = Watchdog(f"{config.weight_server}-{self.worker_index}", self._experiment.faults.unroll_seconds)
         self._failures_in_a_row = 0
 
-    def sample(self, **kwargs: Any) -> Collected | SourceFault | Failure:
+    def sample(self, **kwargs: Any) -> Collected[Rollout | StoredRollout] | SourceFault | Failure:
         """One unroll with the newest weights, or what went wrong.
 
         Errors are returned: RLlib ends a runner that raises, and what it said is lost with it. After a task's fault the environments are
@@ -72,9 +74,9 @@ class MultiTaskEnvRunner(EnvRunner):
         except Exception as error:
             return Failure(error, traceback.format_exc())
         self._failures_in_a_row = 0
-        return collected
+        return _stored(collected) if self._experiment.learners.num_learners else collected
 
-    def _sample(self) -> Collected:
+    def _sample(self) -> Collected[Rollout]:
         if self._collector is None:
             # Not before the first unroll, so that a resumed run can still say which streams were used already.
             while (restarts := ray.get(self._server.register.remote(self.worker_index))) is None:
@@ -125,6 +127,12 @@ class MultiTaskEnvRunner(EnvRunner):
         if self._collector is not None:
             with contextlib.suppress(Exception):
                 self._collector.close()
+
+
+def _stored(collected: Collected[Rollout]) -> Collected[StoredRollout]:
+    """With the rollout in Ray's store, for learners in other processes: to this runner's caller go its outline and a reference."""
+    rollout = StoredRollout([ray.put(collected.rollout)], collected.rollout.outline)
+    return Collected(rollout, collected.episodes, collected.faults, collected.runner, collected.env_seconds, collected.inference_seconds)
 
 
 def _plans(published: Published) -> Sequence[LevelPlan] | None:

@@ -4,19 +4,41 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import ray
 import torch
+from ray.exceptions import ObjectLostError
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 
 from envs import make_suite
 from mtrl.learning.learner import Learner
 from mtrl.parallel import alone, over_process_group
+from mtrl.rollouts.rollout import Rollout, concatenate, take_slots
 
 
 class PolicyLearner(TorchLearner):
     """Wraps `mtrl.learning.learner.Learner`, which does all the learning; RLlib's losses, optimisers and connectors are not used."""
 
     core: Learner
+    taken: Rollout | None = None  # this learner's part of the next batch
+
+    def take(self, references: list[Any], slots: np.ndarray | None) -> list[int]:
+        """Gets rollouts from Ray's store, of which this learner trains on the given slots (None: all) with the next update.
+
+        Returns:
+            the positions of those that are lost.
+        """
+        rollouts, lost = [], []
+        for position, reference in enumerate(references):
+            try:
+                rollouts.append(ray.get(reference))
+            except ObjectLostError:  # with the process or the node that held it
+                lost.append(position)
+        if not lost:
+            joined = concatenate(rollouts)
+            self.taken = joined if slots is None else take_slots(joined, slots)
+        return lost
 
     def build(self) -> None:
         """Builds the module as RLlib does, and the learner, whose policy becomes the module's."""

@@ -14,8 +14,9 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 from envs.vector import Arrays
 from mtrl.distributed.learner import PolicyLearner
 from mtrl.learning.learner import Learner, LearnerLostError, UpdateResult
-from mtrl.learning.level_signals import LevelSignals, interleaved
+from mtrl.learning.level_signals import LevelSignals, merged
 from mtrl.rollouts.rollout import Rollout, take_slots
+from mtrl.rollouts.stored import RolloutsLostError, StoredBatch
 
 SECONDS_TO_BLAME = 10.0  # after a learner's error: how long to look for one that died, which is then the reason
 
@@ -46,17 +47,44 @@ class RemoteLearners:
             ValueError: there are fewer slots than learners.
         """
         count = len(self._actors)
-        if rollout.num_slots < count:
-            raise ValueError(f"a batch of {rollout.num_slots} slots cannot be divided among {count} learners")
+        self._check_slots(rollout.num_slots)
         # Every n-th slot: slots are sorted by task, so that each learner gets its part of every task.
-        parts = [ray.put(take_slots(rollout, np.arange(rank, rollout.num_slots, count))) for rank in range(count)]
-        updated: list[Updated] = self._everywhere(_update, [(part, progress) for part in parts])
+        slots = [np.arange(rank, rollout.num_slots, count) for rank in range(count)]
+        parts = [ray.put(take_slots(rollout, own)) for own in slots]
+        return self._take_in(self._everywhere(_update, [(part, progress) for part in parts]), slots)
+
+    def update_stored(self, batch: StoredBatch, progress: float) -> UpdateResult:
+        """The same, with rollouts that learners take from Ray's store themselves.
+
+        Raises:
+            LearnerLostError: an actor died.
+            RolloutsLostError: rollouts are lost; no learner has made a step.
+            ValueError: there are fewer slots than learners.
+        """
+        count = len(self._actors)
+        self._check_slots(batch.outline.num_slots)
+        parts = [batch.part(rank, count) for rank in range(count)]
+        taken = [([batch.references[position] for position in part.positions], None if part.whole else part.slots) for part in parts]
+        calls = [actor.apply.remote(PolicyLearner.take, *own) for actor, own in zip(self._actors, taken, strict=True)]
+        lost = self._results(calls)
+        missing = {part.positions[position] for part, own in zip(parts, lost, strict=True) for position in own}
+        if missing:
+            raise RolloutsLostError(sorted(missing))
+        updates = self._results([actor.apply.remote(_update_taken, progress) for actor in self._actors])
+        return self._take_in(updates, [part.slots for part in parts])
+
+    def _check_slots(self, slots: int) -> None:
+        if slots < len(self._actors):
+            raise ValueError(f"a batch of {slots} slots cannot be divided among {len(self._actors)} learners")
+
+    def _take_in(self, updated: list[Updated], slots: list[np.ndarray]) -> UpdateResult:
+        """The result of an update, in which each learner had these slots."""
         self.version += 1
         self._actor_weights = updated[0].actor_weights
         result = updated[0].result
         assert result is not None
         signals = [each.levels for each in updated if each.levels is not None]
-        return result._replace(levels=interleaved(signals)) if signals else result
+        return result._replace(levels=merged(signals, slots)) if signals else result
 
     def actor_weights(self) -> Arrays:
         """The actor's weights, which the newest update has brought along."""
@@ -126,6 +154,13 @@ class RemoteLearners:
 def _update(core: Learner, rollout: Rollout, progress: float) -> Updated:
     result = core.update(rollout, progress)
     return Updated(result, core.actor_weights(), result.levels) if core.rank == 0 else Updated(None, None, result.levels)
+
+
+def _update_taken(learner: PolicyLearner, progress: float) -> Updated:
+    """An update on what the learner has taken."""
+    rollout, learner.taken = learner.taken, None
+    assert rollout is not None
+    return _update(learner.core, rollout, progress)
 
 
 def _on_core(learner: PolicyLearner, function: Callable[..., Any], *arguments: Any) -> Any:

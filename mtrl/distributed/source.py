@@ -19,7 +19,9 @@ from mtrl.curriculum.levels import LevelPlan
 from mtrl.distributed.env_runner import Failure
 from mtrl.distributed.weight_server import Published
 from mtrl.rollouts.collector import Collected
+from mtrl.rollouts.rollout import Rollout
 from mtrl.rollouts.source import RunnerLostError, SourceFault, restarts_after, source_state
+from mtrl.rollouts.stored import StoredRollout
 
 FETCH_SECONDS = 0.003  # how long one look at the outstanding requests may block
 TAG = "sample"
@@ -64,7 +66,7 @@ class RaySource:
         self._sent: defaultdict[int, deque[float]] = defaultdict(deque)  # by runner: when each request that waits was sent
         self._heard: dict[int, float] = {}  # by runner: when something came from it last
         self._unrolls: deque[float] = deque(maxlen=RECENT)  # lengths in seconds
-        self._held: list[tuple[int, Collected]] = []  # rollouts that arrived before anybody asked, with their runners
+        self._held: list[tuple[int, Collected[Rollout | StoredRollout]]] = []  # arrived before anybody asked; with their runners
 
     def publish(self, version: int, weights: Arrays, shares: np.ndarray, levels: Sequence[LevelPlan] | None = None) -> None:
         """One copy into the object store, however many runners there are."""
@@ -75,7 +77,7 @@ class RaySource:
             self._plans, self._levels = levels, [ray.put(levels)]
         self._server.publish.remote(Published(self._serial, version, self._weights, shares, self._restarts, self._levels))
 
-    def collect(self, timeout: float) -> list[Collected]:
+    def collect(self, timeout: float) -> list[Collected[Rollout | StoredRollout]]:
         """Rollouts that have arrived; asks every runner for more."""
         deadline = time.monotonic() + timeout
         while True:
@@ -140,7 +142,7 @@ class RaySource:
         begun = max(self._sent[runner][0], self._heard.get(runner, 0.0))
         return time.monotonic() - begun > LATE * statistics.median(self._unrolls) + GRACE_SECONDS
 
-    def _fetch(self) -> list[tuple[int, Collected]]:
+    def _fetch(self) -> list[tuple[int, Collected[Rollout | StoredRollout]]]:
         """The rollouts that are ready, with their runners. Ray restarts a runner that died; an error of a runner's code would repeat, so it
         is raised.
         """

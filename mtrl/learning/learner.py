@@ -31,6 +31,7 @@ from mtrl.learning.targets import Targets, TaskValues, compute_targets, correct_
 from mtrl.models.policy import Policy, build_policy, is_expert, load_weights, seed_gates
 from mtrl.parallel import Total, add_up, alone
 from mtrl.rollouts.rollout import Rollout
+from mtrl.rollouts.stored import StoredBatch
 
 DIAGNOSIS_UPDATES = 16  # updates between two statistics of experts and gradients, which cost a twentieth of an update on a small batch
 MAX_SKIPPED = 20  # updates in a row in which an optimiser may make no step since loss or gradient were not finite
@@ -446,7 +447,14 @@ class LearnerProtocol(Protocol):
 
 @runtime_checkable
 class RestartableLearner(LearnerProtocol, Protocol):
-    """A learner in other processes, which may be lost."""
+    """A learner in other processes, which may be lost, and takes rollouts that do not pass this one."""
+
+    def update_stored(self, batch: StoredBatch, progress: float) -> UpdateResult:
+        """Trains on one batch of stored rollouts.
+
+        Raises:
+            RolloutsLostError: some are no longer there; nothing has been trained on.
+        """
 
     def restart(self) -> None:
         """After `LearnerLostError`: begins anew, with initial weights."""

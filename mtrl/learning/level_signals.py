@@ -29,11 +29,11 @@ def level_signals(batch: Batch, targets: Targets) -> LevelSignals:
     return LevelSignals(*(array.float().cpu().numpy().copy() for array in arrays))
 
 
-def interleaved(parts: Sequence[LevelSignals]) -> LevelSignals:
-    """The figures of a batch of which n learners had every n-th slot each."""
-    slots = sum(part.values.shape[1] for part in parts)
-    whole = [np.empty((len(parts[0].values), slots), np.float32) for _ in LevelSignals._fields]
-    for rank, part in enumerate(parts):
-        for array, own in zip(whole, part, strict=True):
-            array[:, rank :: len(parts)] = own
+def merged(parts: Sequence[LevelSignals], slots: Sequence[np.ndarray]) -> LevelSignals:
+    """The figures of a batch of which several learners had these slots each."""
+    count = sum(len(own) for own in slots)
+    whole = [np.empty((len(parts[0].values), count), np.float32) for _ in LevelSignals._fields]
+    for part, own in zip(parts, slots, strict=True):
+        for array, figures in zip(whole, part, strict=True):
+            array[:, own] = figures
     return LevelSignals(*whole)

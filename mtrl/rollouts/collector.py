@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,12 +20,15 @@ from mtrl.rollouts.allocation import Allocator
 from mtrl.rollouts.inference import Inference, SlotMemories
 from mtrl.rollouts.levels import LevelDraws
 from mtrl.rollouts.rollout import Rollout, RolloutLevels
+from mtrl.rollouts.stored import StoredRollout
+
+AnyRollout = TypeVar("AnyRollout", bound="Rollout | StoredRollout", covariant=True)
 
 
-class Collected(NamedTuple):
+class Collected(NamedTuple, Generic[AnyRollout]):
     """One unroll of one runner."""
 
-    rollout: Rollout
+    rollout: AnyRollout
     episodes: list[Episode]  # episodes that ended during the unroll
     faults: list[Fault]  # environments that failed during the unroll and were replaced
     runner: int
@@ -73,7 +76,7 @@ class Collector:
         if self._levels is not None and plans is not None:
             self._levels.follow(plans)
 
-    def collect(self) -> Collected:
+    def collect(self) -> Collected[Rollout]:
         """The next T steps of all slots."""
         self._allocate()
         tasks, steps = self._tasks, self._unroll_length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,6 +21,36 @@ class RolloutLevels(NamedTuple):
     def of_slots(self, slots: np.ndarray) -> RolloutLevels:
         """Those of some slots alone."""
         return RolloutLevels(self.numbers[:, slots], self.only_rated[:, slots], self.environments[slots])
+
+
+class RolloutOutline(NamedTuple):
+    """The fields of a rollout that the training loop reads itself: they are small, whatever the observations are."""
+
+    terminated: np.ndarray  # [T, B] bool
+    truncated: np.ndarray  # [T, B] bool
+    valid: np.ndarray  # [T, B] bool
+    task_ids: np.ndarray  # [B] int64, ascending
+    version: np.ndarray  # [B] int64
+    levels: RolloutLevels | None
+
+    @property
+    def unroll_length(self) -> int:
+        """T"""
+        return int(self.valid.shape[0])
+
+    @property
+    def num_slots(self) -> int:
+        """B"""
+        return int(self.valid.shape[1])
+
+    @property
+    def num_frames(self) -> int:
+        """The number of valid steps, which count as trained frames."""
+        return int(self.valid.sum())
+
+    def frames_per_task(self, num_tasks: int) -> np.ndarray:
+        """Valid steps of each task, [num_tasks] int64."""
+        return np.bincount(self.task_ids, weights=self.valid.sum(axis=0), minlength=num_tasks).astype(np.int64)
 
 
 class Rollout(NamedTuple):
@@ -56,9 +87,10 @@ class Rollout(NamedTuple):
         """The number of valid steps, which count as trained frames."""
         return int(self.valid.sum())
 
-    def frames_per_task(self, num_tasks: int) -> np.ndarray:
-        """Valid steps of each task, [num_tasks] int64."""
-        return np.bincount(self.task_ids, weights=self.valid.sum(axis=0), minlength=num_tasks).astype(np.int64)
+    @property
+    def outline(self) -> RolloutOutline:
+        """The fields that the training loop reads itself."""
+        return RolloutOutline(*(getattr(self, name) for name in RolloutOutline._fields))
 
 
 PER_STEP = ("actions", "behaviour_log_probs", "rewards", "terminated", "truncated", "valid")
@@ -89,18 +121,42 @@ def concatenate(rollouts: Sequence[Rollout]) -> Rollout:
         raise ValueError("concatenate needs at least one rollout")
     if len(rollouts) == 1:
         return rollouts[0]
-    if len({rollout.unroll_length for rollout in rollouts}) > 1:
-        raise ValueError(f"rollouts of different lengths: {[rollout.unroll_length for rollout in rollouts]}")
-    order = np.argsort(np.concatenate([rollout.task_ids for rollout in rollouts]), kind="stable")
+    slots = functools.partial(_joined, order=order_by_task([rollout.task_ids for rollout in rollouts]))
+    outline = concatenate_outlines([rollout.outline for rollout in rollouts])
 
-    def slots(arrays: Sequence[np.ndarray], axis: int) -> np.ndarray:
-        return np.take(np.concatenate(arrays, axis=axis), order, axis=axis)
-
-    levels = [rollout.levels for rollout in rollouts if rollout.levels is not None]
     memories = [rollout.initial_memory for rollout in rollouts if rollout.initial_memory is not None]
     return Rollout(
         obs={name: slots([rollout.obs[name] for rollout in rollouts], 1) for name in rollouts[0].obs},
         initial_memory={name: slots([memory[name] for memory in memories], 0) for name in memories[0]} if memories else None,
+        actions=slots([rollout.actions for rollout in rollouts], 1),
+        behaviour_log_probs=slots([rollout.behaviour_log_probs for rollout in rollouts], 1),
+        rewards=slots([rollout.rewards for rollout in rollouts], 1),
+        terminated=outline.terminated,
+        truncated=outline.truncated,
+        valid=outline.valid,
+        task_ids=outline.task_ids,
+        version=outline.version,
+        levels=outline.levels,
+    )
+
+
+def concatenate_outlines(outlines: Sequence[RolloutOutline]) -> RolloutOutline:
+    """The outline of all slots, sorted by task id.
+
+    Raises:
+        ValueError: the unroll lengths differ.
+    """
+    if len({outline.unroll_length for outline in outlines}) > 1:
+        raise ValueError(f"rollouts of different lengths: {[outline.unroll_length for outline in outlines]}")
+    slots = functools.partial(_joined, order=order_by_task([outline.task_ids for outline in outlines]))
+
+    levels = [outline.levels for outline in outlines if outline.levels is not None]
+    return RolloutOutline(
+        terminated=slots([outline.terminated for outline in outlines], 1),
+        truncated=slots([outline.truncated for outline in outlines], 1),
+        valid=slots([outline.valid for outline in outlines], 1),
+        task_ids=slots([outline.task_ids for outline in outlines], 0),
+        version=slots([outline.version for outline in outlines], 0),
         levels=RolloutLevels(
             slots([each.numbers for each in levels], 1),
             slots([each.only_rated for each in levels], 1),
@@ -108,6 +164,14 @@ def concatenate(rollouts: Sequence[Rollout]) -> Rollout:
         )
         if levels
         else None,
-        **{name: slots([getattr(rollout, name) for rollout in rollouts], 1) for name in PER_STEP},
-        **{name: slots([getattr(rollout, name) for rollout in rollouts], 0) for name in PER_SLOT},
     )
+
+
+def order_by_task(task_ids: Sequence[np.ndarray]) -> np.ndarray:
+    """The order of the slots of several rollouts, put one after the other, in a batch: by task, then as they are. [B] int64."""
+    return np.argsort(np.concatenate(task_ids), kind="stable")
+
+
+def _joined(arrays: Sequence[np.ndarray], axis: int, order: np.ndarray) -> np.ndarray:
+    """The arrays one after the other along `axis`, and then in `order`."""
+    return np.take(np.concatenate(arrays, axis=axis), order, axis=axis)

@@ -12,6 +12,8 @@ from envs.vector import Arrays
 from mtrl.config import ExperimentConfig
 from mtrl.curriculum.levels import LevelPlan
 from mtrl.rollouts.collector import Collected, build_collector
+from mtrl.rollouts.rollout import Rollout
+from mtrl.rollouts.stored import StoredRollout
 
 
 class RolloutSource(Protocol):
@@ -26,7 +28,7 @@ class RolloutSource(Protocol):
         runner takes them at the start of its next unroll.
         """
 
-    def collect(self, timeout: float) -> list[Collected]:
+    def collect(self, timeout: float) -> list[Collected[Rollout | StoredRollout]]:
         """The unrolls that have arrived, after at most `timeout` seconds of waiting for one; asks the runners for more."""
 
     def tend(self) -> None:
@@ -83,7 +85,7 @@ class InProcessSource:
         self._collector.set_shares(shares)
         self._collector.set_levels(levels)
 
-    def collect(self, timeout: float) -> list[Collected]:
+    def collect(self, timeout: float) -> list[Collected[Rollout | StoredRollout]]:
         """One unroll, however long it takes."""
         return [self._collector.collect()]
 

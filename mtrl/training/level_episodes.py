@@ -6,7 +6,7 @@ import numpy as np
 
 from mtrl.curriculum.levels import LevelEpisode
 from mtrl.learning.level_signals import LevelSignals
-from mtrl.rollouts.rollout import Rollout
+from mtrl.rollouts.rollout import RolloutOutline
 
 FIGURES = 6  # that are summed up of an episode: see `_figures`
 
@@ -17,7 +17,7 @@ class LevelEpisodes:
     def __init__(self) -> None:
         self._begun: dict[tuple[int, int], np.ndarray] = {}  # by task and environment: the sums of an episode so far
 
-    def add(self, rollout: Rollout, signals: LevelSignals) -> list[LevelEpisode]:
+    def add(self, rollout: RolloutOutline, signals: LevelSignals) -> list[LevelEpisode]:
         """Takes in a batch; gives the episodes that ended in it, in the order of slots."""
         levels = rollout.levels
         assert levels is not None
@@ -49,7 +49,7 @@ class LevelEpisodes:
         self._begun.clear()
 
 
-def _figures(rollout: Rollout, signals: LevelSignals) -> np.ndarray:
+def _figures(rollout: RolloutOutline, signals: LevelSignals) -> np.ndarray:
     """What is summed up of each step, [FIGURES, T, B] float64."""
     figures = np.empty((FIGURES, *rollout.valid.shape))
     figures[0] = 1.0

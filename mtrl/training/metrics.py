@@ -18,7 +18,8 @@ from envs import TaskSuite
 from mtrl.evaluation.results import EvaluationResults
 from mtrl.learning.learner import UpdateResult
 from mtrl.rollouts.collector import Collected
-from mtrl.rollouts.rollout import Rollout
+from mtrl.rollouts.rollout import Rollout, RolloutOutline
+from mtrl.rollouts.stored import StoredRollout
 
 
 class Metric(NamedTuple):
@@ -210,15 +211,15 @@ class Interval:
         self._env_seconds = self._inference_seconds = 0.0  # summed over runners
         self.queue_wait_seconds = 0.0
 
-    def add_collected(self, collected: Collected) -> None:
+    def add_collected(self, collected: Collected[Rollout | StoredRollout]) -> None:
         """Counts a rollout that has arrived."""
-        self._env_steps += collected.rollout.valid.size
+        self._env_steps += collected.rollout.outline.valid.size
         self._rollouts += 1
         self._runners.add(collected.runner)
         self._env_seconds += collected.env_seconds
         self._inference_seconds += collected.inference_seconds
 
-    def add_update(self, result: UpdateResult, rollout: Rollout, frames: np.ndarray, version: int, seconds: float) -> None:
+    def add_update(self, result: UpdateResult, rollout: RolloutOutline, frames: np.ndarray, version: int, seconds: float) -> None:
         """Counts an update on `rollout` that took `seconds` and began at the learner's `version`."""
         self._updates += 1
         self._learner_seconds += seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -20,8 +20,9 @@ from mtrl.curriculum.levels import LevelEpisode, make_level_curriculum
 from mtrl.evaluation.statistics import interquartile_mean
 from mtrl.learning.learner import Learner, LearnerProtocol, RestartableLearner, UpdateResult
 from mtrl.rollouts.collector import Collected
-from mtrl.rollouts.rollout import Rollout, concatenate
+from mtrl.rollouts.rollout import Rollout
 from mtrl.rollouts.source import InProcessSource, RolloutSource, SourceFault
+from mtrl.rollouts.stored import RolloutsLostError, StoredBatch, StoredRollout, join
 from mtrl.training.batch_size import BatchSize
 from mtrl.training.level_episodes import LevelEpisodes
 from mtrl.training.metrics import Interval, task_metrics
@@ -65,7 +66,7 @@ class Trainer:
         self.quarantine = Quarantine(suite.names, config.faults)
         self._versions = VersionWatch()
         self._source = source
-        self._arrived: list[Collected] = []
+        self._arrived: list[Collected[Rollout | StoredRollout]] = []
         self._batch_size = BatchSize(config.learner.rollouts_per_update)
         self._threads = learner_threads(config, source)
         self._thread = ThreadPoolExecutor(1, "learner") if source.asynchronous else None
@@ -121,8 +122,7 @@ class Trainer:
             self._interval.queue_wait_seconds += time.perf_counter() - before
         needed = self._batch_size.rollouts
         batch, self._arrived = self._arrived[:needed], self._arrived[needed:]
-        self._train(concatenate([collected.rollout for collected in batch]))
-        return True
+        return self._train_on([collected.rollout for collected in batch])
 
     def interrupt_with(self, interrupted: Callable[[], bool]) -> None:
         """Ends an update in this process after the minibatch in which `interrupted` says so: one with many takes up to 14 s."""
@@ -213,15 +213,28 @@ class Trainer:
             self._thread.shutdown()
         self._source.close()
 
-    def _train(self, rollout: Rollout) -> None:
+    def _train_on(self, rollouts: Sequence[Rollout | StoredRollout]) -> bool:
+        """An update on those of the rollouts that are still there; returns whether there was one."""
+        while rollouts:
+            try:
+                self._train(join(rollouts))
+                return True
+            except RolloutsLostError as error:
+                self._source.lost += len(error.positions)
+                self._messages.append(str(error))
+                rollouts = [rollout for position, rollout in enumerate(rollouts) if position not in error.positions]
+        return False
+
+    def _train(self, batch: Rollout | StoredBatch) -> None:
+        rollout = batch.outline
         frames = rollout.frames_per_task(self.suite.num_tasks)
         progress = min(1.0, self.frames / self.config.total_frames)
         version = self.learner.version
         before = time.perf_counter()
         if self._thread is None:
-            result = self._update(rollout, progress)
+            result = self._update(batch, progress)
         else:
-            result = self._receive_during(self._thread.submit(self._update, rollout, progress))
+            result = self._receive_during(self._thread.submit(self._update, batch, progress))
         self._interval.add_update(result, rollout, frames, version, time.perf_counter() - before)
         self.statistics.add_frames(frames)
         self.statistics.add_values(result.task_values.errors, result.task_values.initial_values)
@@ -231,10 +244,14 @@ class Trainer:
             self._rated = self._level_episodes.add(rollout, result.levels)
         self._publish()
 
-    def _update(self, rollout: Rollout, progress: float) -> UpdateResult:
+    def _update(self, batch: Rollout | StoredBatch, progress: float) -> UpdateResult:
         """In the learner's thread."""
         self._threads.adjust()
-        return self.learner.update(rollout, progress)
+        if isinstance(batch, Rollout):
+            return self.learner.update(batch, progress)
+        if not isinstance(self.learner, RestartableLearner):
+            raise TypeError("a learner in this process takes no stored rollouts")
+        return self.learner.update_stored(batch, progress)
 
     def _receive_during(self, update: Future[UpdateResult]) -> UpdateResult:
         while self.config.learner.max_queued_batches == 0 and wait([update], timeout=TEND_SECONDS).not_done:
@@ -249,7 +266,7 @@ class Trainer:
 
     def _receive(self, timeout: float) -> None:
         for collected in self._source.collect(timeout):
-            counts = np.bincount(collected.rollout.task_ids, minlength=self.suite.num_tasks)
+            counts = np.bincount(collected.rollout.outline.task_ids, minlength=self.suite.num_tasks)
             self._environments[collected.runner] = np.maximum(counts, self._environments[collected.runner])
             self._batch_size.hear_of(collected.runner)
             self._hear_of(collected)
@@ -264,13 +281,13 @@ class Trainer:
         if not np.array_equal(self.quarantine.out, self._left_out):
             self._share_out()  # at once: without the task that fails there may be no other update
 
-    def _hear_of(self, collected: Collected) -> None:
+    def _hear_of(self, collected: Collected[Rollout | StoredRollout]) -> None:
         """Takes in the faults and the version of a runner's rollout."""
         now = time.monotonic()
         for fault in collected.faults:
             self._messages += self.quarantine.report(SourceFault(collected.runner, fault.task_id, fault.reason, fault.traceback), now)
         self.quarantine.finished(np.array([episode.task_id for episode in collected.episodes], np.int64))
-        self._messages += self._versions.check(collected.runner, int(collected.rollout.version.min()), self.learner.version)
+        self._messages += self._versions.check(collected.runner, int(collected.rollout.outline.version.min()), self.learner.version)
 
     def _publish(self) -> None:
         evidence = self.statistics.evidence(evaluated=self.config.curriculum.evidence == "evaluation")
