@@ -61,7 +61,7 @@ def test_alone_a_task_with_an_expert_of_its_own_has_one():
 def run_of(scores: list[float], frames: list[float], conflict: float = np.nan) -> Run:
     rows = np.arange(1.0, len(scores) + 1)
     columns = {"tasks/a/frames": np.array(frames), "tasks/a/score": np.array(scores), "summary/frames": 2 * rows}
-    columns |= {"tasks/a/gradient_conflict": np.full(len(scores), conflict), "learner/entropy": rows}
+    columns |= {"tasks/a/gradient_conflict": np.full(len(scores), conflict), "learner/entropy": rows, "tasks/a/entropy": 0.1 * rows}
     return Run(Path("run"), columns=columns)
 
 
@@ -82,7 +82,7 @@ def test_differences_are_paired_by_seed():
     alone = [run_of([0.0, score], frames) for score in (0.2, 0.6, 1.0)]
     found = compare_task("a", together, alone)
     assert found.difference.value == pytest.approx(-0.1) and found.difference.high - found.difference.low < 1e-6
-    assert (found.conflict, found.entropy_alone) == (0.5, 2.0)
+    assert (found.conflict, found.entropy_together, found.entropy_alone) == (0.5, pytest.approx(0.2), 2.0)
     unknown = compare_task("a", [run_of([np.nan, np.nan], frames)] * 2, alone[:2])
     assert unknown.together.text() == unknown.difference.text() == "–" and unknown.alone.text() == "0.40 (0.20 – 0.60)"
 

@@ -54,7 +54,8 @@ def pair(**changes):
 
 def figures(result):
     """Of an update, in one dictionary."""
-    of_tasks = result.task_values._asdict() | ({} if result.entropies is None else result.entropies._asdict())
+    with_costs = result.entropies is not None and result.entropies.costs is not None  # without, recorded updates do not compute them
+    of_tasks = result.task_values._asdict() | (result.entropies._asdict() if with_costs else {})
     return result.means | {f"{name} {task}": x for name, of in of_tasks.items() for task, x in enumerate(of)}
 
 

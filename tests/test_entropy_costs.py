@@ -111,6 +111,29 @@ def test_a_learner_weighs_each_tasks_bonus_by_its_own():
     assert metrics["tasks/c/entropy_cost"] > 0.7  # whose entropy is below the target
 
 
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_each_tasks_entropy_is_a_metric_without_a_target_too(minibatches):
+    """Of the last step; the learning rate is nearly nothing, so that it is the first policy's in each part of the batch."""
+    config = toy_config(learner__surrogate="clipped", learner__minibatches=minibatches, learner__actor__learning_rate=1e-12)
+    (rollout,) = collect(config)
+    learner = Learner(config, make_suite(config.suite.name))
+    with torch.no_grad():
+        bias = learner.policy.actor.head.output_bias
+        bias.copy_(torch.arange(3.0)[:, None] * torch.arange(bias.shape[1]))
+    batch = learner.make_batch(rollout)
+    with torch.no_grad():
+        exact = torch.distributions.Categorical(logits=learner.policy.act(batch.observations).parameters[:-1]).entropy()
+    result = learner.update(rollout, 0.0)
+    assert result.entropies.costs is None
+    for task, mean in enumerate(result.entropies.means):
+        own = exact[:, batch.observations.task_ids == task]
+        assert mean == pytest.approx(float(own.mean()), abs=1e-5 if minibatches == 1 else 0.05)
+    assert np.diff(result.entropies.means).max() < -0.02  # the tasks differ by more than their halves do
+    metrics = update_metrics(("a", "b", "c"), result)
+    assert metrics["tasks/b/entropy"] == pytest.approx(result.entropies.means[1])
+    assert "tasks/b/entropy_cost" not in metrics
+
+
 def test_a_constant_weight_is_the_usual_bonus():
     """With a rate of nearly nothing the weights stay at `entropy_cost`, and so does what is learned."""
     usual, other = (

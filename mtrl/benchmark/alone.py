@@ -31,7 +31,8 @@ class TaskComparison(NamedTuple):
     difference: Estimate  # together less alone, paired by seed
     behind_since: float | None  # frames of the task from which on it stays behind to the end; None if it does not
     conflict: float  # mean share of the other tasks with an opposed gradient; NaN where it was not measured
-    entropy_alone: float  # of the policy at the end, in nats
+    entropy_together: float  # of the task's policy at the end, in nats; NaN where it was not measured
+    entropy_alone: float
 
 
 def compare_alone(config: ExperimentConfig, seeds: int, folder: Path, *, full_batches: bool = False) -> list[TaskComparison]:
@@ -86,7 +87,6 @@ def compare_task(name: str, together: Sequence[Run], alone: Sequence[Run]) -> Ta
     rng = np.random.default_rng(0)
     conflicts = [run.column(f"tasks/{name}/gradient_conflict") for run in together]
     known = np.concatenate([column[~np.isnan(column)] for column in conflicts])
-    entropies = [run.last("learner/entropy") for run in alone]
     return TaskComparison(
         name,
         mean_interval(scores[0], rng),
@@ -94,8 +94,15 @@ def compare_task(name: str, together: Sequence[Run], alone: Sequence[Run]) -> Ta
         mean_interval(scores[0] - scores[1], rng),
         behind_since(name, together, alone),
         float(known.mean()) if len(known) else float("nan"),
-        float(np.mean([entropy for entropy in entropies if entropy is not None] or [np.nan])),
+        _mean_last(f"tasks/{name}/entropy", together),
+        _mean_last("learner/entropy", alone),
     )
+
+
+def _mean_last(metric: str, runs: Sequence[Run]) -> float:
+    """The mean of a figure at the ends of runs; NaN where none has it."""
+    known = [value for value in (run.last(metric) for run in runs) if value is not None]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def _last_score(name: str, run: Run) -> float:

@@ -174,12 +174,12 @@ def print_alone(tasks: Sequence[TaskComparison]) -> None:
     """Tasks learned together and alone, the one that loses most first."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("task", no_wrap=True)
-    for title in ("together", "alone", "difference", "behind since", "opposed gradients"):
+    for title in ("together", "alone", "difference", "behind since", "opposed gradients", "entropy together", "alone (nats)"):
         table.add_column(title, justify="right", no_wrap=True)
     for task in tasks:
         since = "–" if task.behind_since is None else f"{task.behind_since:,.0f} frames"
-        conflict = "–" if np.isnan(task.conflict) else f"{task.conflict:.2f}"
-        table.add_row(task.name, *(figure.text(3) for figure in (task.together, task.alone, task.difference)), since, conflict)
+        rest = ["–" if np.isnan(value) else f"{value:.2f}" for value in (task.conflict, task.entropy_together, task.entropy_alone)]
+        table.add_row(task.name, *(figure.text(3) for figure in (task.together, task.alone, task.difference)), since, *rest)
     wide_console(table).print(table)
 
 

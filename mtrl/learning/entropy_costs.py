@@ -61,10 +61,8 @@ class EntropyCosts:
             made: 0 where the actor's optimiser could make no step; the weights then make none either.
             total: adds up over all learners.
         """
-        zeros = torch.zeros_like(self._log_costs)
-        mass, sums = add_up([zeros.index_add(0, task_ids, each.sum(0)) for each in (weights, weights * entropies.detach())], total)
-        means = sums / mass.clamp(min=torch.finfo(mass.dtype).tiny)
-        known = (mass > 0) & torch.isfinite(means) & (torch.as_tensor(made, device=mass.device) > 0)
+        means = task_entropies(entropies, weights, task_ids, len(self._log_costs), total)
+        known = torch.isfinite(means) & (torch.as_tensor(made, device=means.device) > 0)
         slopes = (means - self._target).clamp(-self.LARGEST_SLOPE, self.LARGEST_SLOPE)
         self._log_costs -= self._rate * torch.where(known, slopes, 0.0)
         self._log_costs.clamp_(math.log(self.LEAST), math.log(self.MOST))
@@ -78,6 +76,16 @@ class EntropyCosts:
         """Goes on from a `state_dict`, in the same memory."""
         self._log_costs.copy_(state["log_costs"])
         self._entropies.copy_(state["entropies"])
+
+
+@torch.no_grad()
+def task_entropies(
+    entropies: Float[Tensor, "T B"], weights: Float[Tensor, "T B"], task_ids: Int[Tensor, " B"], num_tasks: int, total: Total = alone
+) -> Float[Tensor, " tasks"]:
+    """The mean entropy of each task's policy over all learners' steps, in nats; NaN for tasks without a step that counts."""
+    zeros = torch.zeros(num_tasks, device=entropies.device)
+    mass, sums = add_up([zeros.index_add(0, task_ids, each.sum(0)) for each in (weights, weights * entropies.detach())], total)
+    return sums / torch.where(mass > 0, mass, torch.nan)
 
 
 def make_entropy_costs(config: LearnerConfig, num_tasks: int, device: torch.device) -> EntropyCosts | None:

@@ -19,7 +19,7 @@ from mtrl.learning.combiners import SharedLayer, make_combiner, task_similarity
 from mtrl.learning.cuda_graphs import GraphedUpdates, can_record
 from mtrl.learning.devices import pick_device, pick_precision
 from mtrl.learning.diagnosis import ExpertStatistics, expert_statistics, task_at_fault
-from mtrl.learning.entropy_costs import make_entropy_costs
+from mtrl.learning.entropy_costs import make_entropy_costs, task_entropies
 from mtrl.learning.level_signals import LevelSignals, level_signals
 from mtrl.learning.minibatches import Minibatch, make_plan, minibatches
 from mtrl.learning.objectives import Coefficients, Evaluation, Losses, coefficients_at, compute_losses, evaluate
@@ -46,10 +46,10 @@ class LearnerLostError(RuntimeError):
 
 
 class TaskEntropies(NamedTuple):
-    """The entropies of the tasks' policies, and the weights that hold them near the target."""
+    """The entropies of the tasks' policies."""
 
-    means: np.ndarray  # [tasks], in nats; NaN for tasks without a step so far
-    costs: np.ndarray  # [tasks]
+    means: np.ndarray  # [tasks], in nats; NaN for tasks without a step
+    costs: np.ndarray | None  # [tasks], the weights that hold them near the target, with `learner.entropy_target`
 
 
 class UpdateResult(NamedTuple):
@@ -61,7 +61,7 @@ class UpdateResult(NamedTuple):
     experts: ExpertStatistics | None  # in one of `DIAGNOSIS_UPDATES` updates
     distinct_rows: int  # observations that the networks had to evaluate, of all learners
     skipped_steps: int  # optimiser steps not made since training began, since loss or gradient were not finite
-    entropies: TaskEntropies | None = None  # with `learner.entropy_target`
+    entropies: TaskEntropies | None = None  # on a GPU, with `learner.entropy_target` alone
     levels: LevelSignals | None = None  # where the curriculum chooses levels
 
 
@@ -135,7 +135,7 @@ class Learner:
             experts=expert_statistics(self.policy, batch) if self.version % DIAGNOSIS_UPDATES == 1 else None,
             distinct_rows=int(self._total(batch.observations.inverse.max() + 1)),
             skipped_steps=self.skipped_steps,
-            entropies=self._entropies(),
+            entropies=self._entropies(report),
             levels=None if rollout.levels is None else level_signals(batch, targets),
         )
 
@@ -188,9 +188,8 @@ class Learner:
                 report.similarity = self._similarity(minibatch, losses)
             norm = self._step(minibatch, losses, progress)
             report.add(minibatch, losses, norm, self._total)
-            if self._entropy_costs is not None and losses.entropies is not None and norm is not None:
-                data = minibatch.batch
-                self._entropy_costs.update(losses.entropies, data.weights, data.observations.task_ids, total=self._total)
+            if losses.entropies is not None:
+                self._follow_entropies(losses.entropies, minibatch.batch, made=norm is not None, report=report)
         assert targets is not None
         return batch, targets, report
 
@@ -343,9 +342,21 @@ class Learner:
     def _coefficients(self, progress: float) -> Coefficients:
         return coefficients_at(self._config, progress, shared_trunk=self._shared_trunk)._replace(entropy_costs=self._entropy_costs)
 
-    def _entropies(self) -> TaskEntropies | None:
+    def _follow_entropies(self, entropies: Tensor, batch: Batch, *, made: bool, report: Report) -> None:
+        """Takes in the policy's entropies [T, B] of a step of the actor."""
+        report.newest_entropies = (entropies, batch)
+        if self._entropy_costs is not None and made:
+            self._entropy_costs.update(entropies, batch.weights, batch.observations.task_ids, total=self._total)
+
+    def _entropies(self, report: Report) -> TaskEntropies | None:
         costs = self._entropy_costs
-        return None if costs is None else TaskEntropies(costs.entropies.cpu().numpy().copy(), costs.costs.cpu().numpy())
+        if costs is not None:
+            return TaskEntropies(costs.entropies.cpu().numpy().copy(), costs.costs.cpu().numpy())
+        if report.newest_entropies is None:
+            return None
+        entropies, batch = report.newest_entropies
+        means = task_entropies(entropies, batch.weights, batch.observations.task_ids, self._suite.num_tasks, self._total)
+        return TaskEntropies(means.cpu().numpy(), None)
 
     def _without_actor(self, minibatch: Minibatch) -> Minibatch:
         """The minibatch for a critic of its own alone; for nobody where actor and critic share a trunk."""

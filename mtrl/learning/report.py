@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from mtrl.learning.batch import Batch
 from mtrl.learning.minibatches import Minibatch
 from mtrl.learning.objectives import Losses
 from mtrl.parallel import Total
@@ -18,6 +19,7 @@ class Report:
 
     def __init__(self) -> None:
         self.similarity: np.ndarray | None = None
+        self.newest_entropies: tuple[torch.Tensor, Batch] | None = None  # [T, B] of the actor's newest step
         self.skipped_steps = 0
         self._sums: dict[str, float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)

@@ -61,7 +61,7 @@ METRICS = (
         "share of the other tasks with a gradient at the mixed feature that points against the task's own, mean over some updates; "
         "absent with CUDA graphs",
     ),
-    Metric("tasks/<task>/entropy", "nats", "mean entropy of the task's policy (with `learner.entropy_target`)"),
+    Metric("tasks/<task>/entropy", "nats", "mean entropy of the task's policy (on a GPU, with `learner.entropy_target` alone)"),
     Metric("tasks/<task>/entropy_cost", "weight", "weight of the task's entropy bonus (with `learner.entropy_target`)"),
     Metric("tasks/<task>/private_share", "share", "share of the task's private branch in the actor's mixed feature (gate `safe`)"),
     Metric("tasks/<task>/policy_lag", "updates", "as `summary/policy_lag`, for the task's slots"),
@@ -142,7 +142,8 @@ def update_metrics(names: Sequence[str], result: UpdateResult) -> dict[str, floa
     if result.entropies is not None:
         means = zip(names, result.entropies.means, strict=True)
         metrics |= {f"tasks/{name}/entropy": float(value) for name, value in means if value == value}
-        metrics |= task_metrics(names, "tasks", {"entropy_cost": result.entropies.costs})
+        if result.entropies.costs is not None:
+            metrics |= task_metrics(names, "tasks", {"entropy_cost": result.entropies.costs})
     if result.similarity is not None:
         metrics |= gradient_metrics(names, result.similarity)
     if result.experts is not None:
