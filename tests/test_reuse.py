@@ -123,6 +123,16 @@ def test_each_step_counts_the_same_however_large_its_minibatch_is(unit):
     torch.testing.assert_close(weights.sort().values, 4 * batch.weights[batch.valid].sort().values)
 
 
+def test_the_dual_clip_by_hand():
+    """With c = 3 and an advantage of -1 a ratio of 5 counts -3 and has no gradient; one of 2, and those of good actions, are as without."""
+    log_ratios = torch.tensor([[5.0, 2.0, 5.0, 0.5]]).log().requires_grad_()
+    advantages, weights = torch.tensor([[-1.0, -1.0, 1.0, -1.0]]), torch.full((1, 4), 0.25)
+    loss = clipped_surrogate_loss(log_ratios, advantages, weights, 0.2, 3.0)
+    assert float(loss.detach()) == pytest.approx((3.0 + 2.0 - 1.2 + 0.8) / 4)
+    loss.backward()
+    np.testing.assert_allclose(log_ratios.grad.numpy(), [[0.0, 2.0 / 4, 0.0, 0.0]], atol=1e-6)
+
+
 def test_the_clipped_surrogate_by_hand():
     weights = torch.full((1, 4), 0.25)
     advantages = torch.tensor([[1.0, 1.0, -1.0, -1.0]])

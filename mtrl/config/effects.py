@@ -39,7 +39,9 @@ RULES = (
         "learner.proximal average and learner.surrogate clipped",
     ),
     Rule(
-        ("learner.clip", "learner.proximal", "learner.target_kl"), lambda c: c.learner.surrogate == "clipped", "learner.surrogate clipped"
+        ("learner.clip", "learner.dual_clip", "learner.proximal", "learner.target_kl"),
+        lambda c: c.learner.surrogate == "clipped",
+        "learner.surrogate clipped",
     ),
     Rule(("learner.advantage_floor",), lambda c: c.learner.normalize_advantages, "learner.normalize_advantages true"),
     Rule(("learner.critic", "learner.critic_updates"), lambda c: c.model.trunks == "separate", "model.trunks separate"),

@@ -255,6 +255,9 @@ class LearnerConfig(Section):
     batch."""
     clip: float = Field(0.2, gt=0, lt=1)
     """The clip of PPO's ratio: beyond 1 ± this value the objective has no gradient."""
+    dual_clip: float | None = Field(None, gt=1)
+    """A ratio beyond which a step with a negative advantage has no gradient either (dual-clip PPO, Ye et al. 2020, who take 3), which
+    bounds what old rollouts can do to the policy; null sets no bound."""
     target_kl: float | None = Field(None, gt=0)
     """End the actor's steps on a batch as soon as its divergence from the proximal policy is larger than this, in nats; null makes all
     steps. With a shared trunk the critic's steps end, too."""

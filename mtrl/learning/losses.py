@@ -22,11 +22,22 @@ LARGEST_LOG_RATIO = 10.0
 
 
 def clipped_surrogate_loss(
-    log_ratios: Float[Tensor, "T B"], advantages: Float[Tensor, "T B"], weights: Float[Tensor, "T B"], clip: float
+    log_ratios: Float[Tensor, "T B"],
+    advantages: Float[Tensor, "T B"],
+    weights: Float[Tensor, "T B"],
+    clip: float,
+    dual_clip: float | None = None,
 ) -> Float[Tensor, ""]:
-    """-Σ w_t min(ρ_t adv_t, clamp(ρ_t, 1 - clip, 1 + clip) adv_t) with ρ_t = π(a_t|x_t) / μ(a_t|x_t) (PPO, Schulman et al. 2017)."""
+    """-Σ w_t min(ρ_t adv_t, clamp(ρ_t, 1 - clip, 1 + clip) adv_t) with ρ_t = π(a_t|x_t) / μ(a_t|x_t) (PPO, Schulman et al. 2017).
+
+    With `dual_clip` c a step with a negative advantage counts at least c adv_t (Ye et al. 2020): beyond ρ_t = c, where the minimum has no
+    bound, it has no gradient.
+    """
     ratios = _bounded(log_ratios).exp()
-    return -(weights * torch.minimum(ratios * advantages, ratios.clamp(1 - clip, 1 + clip) * advantages)).sum()
+    objective = torch.minimum(ratios * advantages, ratios.clamp(1 - clip, 1 + clip) * advantages)
+    if dual_clip is not None:
+        objective = torch.where(advantages < 0, torch.maximum(objective, dual_clip * advantages), objective)
+    return -(weights * objective).sum()
 
 
 def distance_moved(

@@ -60,6 +60,7 @@ class ClippedSurrogate:
 
     needs_proximal_policy: ClassVar[bool] = True
     clip: float
+    dual_clip: float | None = None
 
     def importance_weights(self, trace: VTrace, batch: Batch, rho_bar: float) -> Float[Tensor, "T B"]:
         """min(ρ̄, π_proximal / μ)."""
@@ -67,7 +68,7 @@ class ClippedSurrogate:
 
     def loss(self, log_probs: Float[Tensor, "T B"], batch: Batch, advantages: Float[Tensor, "T B"]) -> Float[Tensor, ""]:
         """See `clipped_surrogate_loss`."""
-        return clipped_surrogate_loss(log_probs - batch.proximal_log_probs, advantages, batch.weights, self.clip)
+        return clipped_surrogate_loss(log_probs - batch.proximal_log_probs, advantages, batch.weights, self.clip, self.dual_clip)
 
     def metrics(self, log_probs: Float[Tensor, "T B"], batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The divergence from the proximal policy, and the weight of the steps with a ratio beyond the clip."""
@@ -77,4 +78,4 @@ class ClippedSurrogate:
 
 def make_surrogate(config: LearnerConfig) -> Surrogate:
     """The objective that the experiment names."""
-    return ClippedSurrogate(config.clip) if config.surrogate == "clipped" else PolicyGradient()
+    return ClippedSurrogate(config.clip, config.dual_clip) if config.surrogate == "clipped" else PolicyGradient()
