@@ -49,6 +49,16 @@ RULES = (
     Rule(("learner.minibatch_of", "learner.recompute_targets"), lambda c: c.learner.minibatches > 1, "learner.minibatches above 1"),
     Rule(("learner.actor.decay_from",), lambda c: c.learner.actor.decay, "learner.actor.decay true"),
     Rule(("learner.critic.decay_from",), lambda c: c.learner.critic.decay, "learner.critic.decay true"),
+    Rule(
+        tuple(f"learner.novelty.{name}" for name in ("rule", "episodic", "decay", "learning_rate", "updates")),
+        lambda c: c.learner.novelty.weight > 0,
+        "learner.novelty.weight above 0",
+    ),
+    Rule(
+        ("learner.novelty.previous",),
+        lambda c: c.learner.novelty.weight > 0 and c.learner.novelty.rule == "noveld",
+        "learner.novelty.weight above 0 and learner.novelty.rule noveld",
+    ),
     Rule(("learner.entropy_target_rate",), lambda c: c.learner.entropy_target is not None, "learner.entropy_target"),
     Rule(("learner.entropy_decay",), lambda c: c.learner.entropy_cost > 0, "learner.entropy_cost above 0"),
     Rule(

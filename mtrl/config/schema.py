@@ -196,6 +196,26 @@ class OptimizerConfig(Section):
     """The largest norm of the gradient, to which larger ones are clipped; null clips nothing."""
 
 
+class NoveltyConfig(Section):
+    """A bonus for observations that are new to the learner, for tasks whose reward random actions do not find."""
+
+    weight: float = Field(0.0, ge=0, le=1e6)
+    """Reward for a step with a bonus of usual size; 0 gives no bonus. Where an episode's return is at most 1, try 0.01."""
+    rule: Literal["noveld", "rnd"] = "noveld"
+    """`rnd`: the novelty of the observation after the step (Burda et al. 2018). `noveld`: the novelty that it has more than the one before
+    the step (Zhang et al. 2021), which rewards the border of what is known."""
+    previous: float = Field(0.5, ge=0, le=1)
+    """Part of the previous observation's novelty that `noveld` takes off (α)."""
+    episodic: bool = True
+    """Give the bonus only for the first visit in an episode, where observations are whole numbers, such as views of a grid."""
+    decay: bool = True
+    """Let the weight fall linearly to 0 at `total_frames`."""
+    learning_rate: float = Field(1e-4, gt=0, le=1e3)
+    """Learning rate of the network that predicts what is known."""
+    updates: int = Field(4, ge=1)
+    """Steps of that network on each batch."""
+
+
 class LearnerConfig(Section):
     """The objective, its targets, and the optimiser steps of an update."""
 
@@ -227,6 +247,7 @@ class LearnerConfig(Section):
     clip_rewards: float | None = Field(None, gt=0, le=1e9)
     """Clip rewards to ± this value for learning, as is usual on Atari; returns and scores are computed from the full rewards. null clips
     nothing."""
+    novelty: NoveltyConfig = NoveltyConfig()
     normalize_advantages: bool = True
     """Normalise the advantages of each task to mean 0 and deviation 1 over the batch."""
     advantage_floor: float = Field(0.0, ge=0)

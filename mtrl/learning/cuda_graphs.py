@@ -45,6 +45,7 @@ def can_record(config: ExperimentConfig, policy: Policy) -> bool:
         and config.model.heads == "multi"
         and (learner.balancing, learner.combiner) == ("equal", "sum")
         and learner.target_kl is None
+        and learner.novelty.weight == 0
         and learner.proximal == "start"
         and (learner.minibatches == 1 or learner.minibatch_of != "traces")
         and not needs_similarity(config.curriculum)

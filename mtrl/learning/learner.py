@@ -22,6 +22,7 @@ from mtrl.learning.diagnosis import ExpertStatistics, expert_statistics, task_at
 from mtrl.learning.entropy_costs import make_entropy_costs, task_entropies
 from mtrl.learning.level_signals import LevelSignals, level_signals
 from mtrl.learning.minibatches import Minibatch, make_plan, minibatches
+from mtrl.learning.novelty import make_novelty
 from mtrl.learning.objectives import Coefficients, Evaluation, Losses, coefficients_at, compute_losses, evaluate
 from mtrl.learning.optimizers import Optimizers, in_order_of, learning_rate_at, load_state, parameters_of, set_learning_rate
 from mtrl.learning.proximal import AverageActor
@@ -95,6 +96,7 @@ class Learner:
         self._plan = make_plan(config.learner, shared_trunk=self._shared_trunk)
         self._balancer = make_balancer(config.learner.balancing, suite.num_tasks, self.device)
         self._entropy_costs = make_entropy_costs(config.learner, suite.num_tasks, self.device)
+        self._novelty = make_novelty(config.learner.novelty, config.model, suite, self.device, config.seed)
         self._combiner = make_combiner(config.learner.combiner)
         self._compares_tasks = needs_similarity(config.curriculum)
         # Plain V-trace with one step needs no pass over the batch before its first step: it computes targets and losses in one.
@@ -120,6 +122,7 @@ class Learner:
         """
         coefficients = self._coefficients(progress)
         batch = self.make_batch(rollout)
+        batch, bonus = self._with_bonuses(batch, rollout, progress)
         if self._graphs is None:
             batch, targets, report = self._make_steps(batch, coefficients, progress)
         else:
@@ -129,7 +132,7 @@ class Learner:
         self.policy.observe(batch.observations, batch.weights, self._total)
         self.version += 1
         return UpdateResult(
-            means=report.means() | {"learning_rate": learning_rate_at(self._config.actor, progress)},
+            means=report.means() | bonus | {"learning_rate": learning_rate_at(self._config.actor, progress)},
             task_values=task_values(batch, targets, self._suite.num_tasks, self._total),
             similarity=report.similarity,
             experts=expert_statistics(self.policy, batch) if self.version % DIAGNOSIS_UPDATES == 1 else None,
@@ -212,6 +215,16 @@ class Learner:
             clip_rewards=self._config.clip_rewards,
             total=self._total,
         )
+
+    def _with_bonuses(self, batch: Batch, rollout: Rollout, progress: float) -> tuple[Batch, dict[str, float]]:
+        """The batch with bonuses for novelty in its rewards, and their figures."""
+        if self._novelty is None:
+            return batch, {}
+        weight = self._novelty.weight_at(progress)
+        bonuses = weight * self._novelty.bonuses(batch, rollout.first_visits, self._total)
+        mean = float(self._total((bonuses * batch.weights).sum()))
+        figures = {"novelty_bonus": mean, "novelty_error": self._novelty.learn(batch, self._total)}
+        return batch._replace(rewards=batch.rewards + bonuses), figures
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """Log-probabilities and values of the batch under the current weights."""
@@ -312,6 +325,7 @@ class Learner:
             "balancer": self._balancer.state_dict() if self._balancer is not None else {},
             **({"proximal": self._average.state_dict()} if self._average is not None else {}),
             **({"entropy_costs": self._entropy_costs.state_dict()} if self._entropy_costs is not None else {}),
+            **({"novelty": self._novelty.state_dict()} if self._novelty is not None else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -334,6 +348,8 @@ class Learner:
             self._average.load_state_dict(state["proximal"])
         if self._entropy_costs is not None and "entropy_costs" in state:
             self._entropy_costs.load_state_dict(state["entropy_costs"])
+        if self._novelty is not None and "novelty" in state:
+            self._novelty.load_state_dict(state["novelty"])
 
     def _seed_of(self, *numbers: int) -> int:
         """A seed of the experiment's own for what these numbers name."""

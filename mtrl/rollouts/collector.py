@@ -21,6 +21,7 @@ from mtrl.rollouts.inference import Inference, SlotMemories
 from mtrl.rollouts.levels import LevelDraws
 from mtrl.rollouts.rollout import Rollout, RolloutLevels
 from mtrl.rollouts.stored import StoredRollout
+from mtrl.rollouts.visits import EpisodeVisits
 
 AnyRollout = TypeVar("AnyRollout", bound="Rollout | StoredRollout", covariant=True)
 
@@ -50,6 +51,7 @@ class Collector:
         device: torch.device | None = None,
         slots_per_task: int | None = None,
         levels: LevelDraws | None = None,
+        visits: EpisodeVisits | None = None,
     ):
         self.version = -1  # of the current weights; -1 before the first ones
         self._tasks = tasks
@@ -60,6 +62,7 @@ class Collector:
         self._memories = SlotMemories(self._inference, tasks.suite.num_tasks)
         self._shares: np.ndarray | None = None
         self._levels = levels  # which `tasks` draws from
+        self._visits = visits  # None where nothing depends on them
         self._obs = tasks.reset()
 
     def set_weights(self, version: int, weights: Arrays) -> None:
@@ -89,10 +92,13 @@ class Collector:
         episodes: list[Episode] = []
         faults: list[Fault] = []
         levels = None if self._levels is None else _LevelRecord(steps, tasks, self._levels.first_environment)
+        first_visits = None if self._visits is None else np.empty((steps, slots), bool)
         inference_seconds = env_seconds = 0.0
 
         initial_memory = self._memories.load(task_ids)
         self._inference.start(task_ids, initial_memory)
+        if self._visits is not None:
+            self._visits.start(task_ids, self._obs)
         for t in range(steps):
             _write(obs, t, self._obs)
             before = time.perf_counter()
@@ -109,6 +115,8 @@ class Collector:
             episodes.extend(step.episodes)
             if levels is not None:
                 levels.write(t)
+            if self._visits is not None and first_visits is not None:
+                first_visits[t] = self._visits.step(step.obs, step.valid)
             if step.faults or step.lost.any():
                 faults.extend(step.faults)
                 if t > 0:
@@ -129,6 +137,7 @@ class Collector:
             initial_memory=initial_memory,
             version=np.full(slots, self.version, np.int64),
             levels=None if levels is None else levels.result,
+            first_visits=first_visits,
         )
         return Collected(rollout, episodes, faults, self._runner, env_seconds, inference_seconds)
 
@@ -224,8 +233,17 @@ def build_collector(
     device = torch.device("cuda" if runners.num_gpus_per_env_runner > 0 and torch.cuda.is_available() else "cpu")
     rng = np.random.default_rng([config.seed, runner, restart_count])
     actor = build_policy(config.model, suite, config.seed).actor
+    novelty = config.learner.novelty
     return Collector(
-        tasks, actor, runners.unroll_length, rng, runner=runner, device=device, slots_per_task=runners.slots_per_task, levels=levels
+        tasks,
+        actor,
+        runners.unroll_length,
+        rng,
+        runner=runner,
+        device=device,
+        slots_per_task=runners.slots_per_task,
+        levels=levels,
+        visits=EpisodeVisits() if novelty.weight > 0 and novelty.episodic else None,
     )
 
 

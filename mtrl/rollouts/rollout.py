@@ -71,6 +71,7 @@ class Rollout(NamedTuple):
     initial_memory: Arrays | None  # name -> [B, ...]; None for memoryless policies
     version: np.ndarray  # [B] int64, the version of the weights that acted in each slot
     levels: RolloutLevels | None = None  # None where environments choose their levels themselves
+    first_visits: np.ndarray | None = None  # [T, B] bool, observation t + 1 is new in its episode; None where nothing depends on it
 
     @property
     def unroll_length(self) -> int:
@@ -106,6 +107,7 @@ def take_slots(rollout: Rollout, slots: np.ndarray) -> Rollout:
         obs={name: array[:, slots] for name, array in rollout.obs.items()},
         initial_memory=None if memory is None else {name: array[slots] for name, array in memory.items()},
         levels=None if rollout.levels is None else rollout.levels.of_slots(slots),
+        first_visits=None if rollout.first_visits is None else rollout.first_visits[:, slots],
         **{name: getattr(rollout, name)[:, slots] for name in PER_STEP},
         **{name: getattr(rollout, name)[slots] for name in PER_SLOT},
     )
@@ -124,6 +126,7 @@ def concatenate(rollouts: Sequence[Rollout]) -> Rollout:
     slots = functools.partial(_joined, order=order_by_task([rollout.task_ids for rollout in rollouts]))
     outline = concatenate_outlines([rollout.outline for rollout in rollouts])
 
+    visits = [rollout.first_visits for rollout in rollouts if rollout.first_visits is not None]
     memories = [rollout.initial_memory for rollout in rollouts if rollout.initial_memory is not None]
     return Rollout(
         obs={name: slots([rollout.obs[name] for rollout in rollouts], 1) for name in rollouts[0].obs},
@@ -137,6 +140,7 @@ def concatenate(rollouts: Sequence[Rollout]) -> Rollout:
         task_ids=outline.task_ids,
         version=outline.version,
         levels=outline.levels,
+        first_visits=slots(visits, 1) if visits else None,
     )
 
 

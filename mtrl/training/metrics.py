@@ -88,6 +88,8 @@ METRICS = (
     Metric("learner/clip_fraction", "share", "share of steps with a ratio beyond the clip (clipped surrogate)"),
     Metric("learner/learning_rate", "step size", "learning rate of the actor's optimiser"),
     Metric("learner/actor_steps", "optimiser steps", "steps of the actor's optimiser per update; `learner.target_kl` may end them"),
+    Metric("learner/novelty_bonus", "reward", "mean bonus of a step for novelty (with `learner.novelty.weight`)"),
+    Metric("learner/novelty_error", "squared error", "mean error of the prediction that novelty is measured by"),
     Metric("learner/skipped_steps", "optimiser steps", "steps not made since the run began, since loss or gradient were not finite"),
     Metric("learner/updates_per_second", "updates/s", "updates per second of wall-clock time"),
     Metric(

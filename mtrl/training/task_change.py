@@ -39,7 +39,7 @@ def carry_over(components: dict[str, Any], before: Sequence[str], config: Experi
     # By number of tasks, since a task's name appears in options only, and those are about the new tasks.
     old, new, more = (_fresh(config, suite, names) for names in (tuple(before), suite.names, (*suite.names, OTHER_TASK)))
     components = {**components, "curriculum": _of_scheduler(config.curriculum.scheduler, components["curriculum"], old["curriculum"])}
-    for part in ("proximal", "entropy_costs"):  # which the checkpoint may not have; a fresh one knows nothing yet
+    for part in ("proximal", "entropy_costs", "novelty"):  # which the checkpoint may not have; a fresh one knows nothing yet
         if part in old["learner"]:
             components["learner"] = {part: old["learner"][part], **components["learner"]}
     places = [(before.index(name), place) for place, name in enumerate(suite.names) if name in before]
