@@ -35,7 +35,7 @@ def novelty_of(config, **changes):
 
 class TestFirstVisits:
     def test_by_hand(self):
-        """Two environments of one task. An episode's first observation counts as seen; the next episode begins with the step after its end."""
+        """Two environments of one task. An episode's first observation counts as seen; another begins with the step after its end."""
         visits = EpisodeVisits()
 
         def obs(*numbers):

@@ -18,6 +18,7 @@ from mtrl.config.schema import (
     NoveltyConfig,
     OptimizerConfig,
     Section,
+    SelfImitationConfig,
     SuiteConfig,
     warn_of_former_name,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "NoveltyConfig",
     "OptimizerConfig",
     "Section",
+    "SelfImitationConfig",
     "SuiteConfig",
     "check_seal",
     "dump_yaml",

@@ -55,6 +55,11 @@ RULES = (
         "learner.novelty.weight above 0",
     ),
     Rule(
+        tuple(f"learner.self_imitation.{name}" for name in ("value_weight", "traces", "capacity")),
+        lambda c: c.learner.self_imitation.weight > 0,
+        "learner.self_imitation.weight above 0",
+    ),
+    Rule(
         ("learner.novelty.previous",),
         lambda c: c.learner.novelty.weight > 0 and c.learner.novelty.rule == "noveld",
         "learner.novelty.weight above 0 and learner.novelty.rule noveld",

@@ -216,6 +216,19 @@ class NoveltyConfig(Section):
     """Steps of that network on each batch."""
 
 
+class SelfImitationConfig(Section):
+    """Imitation of traces that returned more than the critic expected, for tasks that succeed seldom (Oh et al. 2018)."""
+
+    weight: float = Field(0.0, ge=0, le=1e6)
+    """Weight of the actor's imitation loss; 0 imitates nothing. Try 0.1 first: advantages are normalised, and these are not."""
+    value_weight: float = Field(0.01, ge=0, le=1e6)
+    """Weight of the critic's loss on the same traces."""
+    traces: int = Field(4, ge=1)
+    """Traces of each task that an update imitates."""
+    capacity: int = Field(32, ge=1, le=100_000)
+    """Traces of each task that are kept; they are part of the checkpoint."""
+
+
 class LearnerConfig(Section):
     """The objective, its targets, and the optimiser steps of an update."""
 
@@ -248,6 +261,7 @@ class LearnerConfig(Section):
     """Clip rewards to ± this value for learning, as is usual on Atari; returns and scores are computed from the full rewards. null clips
     nothing."""
     novelty: NoveltyConfig = NoveltyConfig()
+    self_imitation: SelfImitationConfig = SelfImitationConfig()
     normalize_advantages: bool = True
     """Normalise the advantages of each task to mean 0 and deviation 1 over the batch."""
     advantage_floor: float = Field(0.0, ge=0)
@@ -511,6 +525,7 @@ class ExperimentConfig(Section):
             raise ValueError(f"learner.minibatches is {learner.minibatches}, but a batch has {parts} {what}")
         self._check_conditioning()
         self._check_entropy_target()
+        self._check_self_imitation()
         if self.model.gate == "safe" and learner.combiner != "sum":
             raise ValueError(
                 f"learner.combiner {learner.combiner!r} would also scale the gradients of the tasks' private branches under model.gate "
@@ -531,6 +546,14 @@ class ExperimentConfig(Section):
         if learner.c_bar > learner.rho_bar:
             raise ValueError(f"learner.c_bar is {learner.c_bar}, above learner.rho_bar {learner.rho_bar}: V-trace needs rho_bar >= c_bar")
         return self
+
+    def _check_self_imitation(self) -> None:
+        """Whether the learner has all traces."""
+        if self.learner.self_imitation.weight > 0 and self.learners.num_learners > 1:
+            raise ValueError(
+                f"learners.num_learners is {self.learners.num_learners}, but learner.self_imitation keeps its traces in one learner: set "
+                "learners.num_learners to 1 or 0"
+            )
 
     def _check_entropy_target(self) -> None:
         """Whether the weights of the entropy bonus can be learned."""

@@ -46,6 +46,7 @@ def can_record(config: ExperimentConfig, policy: Policy) -> bool:
         and (learner.balancing, learner.combiner) == ("equal", "sum")
         and learner.target_kl is None
         and learner.novelty.weight == 0
+        and learner.self_imitation.weight == 0
         and learner.proximal == "start"
         and (learner.minibatches == 1 or learner.minibatch_of != "traces")
         and not needs_similarity(config.curriculum)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,6 +27,7 @@ from mtrl.learning.objectives import Coefficients, Evaluation, Losses, coefficie
 from mtrl.learning.optimizers import Optimizers, in_order_of, learning_rate_at, load_state, parameters_of, set_learning_rate
 from mtrl.learning.proximal import AverageActor
 from mtrl.learning.report import Report
+from mtrl.learning.self_imitation import imitation_losses, make_self_imitation
 from mtrl.learning.surrogates import make_surrogate
 from mtrl.learning.targets import Targets, TaskValues, compute_targets, correct_off_policy, task_values
 from mtrl.models.policy import Policy, build_policy, is_expert, load_weights, seed_gates
@@ -97,6 +98,8 @@ class Learner:
         self._balancer = make_balancer(config.learner.balancing, suite.num_tasks, self.device)
         self._entropy_costs = make_entropy_costs(config.learner, suite.num_tasks, self.device)
         self._novelty = make_novelty(config.learner.novelty, config.model, suite, self.device, config.seed)
+        own = config.learner.self_imitation
+        self._imitation = make_self_imitation(own, config.learner.discount, config.learner.clip_rewards, suite.num_tasks)
         self._combiner = make_combiner(config.learner.combiner)
         self._compares_tasks = needs_similarity(config.curriculum)
         # Plain V-trace with one step needs no pass over the batch before its first step: it computes targets and losses in one.
@@ -127,12 +130,13 @@ class Learner:
             batch, targets, report = self._make_steps(batch, coefficients, progress)
         else:
             targets, report = self._graphs.run(batch, coefficients, progress, self._seed_of(self.rank, self.version))
+        imitated = self._imitate(rollout, targets, coefficients, progress)
         self.skipped_steps += report.skipped_steps
         self._raise_after_too_many_skipped(report, coefficients)
         self.policy.observe(batch.observations, batch.weights, self._total)
         self.version += 1
         return UpdateResult(
-            means=report.means() | bonus | {"learning_rate": learning_rate_at(self._config.actor, progress)},
+            means=report.means() | bonus | imitated | {"learning_rate": learning_rate_at(self._config.actor, progress)},
             task_values=task_values(batch, targets, self._suite.num_tasks, self._total),
             similarity=report.similarity,
             experts=expert_statistics(self.policy, batch) if self.version % DIAGNOSIS_UPDATES == 1 else None,
@@ -225,6 +229,28 @@ class Learner:
         mean = float(self._total((bonuses * batch.weights).sum()))
         figures = {"novelty_bonus": mean, "novelty_error": self._novelty.learn(batch, self._total)}
         return batch._replace(rewards=batch.rewards + bonuses), figures
+
+    def _imitate(self, rollout: Rollout, targets: Targets, coefficients: Coefficients, progress: float) -> dict[str, float]:
+        """Keeps the rollout's best traces, makes a step that imitates kept ones, and gives the figures of it."""
+        if self._imitation is None:
+            return {}
+        assert targets.values is not None
+        self._imitation.add(rollout, targets.values.cpu().numpy())
+        replayed = self._imitation.sample(np.random.default_rng((self._seed, self.version)))
+        figures = {"imitation_traces": float(len(self._imitation))}
+        if replayed is None:
+            return figures
+        batch = self.make_batch(replayed.rollout)
+        returns, known = (torch.from_numpy(array).to(self.device) for array in (replayed.returns, replayed.known))
+        losses, gaps = imitation_losses(
+            self.policy, batch, returns, known, coefficients, num_tasks=self._suite.num_tasks, precision=self._precision
+        )
+        self._imitation.rate(replayed, gaps.cpu().numpy())
+        assert losses.actor is not None and losses.critic is not None
+        settings = self._config.self_imitation
+        loss = settings.weight * losses.actor + settings.value_weight * losses.critic.loss
+        self._descend(self.optimizers.named(), lambda: _backward(loss), progress)
+        return figures | {"imitation_gap": float((gaps * batch.weights).sum())}
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """Log-probabilities and values of the batch under the current weights."""
@@ -326,6 +352,7 @@ class Learner:
             **({"proximal": self._average.state_dict()} if self._average is not None else {}),
             **({"entropy_costs": self._entropy_costs.state_dict()} if self._entropy_costs is not None else {}),
             **({"novelty": self._novelty.state_dict()} if self._novelty is not None else {}),
+            **({"imitation": self._imitation.state_dict()} if self._imitation is not None else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -350,6 +377,8 @@ class Learner:
             self._entropy_costs.load_state_dict(state["entropy_costs"])
         if self._novelty is not None and "novelty" in state:
             self._novelty.load_state_dict(state["novelty"])
+        if self._imitation is not None and "imitation" in state:
+            self._imitation.load_state_dict(state["imitation"])
 
     def _seed_of(self, *numbers: int) -> int:
         """A seed of the experiment's own for what these numbers name."""
@@ -407,10 +436,15 @@ class Learner:
         Returns:
             the norm of the gradient; None if it or the loss was not finite, and no step was made.
         """
-        optimizers = self.optimizers.due(minibatch)
+        return self._descend(self.optimizers.due(minibatch), lambda: self.backward(minibatch, losses), progress)
+
+    def _descend(
+        self, optimizers: Sequence[tuple[str, torch.optim.Optimizer]], backward: Callable[[], Tensor], progress: float
+    ) -> float | None:
+        """One step of these optimisers with the gradients that `backward` adds; returns as `_step`."""
         for _, optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss = self.backward(minibatch, losses)
+        loss = backward()
         loss = self._exchange(loss, [parameter for _, optimizer in optimizers for parameter in parameters_of(optimizer)])
         norms = [nn.utils.get_total_norm([p.grad for p in parameters_of(o) if p.grad is not None]) for _, o in optimizers]
         total_norm = torch.stack(norms).square().sum().sqrt()
@@ -445,6 +479,11 @@ class Learner:
         raise NonFiniteError(
             f"the loss or its gradient was not finite in {MAX_SKIPPED} updates in a row; the task at fault is {task or 'unknown'}"
         )
+
+
+def _backward(loss: Tensor) -> Tensor:
+    loss.backward()
+    return loss.detach()
 
 
 @runtime_checkable

@@ -90,6 +90,8 @@ METRICS = (
     Metric("learner/actor_steps", "optimiser steps", "steps of the actor's optimiser per update; `learner.target_kl` may end them"),
     Metric("learner/novelty_bonus", "reward", "mean bonus of a step for novelty (with `learner.novelty.weight`)"),
     Metric("learner/novelty_error", "squared error", "mean error of the prediction that novelty is measured by"),
+    Metric("learner/imitation_traces", "traces", "traces kept for imitation (with `learner.self_imitation.weight`)"),
+    Metric("learner/imitation_gap", "reward", "mean of max(return - value, 0) on the imitated traces"),
     Metric("learner/skipped_steps", "optimiser steps", "steps not made since the run began, since loss or gradient were not finite"),
     Metric("learner/updates_per_second", "updates/s", "updates per second of wall-clock time"),
     Metric(

@@ -42,6 +42,8 @@ def carry_over(components: dict[str, Any], before: Sequence[str], config: Experi
     for part in ("proximal", "entropy_costs", "novelty"):  # which the checkpoint may not have; a fresh one knows nothing yet
         if part in old["learner"]:
             components["learner"] = {part: old["learner"][part], **components["learner"]}
+    if "imitation" in new["learner"]:
+        components["learner"] = {**components["learner"], "imitation": {}}  # traces of tasks by their old numbers
     places = [(before.index(name), place) for place, name in enumerate(suite.names) if name in before]
     moved = {name: _moved(components[name], new[name], more[name], places) for name in ("learner", "curriculum", "statistics")}
     moved["learner"]["optimizers"] = _moved_optimizers(components["learner"]["optimizers"], old, new, more, places)
