@@ -15,7 +15,8 @@ from envs import make_suite
 from mtrl.config import load_config
 from mtrl.learning.cuda_graphs import can_record
 from mtrl.learning.division import Division
-from mtrl.learning.learner import MAX_SKIPPED, Learner, NonFiniteError
+from mtrl.learning.interface import NonFiniteError
+from mtrl.learning.learner import MAX_SKIPPED, Learner
 from mtrl.models.policy import build_policy
 from mtrl.models.rows import arrange, rows_of_all
 

@@ -19,7 +19,8 @@ from mtrl.config import override
 from mtrl.distributed import MultiTaskIMPALAConfig, ResourceError
 from mtrl.distributed.cluster import check_resources, start_ray
 from mtrl.distributed.remote_learners import RemoteLearners
-from mtrl.learning.learner import Learner, LearnerLostError
+from mtrl.learning.interface import LearnerLostError
+from mtrl.learning.learner import Learner
 from mtrl.rollouts.rollout import concatenate
 from mtrl.rollouts.stored import StoredRollout, stored_batch
 from mtrl.storage.checkpoint import load_checkpoint, resolve, steps

@@ -7,7 +7,7 @@ import pytest
 from helpers import collect, toy_config
 
 from envs import make_suite
-from mtrl.learning.learner import UpdateResult
+from mtrl.learning.interface import UpdateResult
 from mtrl.learning.targets import TaskValues
 from mtrl.training.metrics import Interval
 
@@ -20,7 +20,7 @@ def test_policy_lag_is_the_mean_over_slots():
     nothing = UpdateResult({}, TaskValues(np.zeros(2), np.zeros(2), np.zeros(2)), None, None, distinct_rows=1, skipped_steps=0)
     interval = Interval(suite)
     for at, versions in ((5, [3, 4, 5]), (7, [3, 4, 5])):
-        trained = rollout._replace(version=np.array(versions))
+        trained = rollout._replace(version=np.array(versions)).outline
         interval.add_update(nothing, trained, trained.frames_per_task(2), at, seconds=0.1)
     metrics = interval.metrics()
     assert metrics["tasks/corridor/policy_lag"] == pytest.approx((2 + 1 + 4 + 3) / 4)

@@ -12,7 +12,8 @@ from helpers import collect, fingerprint, toy_config
 from envs import make_suite
 from mtrl.config import LearnerConfig, OptimizerConfig, override
 from mtrl.learning.batch import Batch
-from mtrl.learning.learner import MAX_SKIPPED, Learner, NonFiniteError
+from mtrl.learning.interface import NonFiniteError
+from mtrl.learning.learner import MAX_SKIPPED, Learner
 from mtrl.learning.losses import normalize_per_task, step_weights, task_moments
 from mtrl.learning.optimizers import RMSProp, learning_rate_at
 from mtrl.learning.surrogates import make_surrogate

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from envs import make_suite
 from mtrl.config import ConfigError, ExperimentConfig
-from mtrl.learning.learner import Learner, NonFiniteError, UpdateResult
+from mtrl.learning.interface import NonFiniteError, UpdateResult
+from mtrl.learning.learner import Learner
 from mtrl.rollouts.rollout import Rollout, concatenate, take_slots
 from mtrl.rollouts.stored import StoredBatch, StoredRollout, join
 

@@ -13,7 +13,8 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 
 from envs.vector import Arrays
 from mtrl.distributed.learner import PolicyLearner
-from mtrl.learning.learner import Learner, LearnerLostError, UpdateResult
+from mtrl.learning.interface import LearnerLostError, UpdateResult
+from mtrl.learning.learner import Learner
 from mtrl.learning.level_signals import LevelSignals, merged
 from mtrl.rollouts.rollout import Rollout, take_slots
 from mtrl.rollouts.stored import RolloutsLostError, StoredBatch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,10 @@ from mtrl.learning.batch import Batch, make_batch
 from mtrl.learning.combiners import SharedLayer, make_combiner, task_similarity
 from mtrl.learning.cuda_graphs import GraphedUpdates, can_record
 from mtrl.learning.devices import pick_device, pick_precision
-from mtrl.learning.diagnosis import ExpertStatistics, expert_statistics, task_at_fault
+from mtrl.learning.diagnosis import expert_statistics, task_at_fault
 from mtrl.learning.entropy_costs import make_entropy_costs, task_entropies
-from mtrl.learning.level_signals import LevelSignals, level_signals
+from mtrl.learning.interface import NonFiniteError, TaskEntropies, UpdateResult
+from mtrl.learning.level_signals import level_signals
 from mtrl.learning.minibatches import Minibatch, make_plan, minibatches
 from mtrl.learning.novelty import make_novelty
 from mtrl.learning.objectives import Coefficients, Evaluation, Losses, coefficients_at, compute_losses, evaluate
@@ -29,42 +30,13 @@ from mtrl.learning.proximal import AverageActor
 from mtrl.learning.report import Report
 from mtrl.learning.self_imitation import imitation_losses, make_self_imitation
 from mtrl.learning.surrogates import make_surrogate
-from mtrl.learning.targets import Targets, TaskValues, compute_targets, correct_off_policy, task_values
+from mtrl.learning.targets import Targets, compute_targets, correct_off_policy, task_values
 from mtrl.models.policy import Policy, build_policy, is_expert, load_weights, seed_gates
 from mtrl.parallel import Total, add_up, alone
 from mtrl.rollouts.rollout import Rollout
-from mtrl.rollouts.stored import StoredBatch
 
 DIAGNOSIS_UPDATES = 16  # updates between two statistics of experts and gradients, which cost a twentieth of an update on a small batch
 MAX_SKIPPED = 20  # updates in a row in which an optimiser may make no step since loss or gradient were not finite
-
-
-class NonFiniteError(RuntimeError):
-    """The loss or its gradient was not finite in too many updates in a row. The message names the task."""
-
-
-class LearnerLostError(RuntimeError):
-    """A learner in another process died, and what it has learned since the newest checkpoint with it. The message says how."""
-
-
-class TaskEntropies(NamedTuple):
-    """The entropies of the tasks' policies."""
-
-    means: np.ndarray  # [tasks], in nats; NaN for tasks without a step
-    costs: np.ndarray | None  # [tasks], the weights that hold them near the target, with `learner.entropy_target`
-
-
-class UpdateResult(NamedTuple):
-    """The report of one update. `mtrl.training.metrics` gives its figures their names."""
-
-    means: dict[str, float]  # over the optimiser steps that were made: losses, entropy, importance weights, gradient norm
-    task_values: TaskValues
-    similarity: np.ndarray | None  # cosines of the tasks' gradients, [tasks, tasks]; None in updates that do not compute them
-    experts: ExpertStatistics | None  # in one of `DIAGNOSIS_UPDATES` updates
-    distinct_rows: int  # observations that the networks had to evaluate, of all learners
-    skipped_steps: int  # optimiser steps not made since training began, since loss or gradient were not finite
-    entropies: TaskEntropies | None = None  # on a GPU, with `learner.entropy_target` alone
-    levels: LevelSignals | None = None  # where the curriculum chooses levels
 
 
 class Learner:
@@ -484,46 +456,6 @@ class Learner:
 def _backward(loss: Tensor) -> Tensor:
     loss.backward()
     return loss.detach()
-
-
-@runtime_checkable
-class LearnerProtocol(Protocol):
-    """The learner as the training loop sees it; `Learner` is one."""
-
-    version: int
-
-    def update(self, rollout: Rollout, progress: float) -> UpdateResult:
-        """Trains on one batch."""
-
-    def actor_weights(self) -> Arrays:
-        """The actor's weights, for the runners."""
-
-    def policy_weights(self) -> Arrays:
-        """Actor and critic."""
-
-    def load_experts(self, weights: Arrays) -> None:
-        """Begins with the experts of another policy."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a `state_dict`."""
-
-
-@runtime_checkable
-class RestartableLearner(LearnerProtocol, Protocol):
-    """A learner in other processes, which may be lost, and takes rollouts that do not pass this one."""
-
-    def update_stored(self, batch: StoredBatch, progress: float) -> UpdateResult:
-        """Trains on one batch of stored rollouts.
-
-        Raises:
-            RolloutsLostError: some are no longer there; nothing has been trained on.
-        """
-
-    def restart(self) -> None:
-        """After `LearnerLostError`: begins anew, with initial weights."""
 
 
 def _to_arrays(module: nn.Module) -> Arrays:

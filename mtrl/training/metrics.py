@@ -16,7 +16,7 @@ import numpy as np
 
 from envs import TaskSuite
 from mtrl.evaluation.results import EvaluationResults
-from mtrl.learning.learner import UpdateResult
+from mtrl.learning.interface import UpdateResult
 from mtrl.rollouts.collector import Collected
 from mtrl.rollouts.rollout import Rollout, RolloutOutline
 from mtrl.rollouts.stored import StoredRollout

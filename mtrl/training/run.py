@@ -15,7 +15,7 @@ from types import FrameType
 from mtrl import signals
 from mtrl.evaluation.background import BackgroundEvaluation
 from mtrl.evaluation.results import ResultsError, read_results
-from mtrl.learning.learner import LearnerLostError, NonFiniteError
+from mtrl.learning.interface import LearnerLostError, NonFiniteError
 from mtrl.rollouts.source import RunnerLostError
 from mtrl.signals import Repeats
 from mtrl.storage.checkpoint import CheckpointError, mark_best, named_step, newest_valid

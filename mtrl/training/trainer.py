@@ -18,7 +18,8 @@ from mtrl.curriculum import Scheduler, make_scheduler, needs_similarity
 from mtrl.curriculum.decisions import Decider, Decision
 from mtrl.curriculum.levels import LevelEpisode, make_level_curriculum
 from mtrl.evaluation.statistics import interquartile_mean
-from mtrl.learning.learner import Learner, LearnerProtocol, RestartableLearner, UpdateResult
+from mtrl.learning.interface import LearnerProtocol, RestartableLearner, UpdateResult
+from mtrl.learning.learner import Learner
 from mtrl.rollouts.collector import Collected
 from mtrl.rollouts.rollout import Rollout
 from mtrl.rollouts.source import InProcessSource, RolloutSource, SourceFault
