@@ -100,7 +100,7 @@ def test_the_command_goes_on_with_what_is_there(tmp_path, capsys):
     options = ["toy", "--seeds", "1", "--total-frames", "3000", "--num-env-runners", "0", "--run-dir", str(tmp_path)]
     assert main(["compare-alone", *options]) == 0
     first = capsys.readouterr().out
-    assert all(f"{task}: together" in first for task in ("corridor", "constant", "cue")) and (tmp_path / "alone.html").exists()
+    assert all(f"{task}/seed-0: " in first for task in ("corridor", "constant", "cue", "together")) and (tmp_path / "alone.html").exists()
     kept = {path: path.read_bytes() for path in tmp_path.glob("*/seed-0/metrics.jsonl")}
     assert len(kept) == 4
     assert main(["compare-alone", *options]) == 0

@@ -13,7 +13,7 @@ from envs import TaskSuite, make_suite, single_task
 from mtrl.config import ExperimentConfig, override
 from mtrl.dashboard.alone import PAGE, write_alone_page
 from mtrl.dashboard.runs import Run, read_run
-from mtrl.distributed.sweep import sweep
+from mtrl.distributed.sweep import runs_of_seeds, train_side_by_side
 from mtrl.evaluation.intervals import Estimate
 from mtrl.evaluation.statistics import mean_interval
 
@@ -55,12 +55,12 @@ def compare_alone(config: ExperimentConfig, seeds: int, folder: Path, *, full_ba
     suite = make_suite(config.suite.name)
     config = override(config, EQUAL_SHARES)
     plans = plans_alone(config, suite, full_batches=full_batches)
-    together = [read_run(path) for path in sweep(config, range(seeds), folder / TOGETHER)]
-    found, alone = [], {}
-    for name, plan in plans.items():
-        alone[name] = [read_run(path) for path in sweep(plan, range(seeds), folder / name.replace("/", "-"))]
-        found.append(compare_task(name, together, alone[name]))
-        print(f"{name}: together {found[-1].together.text(3)}, alone {found[-1].alone.text(3)}", flush=True)
+    of_all = runs_of_seeds(config, range(seeds), folder / TOGETHER)
+    of_tasks = {name: runs_of_seeds(plan, range(seeds), folder / name.replace("/", "-")) for name, plan in plans.items()}
+    train_side_by_side({path: planned for runs in (of_all, *of_tasks.values()) for path, planned in runs.items()}, folder)
+    together = [read_run(path) for path in of_all]
+    alone = {name: [read_run(path) for path in runs] for name, runs in of_tasks.items()}
+    found = [compare_task(name, together, runs) for name, runs in alone.items()]
     found.sort(key=lambda task: (math.isnan(task.difference.value), task.difference.value))
     write_alone_page(folder / PAGE, config.name, [task._asdict() for task in found], together, alone)
     return found

@@ -16,7 +16,7 @@ from mtrl.config import ConfigError, ExperimentConfig, override, read_scalar
 from mtrl.curriculum import make_scheduler
 from mtrl.curriculum.forgetting import MASTERED
 from mtrl.dashboard.report import write_report
-from mtrl.distributed.sweep import sweep
+from mtrl.distributed.sweep import runs_of_seeds, train_side_by_side
 from mtrl.evaluation.statistics import mean_interval
 from mtrl.storage.run_directory import RunDirectory
 
@@ -59,9 +59,11 @@ def compare(
     outcomes: dict[str, list[Outcome]] = {}
     left = list(plans)
     for count in rungs(seeds) if halving else [seeds]:
+        runs = {name: runs_of_seeds(plans[name], range(count), folder / _folder_name(name)) for name in left}
+        train_side_by_side({path: planned for of in runs.values() for path, planned in of.items()}, folder)
         for name in left:
-            paths = sweep(plans[name], range(count), folder / _folder_name(name))
-            outcomes[name] = [outcome_of(RunDirectory.open(path).read_metrics(), names, config.total_frames, score) for path in paths]
+            rows = [RunDirectory.open(path).read_metrics() for path in runs[name]]
+            outcomes[name] = [outcome_of(each, names, config.total_frames, score) for each in rows]
             print(f"{name}, {count} seeds: {_figure([each.area for each in outcomes[name]])} area", flush=True)
         if count < seeds:
             left = better_half(outcomes, left)

@@ -1,4 +1,4 @@
-"""One experiment under several seeds, as one Tune experiment: trials run side by side as far as the cores go."""
+"""Several runs, such as one experiment under several seeds, as one Tune experiment: side by side as far as the cores go."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -25,7 +25,7 @@ from mtrl.storage.layout import RunLayout
 from mtrl.storage.run_directory import RunDirectory
 from mtrl.training.run import run_training
 
-STOP_FILE = "stop"  # in the folder of a sweep, with the number of a signal
+STOP_FILE = "stop"  # in the folder of all runs, with the number of a signal
 STOP_POLL_SECONDS = 0.5
 
 
@@ -38,38 +38,53 @@ class Progress(tune.Callback):
             return
         total = trial.config["trial"]["experiment"]["total_frames"]
         score = f", score {result['score_mean']:.3f}" if result.get("score_mean") is not None else ""
-        name = Path(trial.config["trial"]["path"]).name
+        name = Path(trial.config["trial"]["path"]).relative_to(trial.config["trial"]["folder"])
         speed = f"{result['frames_per_second']:,.0f} frames/s"
         print(f"{name}: {result['frames']:,.0f} of {total:,} frames ({min(1.0, result['frames'] / total):.0%}), {speed}{score}", flush=True)
 
 
 def sweep(config: ExperimentConfig, seeds: Sequence[int], folder: Path) -> list[Path]:
-    """Trains the experiment under each seed in `folder/seed-N`; runs that are there already go on, and finished ones stay as they are.
+    """Trains the experiment under each seed in `folder/seed-N`, as `train_side_by_side` does.
 
     Returns:
         the runs' folders.
+    """
+    runs = runs_of_seeds(config, seeds, folder)
+    train_side_by_side(runs, folder)
+    return list(runs)
+
+
+def runs_of_seeds(config: ExperimentConfig, seeds: Sequence[int], folder: Path) -> dict[Path, ExperimentConfig]:
+    """The experiment under each seed, by the folder of the run."""
+    return {folder.absolute() / f"seed-{seed}": override(config, {"seed": seed}) for seed in seeds}
+
+
+def train_side_by_side(runs: Mapping[Path, ExperimentConfig], folder: Path) -> None:
+    """Trains as many runs at a time as the cores are enough for; runs that are there already go on, and finished ones stay as they are.
+
+    Args:
+        runs: experiments that need the same resources, by the folders of their runs.
+        folder: is above all of them.
 
     Raises:
-        UserError: a seed's folder holds another experiment, or a trial failed.
+        UserError: a run's folder holds another experiment, or a trial failed.
         TrialsInterruptedError: a signal came.
         ResourceError: not even one trial fits.
     """
     folder = folder.absolute()
-    paths = [folder / f"seed-{seed}" for seed in seeds]
-    configs = [override(config, {"seed": seed}) for seed in seeds]
-    for path, planned in zip(paths, configs, strict=True):
+    for path, planned in runs.items():
         if path.exists():
             _check_same(path, planned)
-    waiting = [planned for path, planned in zip(paths, configs, strict=True) if not _finished(path, planned)]
+    waiting = {path: planned for path, planned in runs.items() if not _finished(path, planned)}
     if not waiting:
-        return paths
+        return
+    config = next(iter(waiting.values()))
     start_ray()
     check_resources(config)
     share = resources_of(config)
     trainable = tune.with_resources(_train, share.bundles)
-    trials = [
-        {"path": str(folder / f"seed-{planned.seed}"), "experiment": planned.model_dump(), "threads": share.threads} for planned in waiting
-    ]
+    common = {"threads": share.threads, "folder": str(folder)}
+    trials = [{"path": str(path), "experiment": planned.model_dump(), **common} for path, planned in waiting.items()]
     silence_tune()
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # else it kills the trials before their checkpoints
     with _stopping(folder) as received:
@@ -83,11 +98,10 @@ def sweep(config: ExperimentConfig, seeds: Sequence[int], folder: Path) -> list[
         raise TrialsInterruptedError(received[0])
     if results.errors:
         raise UserError(f"{len(results.errors)} of {len(trials)} trials failed: {str(results.errors[0]).strip().splitlines()[-1]}")
-    return paths
 
 
 def _check_same(path: Path, planned: ExperimentConfig) -> None:
-    """Refuses a seed's folder that holds another experiment; one that is only shorter may be made longer.
+    """Refuses a run's folder that holds another experiment; one that is only shorter may be made longer.
 
     Raises:
         UserError: with the fields that differ.
@@ -121,7 +135,7 @@ def _stopping(folder: Path) -> Iterator[list[int]]:
         received.append(number)
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text(str(number))
-        print("saving checkpoints of all seeds; once more to end at once", flush=True)
+        print("saving checkpoints of all runs; once more to end at once", flush=True)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     previous = {number: signal.signal(number, stop) for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
@@ -151,7 +165,7 @@ def _train(settings: dict[str, Any]) -> None:
     with trial_trainer(planned, settings["trial"]["threads"]) as trainer:
         with trial_directory(path, planned, trainer) as directory:
             received: list[int] = []
-            threading.Thread(target=_follow, args=(path.parent / STOP_FILE, received), daemon=True).start()
+            threading.Thread(target=_follow, args=(Path(settings["trial"]["folder"]) / STOP_FILE, received), daemon=True).start()
             try:
                 if trainer.frames < trainer.config.total_frames:
                     run_training(trainer, directory, TuneConsole(), received)
