@@ -79,7 +79,7 @@ def gate(config: ExperimentConfig, base: str) -> bool:
         UserError: git does not know the commit, or one of the trees cannot be measured.
     """
     config = override(config, {"env_runners.num_env_runners": 0})
-    with _worktree(base) as other, tempfile.TemporaryDirectory() as folder:
+    with worktree(base) as other, tempfile.TemporaryDirectory() as folder:
         experiment = Path(folder) / "experiment.yaml"
         experiment.write_text(dump_yaml(config))
         pairs = []
@@ -116,7 +116,7 @@ def _measure(tree: Path, experiment: Path) -> dict[str, float]:
 
 
 @contextmanager
-def _worktree(base: str) -> Iterator[Path]:
+def worktree(base: str) -> Iterator[Path]:
     """A folder with the files of another commit, which is removed at the end."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "base"
