@@ -1,10 +1,10 @@
 """Whether replaying levels helps on levels that were not trained on: `python docs/experiments/measure_plr.py FRAMES FOLDER SEED [SEED …]`.
 
-For every seed, trains MultiRoom-N2-S4 and MultiRoom-N4-S5 of MiniGrid by minigrid_mt3's settings (or those of `--experiment`) on 200 levels
-each for FRAMES in all, once with each sampler of `--samplers` (uniform,plr unless given), and evaluates the last policy on levels from 200
-on. Prints each run's scores, and for each sampler the mean difference to the first one, paired by seed, with a bootstrap interval. Runs
-that are in FOLDER already are only evaluated, and evaluations that are there are read. `--suite`, `--levels` and `--episodes` change what
-is trained and how it is evaluated; options of `launch.py train` follow after `--`.
+For every seed, trains on MiniGrid's MultiRoom with one to six rooms (`multiroom.py`) by minigrid_mt3's settings (`--experiment` takes those
+of another one), on 4,000 levels for FRAMES, once with each sampler of `--samplers` (uniform,plr unless given), and evaluates the last
+policy on levels from 4,000 on. Prints each run's scores, and for each sampler the mean difference to the first one, paired by seed, with a
+bootstrap interval. Runs that are in FOLDER already are only evaluated, and evaluations that are there are read. `--suite`, `--levels` and
+`--episodes` change what is trained and how it is evaluated; options of `launch.py train` follow after `--`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mtrl.evaluation.runner import evaluate_run
 from mtrl.evaluation.statistics import mean_interval
 from mtrl.storage.run_directory import RunDirectory
 
-SUITE = "minigrid/MultiRoom-N2-S4,MultiRoom-N4-S5"
+SUITE = "gym/docs.experiments.multiroom:MultiRoom-N1to6-v0?low=0&high=1"
 SLOTS = 32  # for all tasks
 
 
@@ -60,8 +60,8 @@ def main() -> None:
     parser.add_argument("--samplers", default="uniform,plr")
     parser.add_argument("--experiment", default="minigrid_mt3")
     parser.add_argument("--suite", default=SUITE)
-    parser.add_argument("--levels", type=int, default=200)
-    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--levels", type=int, default=4000)
+    parser.add_argument("--episodes", type=int, default=200)
     given = sys.argv[1:]
     more = given[given.index("--") + 1 :] if "--" in given else []
     options = parser.parse_args(given[: len(given) - len(more) - ("--" in given)])
