@@ -166,9 +166,11 @@ def make_head(model: ModelConfig, num_tasks: int, inputs: int, outputs: int, *, 
 
 def _by_task(rows: Tensor, weight: Tensor, bias: Tensor | None, counts: Sequence[int]) -> Tensor:
     """Each task's rows through its own layer; `weight` [tasks, outputs, inputs]."""
+    # Unbound: the gradient of `weight[task]` is a tensor of all tasks' weights, zeros but for one, and n of those are added up.
+    weights, biases = weight.unbind(0), [None] * len(counts) if bias is None else bias.unbind(0)
     parts = [
-        functional.linear(part, weight[task], bias[task] if bias is not None else None)
-        for task, part in enumerate(rows.split(list(counts)))
+        functional.linear(part, of_task, its_bias)
+        for part, of_task, its_bias in zip(rows.split(list(counts)), weights, biases, strict=True)
         if len(part)
     ]
     return torch.cat(parts) if parts else rows.new_zeros(0, weight.shape[1])
