@@ -73,6 +73,39 @@ def test_workers_are_forked_with_all_packages_loaded(cluster):
         assert len({each["draws"][place] for each in facts}) == AT_ONCE
 
 
+ASKS_WORKERS_FOR_THEIR_THREADS = """
+import gc, os, ray
+from mtrl.distributed.cluster import start_ray
+
+start_ray()
+
+@ray.remote
+class Worker:
+    def threads(self, wanted=None):
+        import torch
+        if wanted is not None:
+            torch.set_num_threads(wanted)
+        return gc.get_freeze_count() > 0, torch.get_num_threads()
+
+for cores in (0, 1, 2):
+    if cores <= ray.cluster_resources()["CPU"]:
+        actor = Worker.options(num_cpus=cores).remote()
+        forked, threads = ray.get(actor.threads.remote())
+        ray.get(actor.threads.remote(3))
+        print(forked, threads == max(1, cores), ray.get(actor.threads.remote())[1])
+        ray.kill(actor)
+"""
+
+
+def test_a_forked_worker_has_as_many_threads_as_it_was_given_cores(tmp_path):
+    """As one that loads PyTorch by itself, until it says otherwise; where no variable names a number for all."""
+    script = tmp_path / "script.py"
+    script.write_text(ASKS_WORKERS_FOR_THEIR_THREADS)
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | {"PYTHONPATH": str(PROJECT_ROOT)}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and set(done.stdout.splitlines()) == {"True True 3"}, done.stdout + done.stderr
+
+
 def test_objects_of_workers_that_start_together_are_told_apart(cluster):
     """Each puts its own objects into the store; with the same identities they would be one another's."""
 

@@ -143,6 +143,7 @@ def _become(request: Request) -> None:
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as adjustment:
         adjustment.write(request.badness)
     _seed_generators()
+    _follow_assigned_cores()
     sys.argv = request.command
     sys.path[0] = os.path.dirname(request.command[0])
     runpy.run_path(request.command[0], run_name="__main__")
@@ -156,6 +157,26 @@ def _seed_generators() -> None:
     random.seed()
     np.random.seed()
     torch.seed()
+
+
+def _follow_assigned_cores() -> None:
+    """Lets PyTorch take as many threads as Ray assigns cores to the worker's first task or actor.
+
+    Ray says it by a variable that is read when PyTorch is loaded, which it is already here.
+    """
+    import ray._private.utils
+    import torch
+
+    set_variable = ray._private.utils.set_omp_num_threads_if_unset
+
+    def set_threads() -> bool:
+        changed: bool = set_variable()
+        if changed:
+            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+            ray._private.utils.set_omp_num_threads_if_unset = set_variable
+        return changed
+
+    ray._private.utils.set_omp_num_threads_if_unset = set_threads
 
 
 def _end_with(parent: int) -> None:
