@@ -130,7 +130,7 @@ def test_rollouts_that_died_with_their_runner_are_left_out_of_the_batch():
         assert trainer._train_on([there, gone, there])
         assert trainer.frames == frames + 2 * there.outline.num_frames
         assert trainer._source.lost == lost + 1
-        assert any("1 rollouts of a batch were lost" in message for message in trainer.messages())
+        assert any("1 of the rollouts of a batch were lost" in message for message in trainer.messages())
         assert not trainer._train_on([gone])
         trainer._arrived.clear()
         updates, end = trainer.updates, time.monotonic() + 60

@@ -18,6 +18,7 @@ from mtrl.learning.losses import normalize_per_task, step_weights, task_moments
 from mtrl.learning.optimizers import RMSProp, learning_rate_at
 from mtrl.learning.surrogates import make_surrogate
 from mtrl.learning.targets import TargetSettings, compute_targets
+from mtrl.models.heads import MultiHead
 from mtrl.models.rows import IndexedObservations, Rows, make_rows, single_steps
 from mtrl.rollouts.collector import build_collector
 from mtrl.rollouts.rollout import Rollout, concatenate
@@ -341,3 +342,25 @@ def test_concatenated_rollouts_are_sorted_by_task_and_keep_every_step():
         apart = np.sort(np.concatenate([r.rewards[:, r.task_ids == task].ravel() for r in rollouts]))
         np.testing.assert_array_equal(np.sort(whole.rewards[:, whole.task_ids == task].ravel()), apart)
     assert isinstance(whole, Rollout)
+
+
+def test_heads_gradients_are_not_as_large_as_all_heads_for_each_task():
+    """As an indexed weight's is (a node `SelectBackward`); the outputs and gradients are those of indexed weights."""
+    head, counts = MultiHead(4, 6, 5, 3, output_gain=1.0), [2, 0, 3, 1]
+    features = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    outputs = head(features, counts)
+    waiting, nodes = [outputs.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            waiting += [following for following, _ in node.next_functions]
+    assert not any("Select" in node.name() for node in nodes)
+    parameters = list(head.parameters())
+    found = torch.autograd.grad(outputs.square().sum(), parameters)
+    own = torch.tensor([0, 0, 2, 2, 2, 3])
+    hidden = torch.tanh(torch.einsum("nwd,nd->nw", head.hidden_weight[own], features) + head.hidden_bias[own])
+    expected = torch.einsum("now,nw->no", head.output_weight[own], hidden) + head.output_bias[own]
+    torch.testing.assert_close(outputs, expected)
+    for ours, theirs in zip(found, torch.autograd.grad(expected.square().sum(), parameters), strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -78,19 +78,18 @@ class Novelty:
     def learn(self, batch: Batch, total: Total = alone) -> float:
         """Brings the prediction closer for what the batch shows, each observation by its number of steps; returns the error before."""
         weights = self._visits(batch)
-        (mass,) = add_up([weights.sum()], total)
-        loss = weights.sum()
-        first = None
+        weights = weights / total(weights.sum()).clamp(min=1)
+        errors = []
         for _ in range(self._config.updates):
-            loss = (weights * self._errors(batch.observations.rows)).sum() / mass.clamp(min=1)
+            loss = (weights * self._errors(batch.observations.rows)).sum()
+            errors.append(loss.detach())
             self._optimizer.zero_grad()
             loss.backward()
             gradients = [parameter.grad for parameter in self._predictor.parameters() if parameter.grad is not None]
             for gradient, whole in zip(gradients, add_up(gradients, total), strict=True):
                 gradient.copy_(whole)
             self._optimizer.step()
-            first = loss.detach() if first is None else first
-        return float(total(loss.detach() if first is None else first))
+        return float(total(errors[0]))
 
     def weight_at(self, progress: float) -> float:
         """The weight of the bonuses in the reward after this share of the training."""

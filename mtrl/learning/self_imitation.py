@@ -67,8 +67,12 @@ class SelfImitation:
         rewards = rollout.rewards if self._clip is None else rollout.rewards.clip(-self._clip, self._clip)
         returns, known = returns_to_go(rewards, rollout.terminated | rollout.truncated, rollout.valid, self._discount)
         gaps = np.where(known, np.maximum(returns - values[:-1], 0.0), 0.0).sum(0) / np.maximum(known.sum(0), 1)
+        for task in self._traces:
+            task.sort(key=lambda trace: -trace.gap)  # some have been rated anew
         for slot in np.flatnonzero(gaps > 0).tolist():
             own, task = np.array([slot]), self._traces[int(rollout.task_ids[slot])]
+            if len(task) >= self._config.capacity and gaps[slot] <= task[self._config.capacity - 1].gap:
+                continue  # not worth a copy
             kept = take_slots(rollout, own)._replace(levels=None, first_visits=None)
             task.append(Trace(kept, returns[:, own], known[:, own], float(gaps[slot])))
         for task in self._traces:

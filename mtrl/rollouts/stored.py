@@ -18,7 +18,7 @@ class RolloutsLostError(RuntimeError):
     """
 
     def __init__(self, positions: Sequence[int]):
-        super().__init__(f"{len(positions)} rollouts of a batch were lost with the processes that held them")
+        super().__init__(f"{len(positions)} of the rollouts of a batch were lost with the processes that held them")
         self.positions = list(positions)
 
 
