@@ -145,6 +145,20 @@ def test_a_process_killed_while_it_saves_loses_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".incomplete-*"))
 
 
+def test_files_and_folders_that_killed_processes_have_left_are_removed(tmp_path):
+    """What is young may be another process's that writes at this moment."""
+    save(tmp_path, 1)
+    file, folder, young = (tmp_path / f".incomplete-{name}" for name in ("latest-0", "0", "latest-1"))
+    file.write_text("1")
+    folder.mkdir()
+    (folder / "manifest.json").write_text("{")
+    for entry in (file, folder):
+        os.utime(entry, (0, 0))
+    young.write_text("2")
+    save(tmp_path, 2)
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".incomplete-")] == [young.name]
+
+
 def test_a_policy_loads_without_pickle_and_without_ray(tmp_path):
     weights = {"w": np.arange(4, dtype=np.float32)}
     path = save_policy(tmp_path, 3, weights, {"suite": "toy/three"}, keep=[3])

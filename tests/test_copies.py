@@ -160,15 +160,6 @@ def test_a_folder_with_something_in_it_is_nobodys_run(tmp_path):
         new_folder(tmp_path, "toy")
 
 
-def test_what_another_process_is_writing_is_left_alone(tmp_path):
-    young, old = tmp_path / ".incomplete-young", tmp_path / ".incomplete-old"
-    for folder in (young, old):
-        folder.mkdir()
-    os.utime(old, (0, 0))
-    save_checkpoint(tmp_path, 5, {"a": 1}, tasks=["x"], keep=3)
-    assert young.is_dir() and not old.exists()
-
-
 def test_a_run_that_cannot_be_written_to_is_evaluated(present, tmp_path):
     """A colleague's, or one on a file system that is mounted read-only."""
     run = tmp_path / "run"

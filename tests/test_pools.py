@@ -314,6 +314,34 @@ def test_games_start_while_blas_has_threads(tmp_path):
             os.killpg(games.pid, signal.SIGKILL)
 
 
+GAMES_OF_A_FOLDER = """
+import os
+import envpool
+from envs import SuiteError, make_suite, make_vector
+make = envpool.make
+def watched(*args, **options):
+    assert os.path.isdir("_vizdoom"), "two games that start may both want to make it"
+    return make(*args, **options)
+envpool.make = watched
+tasks = make_vector(make_suite("vizdoom/Basic"), 2)
+tasks.reset()
+tasks.close()
+os.chdir("/proc")
+try:
+    make_vector(make_suite("vizdoom/Basic"), 2).reset()
+except SuiteError as error:
+    print(error)
+"""
+
+
+def test_games_find_their_folder_made(tmp_path):
+    """ViZDoom's programs look for `_vizdoom` and make it: of two at the same time one ended, and this process with it."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    games = subprocess.run([sys.executable, "-c", GAMES_OF_A_FOLDER], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert games.returncode == 0, games.stderr
+    assert games.stdout.startswith("ViZDoom writes to the current directory, and /proc cannot be written: ")
+
+
 def test_success_and_scores_are_what_the_environment_and_the_options_say():
     reach, cartpole = make_suite("envpool/FetchReach-v4"), make_suite("envpool/CartPole-v1")
     assert "is_success" in spec_of("FetchReach-v4").info

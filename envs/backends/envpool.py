@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from envs.envpool_package import load, module_of
+from envs.errors import SuiteError
 from envs.seeds import SeedSequences
 from envs.task import Task, TaskSuite
 from envs.vector import Arrays, BackendStep
@@ -23,6 +25,7 @@ SUCCESS = ("success", "is_success", "solved")
 
 FORKING = ("envpool.vizdoom",)
 """Modules with environments that are programs of their own: EnvPool's threads fork, several at the same time."""
+GAME_FOLDER = Path("_vizdoom")
 
 
 class EnvPoolBackend:
@@ -137,8 +140,19 @@ def make_pool(envpool_id: str, seeds: list[int], **options: Any) -> Any:
     """
     package = load(envpool_id)
     if module_of(envpool_id) in FORKING:
+        _make_game_folder()
         _stop_blas_threads()
     return package.make(envpool_id, env_type="gymnasium", num_envs=len(seeds), seed=seeds, **options)
+
+
+def _make_game_folder() -> None:
+    """Makes the folder that each game of ViZDoom looks for and makes in the current directory. Of two games that start at the same time
+    and do not find it, one ends because the other has made it, and EnvPool then ends this process with a segmentation fault.
+    """
+    try:
+        GAME_FOLDER.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise SuiteError(f"ViZDoom writes to the current directory, and {Path.cwd()} cannot be written: {error.strerror}") from None
 
 
 def _stop_blas_threads() -> None:

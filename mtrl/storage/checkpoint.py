@@ -291,7 +291,10 @@ def _clear_up(root: Path, own: Path) -> None:
     for stale in root.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError):
             if stale != own and now - stale.stat().st_mtime > LEFT_SECONDS:
-                shutil.rmtree(stale, ignore_errors=True)
+                if stale.is_dir():
+                    shutil.rmtree(stale, ignore_errors=True)
+                else:  # of `latest` or `best`
+                    stale.unlink()
 
 
 def _name(file: Path, step: int) -> None:
