@@ -274,6 +274,34 @@ def test_training_in_this_process_never_imports_ray(tmp_path: Path) -> None:
     assert lines[-1].endswith("evaluate run")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "unused"),
+    [
+        (["suites"], ("torch", "ray")),
+        (["report", "."], ("torch", "ray", "envs")),
+        (["evaluate", ".", "--episodes", "1", "--workers", "1"], ("ray",)),
+        (["explain", "."], ("ray",)),
+        (["export", "."], ("ray",)),
+        (["check", "toy"], ("ray",)),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_commands_import_no_large_package_that_they_do_not_use(arguments: list[str], unused: tuple[str, ...], trained: Path) -> None:
+    """Ray takes a second to import, PyTorch two."""
+    copy = trained.parent / f"copy-for-{arguments[0]}"
+    shutil.copytree(trained, copy)
+    code = f"""
+import sys
+from mtrl.cli.dispatch import main
+code = main({arguments!r})
+assert not code, code
+assert not (found := set({unused!r}) & set(sys.modules)), found
+"""
+    done = python("-c", code, cwd=copy)
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(copy)
+
+
 def test_a_run_leaves_its_experiment_metrics_and_policy(trained: Path) -> None:
     assert load_config(trained / "config.yaml").total_frames == 600
     assert json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])["summary/frames"] >= 600

@@ -13,7 +13,7 @@ from rich.text import Text
 from envs.inspection import Inspection
 from mtrl.checking.suite import SuiteCheck
 from mtrl.cli.findings import findings_table
-from mtrl.cli.tables import describe
+from mtrl.cli.suite_tables import describe
 from mtrl.config import ExperimentConfig
 from mtrl.config.advice import follow, write_config
 

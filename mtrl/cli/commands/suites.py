@@ -23,7 +23,7 @@ def suites(arguments: list[str], program: str) -> int:
     """List the suites, their tasks and what steps them."""
     options = parse(SuitesOptions(), arguments, program, "List the suites, their tasks, what steps them, and their spaces.")
     check_packages()
-    from mtrl.cli.tables import print_counts, print_suites
+    from mtrl.cli.suite_tables import print_counts, print_suites
 
     print_counts() if options.count else print_suites()
     return 0

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from envs import TaskSuite
 from mtrl.config import ConfigError, ExperimentConfig
-from mtrl.curriculum.levels.clutr import ClutrSampler
 from mtrl.curriculum.levels.plan import LevelPlan
 from mtrl.curriculum.levels.priorities import effective_number
 from mtrl.curriculum.levels.sampler import LevelSampler
 from mtrl.curriculum.levels.scores import LevelEpisode
+
+if TYPE_CHECKING:
+    from mtrl.curriculum.levels.clutr import ClutrSampler
 
 SHOWN = 5  # levels of a task that a summary names
 TOLERANCE = 1e-9
@@ -52,7 +54,7 @@ class LevelCurriculum:
         levels, seed = config.curriculum.levels, config.seed
         latent = [levels.latent_size, levels.autoencoder_updates] if levels.sampler == "clutr" else None
         self._names, self._kind = suite.names, {"training_levels": levels.training_levels, "latent_space": latent}
-        made: type[LevelSampler | ClutrSampler] = ClutrSampler if levels.sampler == "clutr" else LevelSampler
+        made = _sampler_of(levels.sampler)
         self.samplers = [made(levels, task, seed, place) for place, task in enumerate(suite.tasks)]
 
     def decide(self, episodes: Sequence[LevelEpisode]) -> LevelRecord:
@@ -104,6 +106,14 @@ def make_level_curriculum(config: ExperimentConfig, suite: TaskSuite) -> LevelCu
             "gridmaze/blocks, context/cartpole:all or context/pendulum:all"
         )
     return LevelCurriculum(config, suite)
+
+
+def _sampler_of(name: str | None) -> type[LevelSampler | ClutrSampler]:
+    if name != "clutr":
+        return LevelSampler
+    from mtrl.curriculum.levels.clutr import ClutrSampler  # imports PyTorch
+
+    return ClutrSampler
 
 
 def _summary(sampler: LevelSampler | ClutrSampler) -> LevelSummary:
