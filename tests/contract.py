@@ -83,9 +83,9 @@ def cases() -> list[Any]:
 
 
 def listed_suites() -> list[Any]:
-    """The names of all named suites; those of families in `SLOW` are slow."""
-    marks = {name: [pytest.mark.slow] if name.partition("/")[0] in SLOW else [] for name in list_suites()}
-    return [pytest.param(name, marks=marks[name]) for name in marks]
+    """The names of all named suites; those of families in `SLOW`, and the one of all Atari games, are slow."""
+    slow = {name: name.partition("/")[0] in SLOW or name == "atari/57" for name in list_suites()}
+    return [pytest.param(name, marks=[pytest.mark.slow] if slow[name] else []) for name in slow]
 
 
 def start(suite: TaskSuite, counts: int | list[int], backend: str, **options: int) -> tuple[VectorTasks, dict[str, np.ndarray]]:

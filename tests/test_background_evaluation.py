@@ -21,7 +21,7 @@ from mtrl.training.trainer import build_trainer
 
 def test_a_run_evaluates_on_the_side_and_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = toy_config(
-        total_frames=30_000,
+        total_frames=12_000,
         report_seconds=0.5,
         env_runners__slots=12,
         evaluation__every_frames=5_000,

@@ -386,7 +386,15 @@ def obey_hangups() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),  # the suite closes a terminal
+    ],
+)
 def test_a_signal_saves_and_ends_with_its_code(number: signal.Signals, code: int, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "launch.py"), "train", "toy", "--run-dir", "run", "--total-frames", "1e9"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=obey_hangups)
@@ -714,7 +722,7 @@ def test_code_that_is_not_there_is_one_sentence(value: str, words: str, tmp_path
     assert words in complaint(["train", "toy", "--curriculum.scheduler", value, "--run-dir", str(tmp_path / "run"), *SHORT], capsys)
 
 
-@pytest.mark.parametrize("call", ["breakpoint()", "import pdb; pdb.set_trace()"])
+@pytest.mark.parametrize("call", ["breakpoint()", pytest.param("import pdb; pdb.set_trace()", marks=pytest.mark.slow)])
 def test_a_debugger_gets_the_terminal_for_itself(tmp_path: Path, call: str) -> None:
     """In a real terminal: the prompt stands, in the frame of the breakpoint, and nothing is drawn over it or over what is typed."""
     (tmp_path / "stopping.py").write_text(

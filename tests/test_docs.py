@@ -80,8 +80,8 @@ def test_code_of_ones_own_is_named_in_the_experiment(name, option, runners, tmp_
 
     launch = str(ROOT / "launch.py")
     run(launch, "train", "toy", *option.split(), "--total-frames", "600", "--num-env-runners", str(runners), "--run-dir", "run")
-    later = ["train --resume run --total-frames 1200", "evaluate run --episodes 2", "export run --format pt2"]
-    later += ["explain run"] if name == "scheduler" else []
+    later = ["train --resume run --total-frames 1200", "evaluate run --episodes 2"]
+    later += {"scheduler": ["explain run"], "balancer": []}.get(name, ["export run --format pt2"])
     commands = [command.split() for command in later]
     # Each command finds the file by itself; for all but one of the files, a single process is asked.
     each_alone = runners > 0

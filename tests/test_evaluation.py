@@ -227,6 +227,7 @@ def test_tasks_that_cannot_be_drawn_are_named(tmp_path: Path) -> None:
     assert list((tmp_path / "video").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_robot_arm_is_filmed_or_says_what_is_missing(tmp_path: Path) -> None:
     directory = tmp_path / "arm"
     options = ["--suite.name", "metaworld/reach", "--env-runners.slots", "2", "--total-frames", "100", "--num-env-runners", "0"]

@@ -150,6 +150,7 @@ def test_the_script_plays_without_this_project(which: str, request: pytest.Fixtu
     assert done.returncode == 0 and done.stdout.startswith("return "), done.stderr
 
 
+@pytest.mark.slow  # the suite plays one from ONNX
 def test_a_robot_arms_policy_plays(tmp_path: Path) -> None:
     suite = ["--suite.name", "metaworld/reach", "--env-runners.slots", "2", "--total-frames", "100", "--num-env-runners", "0"]
     folder = export_run(train(tmp_path / "run", config="metaworld_mt10", suite=suite), format="pt2").folder

@@ -27,8 +27,10 @@ from mtrl.storage.checkpoint import load_checkpoint, save_checkpoint
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("unroll_length", [4, 10, 11])
-@pytest.mark.parametrize("truncated", [True, False])
+@pytest.mark.parametrize(
+    ("unroll_length", "truncated"),
+    [(4, True), pytest.param(10, True, marks=pytest.mark.slow), (11, True), (4, False), pytest.param(11, False, marks=pytest.mark.slow)],
+)
 def test_constant_reward_converges_to_its_discounted_sum(unroll_length, truncated):
     """Reward 1 for ever and γ = 0.9: every value is 10, wherever rollouts end or a time limit cuts. RLlib 2.60 arrives at 5.43."""
     config = toy_config(

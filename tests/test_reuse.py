@@ -227,7 +227,7 @@ def test_fewer_actor_steps_than_a_pass_has():
     assert {int(s["step"]) for s in learner.optimizers.actor.state.values()} == {3}
 
 
-@pytest.mark.parametrize("kind", ["observations", "steps", "traces"])
+@pytest.mark.parametrize("kind", [pytest.param("observations", marks=pytest.mark.slow), "steps", "traces"])
 def test_reuse_learns_more_from_the_same_frames(kind):
     def score(**changes):
         config = toy_config(env_runners__slots=12, env_runners__unroll_length=32, learner__lambda_=0.95, **changes)

@@ -42,7 +42,7 @@ def test_seeds_become_runs_and_one_table(
     assert main(["sweep", "toy", "--seeds", "none"]) == 2
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)])
 def test_a_signal_saves_every_seed(tmp_path: Path, number: int, code: int) -> None:
     folder = tmp_path / "sweep"
     command = [sys.executable, str(Path(__file__).parents[1] / "launch.py"), "sweep", "toy", "--seeds", "2", "--run-dir", str(folder)]
