@@ -115,3 +115,14 @@ def test_numbers_of_images_are_scaled_by_their_finite_bounds():
         encoders.append(ImageEncoder(Dict({"image": box}), ModelConfig(experts=2), 1))
     whole = torch.randint(0, 256, (2, 1, 9, 9), dtype=torch.uint8)
     torch.testing.assert_close(encoders[2]({"image": whole}, tasks), encoders[3]({"image": whole / 255}, tasks), rtol=1e-3, atol=1e-4)
+
+
+def test_bytes_are_exact_in_bfloat16():
+    """Every value of a byte, read in bfloat16 at once or by way of float32."""
+    encoder = make_encoder(Dict({"image": Box(0, 255, (1, 16, 16), np.uint8)}), ModelConfig(experts=2), 1)
+    image = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = encoder({"image": image}, torch.zeros(1, dtype=torch.int64))
+        expected = torch.stack([expert(image.float().contiguous(memory_format=torch.channels_last)) for expert in encoder.experts], dim=1)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -15,6 +15,7 @@ from mtrl.learning.minibatches import Minibatch
 from mtrl.learning.objectives import Losses
 from mtrl.models.experts import health
 from mtrl.models.policy import Policy
+from mtrl.models.rows import rows_at
 from mtrl.parallel import Total, alone
 
 EXPERT_ROWS = 64  # rows of a batch that the expert statistics are computed from
@@ -34,7 +35,7 @@ def expert_statistics(policy: Policy, batch: Batch) -> ExpertStatistics:
     """Statistics of the actor's experts on `EXPERT_ROWS` rows of the batch, evenly spread."""
     trunk, rows = policy.actor.trunk, batch.observations.rows
     chosen = torch.linspace(0, len(rows.task_ids) - 1, EXPERT_ROWS, device=rows.task_ids.device).long()
-    found = health(trunk.encoder({name: array[chosen] for name, array in rows.obs.items()}, rows.task_ids[chosen]))
+    found = health(trunk.encoder({name: rows_at(array, chosen) for name, array in rows.obs.items()}, rows.task_ids[chosen]))
     weights, shares = trunk.gate.task_weights().cpu().numpy(), trunk.gate.private_share()
     private = None if shares is None else shares.cpu().numpy()
     return ExpertStatistics(float(found.gram_offdiagonal), float(found.effective_rank), weights, private)

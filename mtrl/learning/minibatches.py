@@ -13,7 +13,7 @@ from mtrl.config import LearnerConfig
 from mtrl.learning.batch import STEP_FIELDS, Batch
 from mtrl.learning.losses import Moments
 from mtrl.learning.targets import Targets, at_steps
-from mtrl.models.rows import IndexedObservations, Rows, padded
+from mtrl.models.rows import IndexedObservations, Rows, padded, rows_at
 from mtrl.parallel import Total, alone
 
 
@@ -146,4 +146,4 @@ def _rows_of(rows: Rows, inverse: Int[Tensor, "T1 B"]) -> tuple[Rows, Int[Tensor
     used, position = inverse.unique(return_inverse=True)
     task_ids = rows.task_ids[used]
     counts = tuple(task_ids.bincount(minlength=len(rows.counts)).tolist())
-    return padded(Rows({name: array[used] for name, array in rows.obs.items()}, task_ids, counts)), position
+    return padded(Rows({name: rows_at(array, used) for name, array in rows.obs.items()}, task_ids, counts)), position

@@ -14,6 +14,7 @@ from mtrl.learning.losses import Moments, normalize_per_task, task_moments
 from mtrl.learning.surrogates import Surrogate
 from mtrl.learning.vtrace import VTrace, vtrace
 from mtrl.models.popart import PopArt
+from mtrl.models.rows import rows_at
 from mtrl.parallel import Total, add_up, alone
 
 
@@ -108,7 +109,7 @@ def correct_off_policy(batch: Batch, log_probs: Float[Tensor, "T B"], values: Fl
 
 def at_steps(array: Shaped[Tensor, "T B ..."], steps: Int[Tensor, " S"]) -> Shaped[Tensor, "1 S ..."]:
     """The entries at positions of the flattened [T, B]."""
-    return array.reshape(-1, *array.shape[2:])[steps].unsqueeze(0)
+    return rows_at(array.reshape(-1, *array.shape[2:]), steps).unsqueeze(0)
 
 
 def task_values(batch: Batch, targets: Targets, num_tasks: int, total: Total = alone) -> TaskValues:

@@ -25,7 +25,7 @@ from mtrl.models.masks import forbid, make_mask
 from mtrl.models.memory import Memory
 from mtrl.models.normalization import ObservationScale
 from mtrl.models.popart import PopArt
-from mtrl.models.rows import IndexedObservations, Rows
+from mtrl.models.rows import IndexedObservations, Rows, rows_at
 from mtrl.models.view import View, make_view
 from mtrl.parallel import Total, alone
 
@@ -107,10 +107,10 @@ class Actor(nn.Module):
         if self.memory is not None:
             assert observations.recurrence is not None
             projected = self.memory.project(features, observations.rows.obs, observations.rows.task_ids)
-            hidden = self.memory.unroll(projected[observations.inverse], observations.recurrence)
+            hidden = self.memory.unroll(rows_at(projected, observations.inverse), observations.recurrence)
         parameters = _head_outputs(self.head, features, hidden, observations).float()
         if self.mask is not None:
-            parameters = forbid(parameters, self.mask.allowed(observations.rows.obs)[observations.inverse])
+            parameters = forbid(parameters, rows_at(self.mask.allowed(observations.rows.obs), observations.inverse))
         return ActorOutput(parameters, features, hidden)
 
     def remember(self, evaluated: Float[Tensor, "B E"], memory: dict[str, Tensor], counts: tuple[int, ...]) -> MemoryStep:
@@ -275,11 +275,11 @@ def _outputs_in_time(
     head: Head, features: Float[Tensor, "N D"], hidden: Float[Tensor, "T1 B H"] | None, observations: IndexedObservations
 ) -> Float[Tensor, "T1 B O"]:
     if hidden is None:
-        return head(features, observations.rows.counts)[observations.inverse]
+        return rows_at(head(features, observations.rows.counts), observations.inverse)
     steps, slots = observations.inverse.shape
     # Heads want their rows sorted by task, which slots are. A minibatch may lack tasks, the last one too: the rows' counts know how many
     # there are.
     counts = tuple(steps * n for n in observations.task_ids.bincount(minlength=len(observations.rows.counts)).tolist())
-    read = head.project_features(features, observations.rows.counts)[observations.inverse.T.flatten()]
+    read = rows_at(head.project_features(features, observations.rows.counts), observations.inverse.T.flatten())
     recalled = head.project_memory(hidden.transpose(0, 1).flatten(0, 1), counts)
     return head.outputs(read + recalled, counts).unflatten(0, (slots, steps)).transpose(0, 1)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from envs.vector import Arrays
@@ -66,7 +66,7 @@ def padded(rows: Rows) -> Rows:
     index = torch.arange(count + missing, device=rows.task_ids.device).clamp(max=count - 1)
     last = max(task for task, n in enumerate(rows.counts) if n)
     counts = tuple(n + missing * (task == last) for task, n in enumerate(rows.counts))
-    return Rows({name: array[index] for name, array in rows.obs.items()}, rows.task_ids[index], counts)
+    return Rows({name: rows_at(array, index) for name, array in rows.obs.items()}, rows.task_ids[index], counts)
 
 
 def arrange(obs: Arrays, task_ids: np.ndarray, *, share_repeats: bool) -> tuple[Arrays, np.ndarray, np.ndarray]:
@@ -100,6 +100,17 @@ def rows_of_all(obs: dict[str, Tensor], task_ids: Int[Tensor, " B"], counts: Seq
     by_slot = {name: array.transpose(0, 1).flatten(0, 1) for name, array in obs.items()}
     rows = Rows(by_slot, task_ids.repeat_interleave(steps), tuple(steps * count for count in counts))
     return rows, torch.arange(steps * slots, device=task_ids.device).view(slots, steps).T
+
+
+def rows_at(array: Shaped[Tensor, "N ..."], places: Int[Tensor, "*S"]) -> Shaped[Tensor, ...]:
+    """The rows of an array at places of any shape: `array[places]`.
+
+    On a CPU `index_select` and its gradient take a tenth to a half of the time of indexing. On a GPU its gradient would add up in an order
+    that differs from run to run.
+    """
+    if array.device.type == "cuda":
+        return array[places]
+    return array.index_select(0, places.flatten()).reshape(*places.shape, *array.shape[1:])
 
 
 def can_share(obs: Arrays) -> bool:

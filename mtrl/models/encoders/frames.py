@@ -57,10 +57,16 @@ class FramesEncoder(nn.Module):
 
     def forward(self, obs: dict[str, Num[Tensor, "N F H W"]], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K D"]:
         """The experts' features of N stacks."""
-        frames = obs[self.key].to(torch.float32, memory_format=torch.channels_last)
+        # In two steps: to change the type and the order of the pixels at once takes PyTorch three times as long on a CPU.
+        frames = obs[self.key].contiguous(memory_format=torch.channels_last).to(self._dtype_of(obs[self.key]))
         if self.low is not None and self.scale is not None:
             frames = (frames - self.low) * self.scale
         return torch.stack([expert(frames) for expert in self.experts], dim=1)
+
+    def _dtype_of(self, frames: Tensor) -> torch.dtype:
+        """The type that the convolutions read. Whole numbers up to 256 are exact in bfloat16: no float32 is needed in between."""
+        autocast = frames.dtype == torch.uint8 and self.scale is None and torch.is_autocast_enabled(frames.device.type)
+        return torch.get_autocast_dtype(frames.device.type) if autocast else torch.float32
 
 
 class ImageEncoder(FramesEncoder):
