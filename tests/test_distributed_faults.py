@@ -123,6 +123,32 @@ def test_a_runner_that_is_killed_costs_one_unroll_and_acts_again_with_new_weight
         algorithm.stop()
 
 
+@pytest.mark.parametrize(("runners", "batch"), [(1, 1), (1, 2), (2, 2)])
+def test_without_a_queue_no_rollout_is_collected_with_old_weights(runners, batch, monkeypatch):
+    """Where all runners together make whole batches. They are looked after while the learner works, but not asked for more."""
+    monkeypatch.setattr("mtrl.training.trainer.TEND_SECONDS", 0.001)
+    changes = {"num_env_runners": runners, "num_cpus_per_env_runner": 0.5, "rollouts_in_flight": 1}
+    algorithm = built(
+        learner__max_queued_batches=0,
+        learner__rollouts_per_update=batch,
+        learner__surrogate="clipped",
+        learner__epochs=8,
+        **{f"env_runners__{name}": value for name, value in changes.items()},
+    )
+    trainer = algorithm.trainer
+    tend, tended = trainer._source.tend, []
+    monkeypatch.setattr(trainer._source, "tend", lambda untrained: tended.append(untrained) or tend(untrained))
+    try:
+        steps_until(trainer, lambda said: trainer.updates >= 10)  # one of them may have started later
+        trainer.metrics()
+        tended.clear()
+        steps_until(trainer, lambda said: trainer.updates >= 30)
+        assert trainer.metrics()["summary/policy_lag"] == 0
+        assert len(tended) >= 20 and all(set(untrained) == set(range(1, runners + 1)) for untrained in tended)
+    finally:
+        algorithm.stop()
+
+
 def test_while_a_runner_is_missing_the_other_is_asked_in_its_place(monkeypatch):
     """First one that stands still, then one that was killed. Else learner and the other runner would wait for each other in turn."""
     runners = {"num_env_runners": 2, "num_cpus_per_env_runner": 0.5, "rollouts_in_flight": 1}

@@ -171,7 +171,7 @@ class FaultySource:
         self.collector.set_weights(version, weights)
         self.collector.set_shares(shares)
 
-    def collect(self, timeout):
+    def collect(self, timeout, untrained=()):
         return [self.collector.collect()]
 
     def faults(self):

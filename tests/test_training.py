@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ class Stalled(InProcessSource):
     asynchronous = True
     stalled = True
 
-    def collect(self, timeout: float) -> list[Collected]:
+    def collect(self, timeout: float, untrained: Sequence[int] = ()) -> list[Collected]:
         if not self.stalled:
             return super().collect(timeout)
         time.sleep(timeout)
@@ -196,11 +197,11 @@ class EagerSource:
     def publish(self, version, weights, shares, levels):
         pass
 
-    def collect(self, timeout):
+    def collect(self, timeout, untrained=()):
         self.handed_out += 1
         return [self._collected]
 
-    def tend(self):
+    def tend(self, untrained):
         pass
 
     def faults(self):
@@ -271,7 +272,7 @@ class EqualRunners(EagerSource):
     def publish(self, version, weights, shares, levels):
         self.version = version
 
-    def collect(self, timeout):
+    def collect(self, timeout, untrained=()):
         runner = self.handed_out % len(self.acting)
         (collected,) = super().collect(timeout)
         versions = np.full(collected.rollout.num_slots, self.acting[runner], np.int64)

@@ -284,7 +284,8 @@ class LearnerConfig(Section):
     when it is learned from, however many runners there are."""
     max_queued_batches: int = Field(2, ge=0)
     """Batches that may wait for the learner before the runners have to wait. With one rollout in flight, 1 keeps the policy one update
-    behind; with 0 the runners pause while the learner works and never act with an old policy."""
+    behind. With 0 a runner whose rollout is in the batch pauses until there are new weights: where a batch has a rollout of every runner,
+    no policy is old when it is learned from."""
     surrogate: Literal["vtrace", "clipped"] = "vtrace"
     """The actor's objective: V-trace's policy gradient, or PPO's clipped ratio with the same advantages, which allows more passes over a
     batch."""

@@ -67,6 +67,7 @@ class RaySource:
         self._heard: dict[int, float] = {}  # by runner: when something came from it last
         self._unrolls: deque[float] = deque(maxlen=RECENT)  # lengths in seconds
         self._held: list[tuple[int, Collected[Rollout | StoredRollout]]] = []  # arrived before anybody asked; with their runners
+        self._untrained: Counter[int] = Counter()  # by runner: rollouts that were taken, in place of which it is not asked
 
     def publish(self, version: int, weights: Arrays, shares: np.ndarray, levels: Sequence[LevelPlan] | None = None) -> None:
         """One copy into the object store, however many runners there are."""
@@ -77,11 +78,15 @@ class RaySource:
             self._plans, self._levels = levels, [ray.put(levels)]
         self._server.publish.remote(Published(self._serial, version, self._weights, shares, self._restarts, self._levels))
 
-    def collect(self, timeout: float) -> list[Collected[Rollout | StoredRollout]]:
+    def collect(self, timeout: float, untrained: Sequence[int] = ()) -> list[Collected[Rollout | StoredRollout]]:
         """Rollouts that have arrived; asks every runner for more."""
         deadline = time.monotonic() + timeout
+        self._untrained = Counter(untrained)
         while True:
             self._request()
+            if not self._held and not any(self._sent.values()):
+                self._untrained.clear()  # a batch of more rollouts than there are runners: all of them are asked again
+                self._request()
             held, self._held = self._held, []
             # RLlib waits for all outstanding requests or the time-out, whichever is first, so the time-out is short.
             arrived = [*held, *self._fetch()]
@@ -89,8 +94,9 @@ class RaySource:
                 return [rollout for _, rollout in arrived]
             self._probe()
 
-    def tend(self) -> None:
+    def tend(self, untrained: Sequence[int]) -> None:
         """Looks after runners that died or hang, and asks others in their place; what arrives meanwhile is kept for `collect`."""
+        self._untrained = Counter(untrained)
         self._held += self._fetch()
         self._probe()
         self._request()
@@ -133,8 +139,8 @@ class RaySource:
             self._sent[runner].append(time.monotonic())
 
     def _waiting(self, runner: int) -> int:
-        """A runner's requests without an answer, and its rollouts that nobody has taken."""
-        return len(self._sent[runner]) + sum(owner == runner for owner, _ in self._held)
+        """A runner's requests without an answer, its rollouts that nobody has taken, and those that the next weights wait for."""
+        return len(self._sent[runner]) + sum(owner == runner for owner, _ in self._held) + self._untrained[runner]
 
     def _is_late(self, runner: int) -> bool:
         if not self._sent[runner] or not self._unrolls:

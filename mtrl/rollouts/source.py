@@ -28,11 +28,17 @@ class RolloutSource(Protocol):
         runner takes them at the start of its next unroll.
         """
 
-    def collect(self, timeout: float) -> list[Collected[Rollout | StoredRollout]]:
-        """The unrolls that have arrived, after at most `timeout` seconds of waiting for one; asks the runners for more."""
+    def collect(self, timeout: float, untrained: Sequence[int] = ()) -> list[Collected[Rollout | StoredRollout]]:
+        """The unrolls that have arrived, after at most `timeout` seconds of waiting for one; asks the runners for more.
 
-    def tend(self) -> None:
-        """Looks after the runners. To be called now and then while no rollouts are asked for."""
+        Args:
+            timeout: seconds.
+            untrained: the runner of each unroll that was taken and not trained on yet, if it is to wait for the weights that come from it:
+                it is asked for one less.
+        """
+
+    def tend(self, untrained: Sequence[int]) -> None:
+        """Looks after the runners. To be called now and then while the learner works and no rollouts are taken. `untrained` as above."""
 
     def faults(self) -> list[SourceFault]:
         """The faults since the last call, without those that came with rollouts."""
@@ -85,11 +91,11 @@ class InProcessSource:
         self._collector.set_shares(shares)
         self._collector.set_levels(levels)
 
-    def collect(self, timeout: float) -> list[Collected[Rollout | StoredRollout]]:
+    def collect(self, timeout: float, untrained: Sequence[int] = ()) -> list[Collected[Rollout | StoredRollout]]:
         """One unroll, however long it takes."""
         return [self._collector.collect()]
 
-    def tend(self) -> None:
+    def tend(self, untrained: Sequence[int]) -> None:
         """Nothing to look after."""
 
     def faults(self) -> list[SourceFault]:

@@ -68,6 +68,7 @@ class Trainer:
         self._versions = VersionWatch()
         self._source = source
         self._arrived: list[Collected[Rollout | StoredRollout]] = []
+        self._learning: list[Collected[Rollout | StoredRollout]] = []  # of the batch that the learner is at
         self._batch_size = BatchSize(config.learner.rollouts_per_update)
         self._threads = learner_threads(config, source)
         self._thread = ThreadPoolExecutor(1, "learner") if source.asynchronous else None
@@ -122,8 +123,11 @@ class Trainer:
         finally:
             self._interval.queue_wait_seconds += time.perf_counter() - before
         needed = self._batch_size.rollouts
-        batch, self._arrived = self._arrived[:needed], self._arrived[needed:]
-        return self._train_on([collected.rollout for collected in batch])
+        self._learning, self._arrived = self._arrived[:needed], self._arrived[needed:]
+        try:
+            return self._train_on([collected.rollout for collected in self._learning])
+        finally:
+            self._learning = []
 
     def interrupt_with(self, interrupted: Callable[[], bool]) -> None:
         """Ends an update in this process after the minibatch in which `interrupted` says so: one with many takes up to 14 s."""
@@ -256,7 +260,7 @@ class Trainer:
 
     def _receive_during(self, update: Future[UpdateResult]) -> UpdateResult:
         while self.config.learner.max_queued_batches == 0 and wait([update], timeout=TEND_SECONDS).not_done:
-            self._source.tend()
+            self._source.tend(self._untrained())
         while not update.done():
             if len(self._arrived) < self.config.learner.max_queued_batches * self._batch_size.rollouts:
                 self._receive(POLL_SECONDS)
@@ -266,7 +270,7 @@ class Trainer:
         return update.result()
 
     def _receive(self, timeout: float) -> None:
-        for collected in self._source.collect(timeout):
+        for collected in self._source.collect(timeout, self._untrained()):
             counts = np.bincount(collected.rollout.outline.task_ids, minlength=self.suite.num_tasks)
             self._environments[collected.runner] = np.maximum(counts, self._environments[collected.runner])
             self._batch_size.hear_of(collected.runner)
@@ -281,6 +285,11 @@ class Trainer:
         self._messages += self.quarantine.retry(now)
         if not np.array_equal(self.quarantine.out, self._left_out):
             self._share_out()  # at once: without the task that fails there may be no other update
+
+    def _untrained(self) -> list[int]:
+        """The runner of each rollout that is not trained on yet, where no batch may wait: it pauses until there are new weights."""
+        waits = self.config.learner.max_queued_batches == 0
+        return [collected.runner for collected in (*self._learning, *self._arrived)] if waits else []
 
     def _hear_of(self, collected: Collected[Rollout | StoredRollout]) -> None:
         """Takes in the faults and the version of a runner's rollout."""
