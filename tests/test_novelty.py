@@ -57,6 +57,25 @@ class TestFirstVisits:
         visits.start(both, {"x": np.array([[1], [3]])})
         assert visits.step({"x": np.array([[7], [2]])}, np.ones(2, bool)).tolist() == [True, False]
 
+    def test_each_kind_of_a_mixed_suite_by_itself(self):
+        """Numbers of one kind do not hide that a view of the other kind has come again, and an action mask is no part of a view."""
+        visits = EpisodeVisits()
+
+        def obs(number, view, mask):
+            arrays = {"0.vector": [[number], [0]], "1.image": [[0], [view]], "1.action_mask": [[0], [mask]], "kind": [0, 1]}
+            types = {"0.vector": np.float32, "1.image": np.uint8, "1.action_mask": np.int8, "kind": np.uint8}
+            return {name: np.array(values, types[name]) for name, values in arrays.items()}
+
+        visits.start(np.array([0, 1]), obs(0.5, 3, 0))
+        assert visits.step(obs(0.5, 3, 1), np.ones(2, bool)).tolist() == [True, False]
+        assert visits.step(obs(0.5, 4, 1), np.ones(2, bool)).tolist() == [True, True]
+
+    def test_what_is_kept_of_a_screen_is_small(self):
+        visits = EpisodeVisits()
+        visits.start(np.array([0]), {"frames": np.zeros((1, 4, 84, 84), np.uint8)})
+        visits.step({"frames": np.ones((1, 4, 84, 84), np.uint8)}, np.ones(1, bool))
+        assert [len(key) for seen in visits._slots for key in seen] == [16, 16]
+
     def test_a_collectors_are_those_of_its_rollouts(self):
         """Counted again from the observations, over several unrolls, with every episode of every slot."""
         config = toy_config("minigrid/Empty-5x5,DoorKey-5x5", env_runners__slots=6, env_runners__unroll_length=40, **ON)
@@ -165,3 +184,41 @@ def test_a_resumed_learner_goes_on_exactly():
     plain = Learner(override(config, {"learner.novelty.weight": 0.0}), suite)
     plain.load_state_dict(first.state_dict())  # without bonuses from here on, and with them again
     first.load_state_dict(plain.state_dict())
+
+
+def test_learners_exchange_the_same_numbers_whatever_they_have_seen():
+    """One of several learners may have no slot of a kind of observations, and waits for as many numbers as the others send."""
+    config = toy_config("toy/corridor+minigrid/Empty-5x5", env_runners__slots=4)
+    (rollout,) = collect(config, 1)
+    sent = []
+    for slots in (np.arange(4), np.flatnonzero(rollout.task_ids == 0)):
+        sizes = []
+
+        def total(numbers, sizes=sizes):
+            sizes.append(numbers.numel())
+            return numbers
+
+        novelty_of(config).learn(batch_of(config, take_slots(rollout, slots)), total)
+        sent.append(sizes)
+    assert sent[0] == sent[1]
+
+
+def test_observations_are_normalised_for_it_too():
+    config = override(toy_config("context/pendulum", env_runners__slots=20, **ON), {"model.normalize_observations": True})
+    suite = make_suite(config.suite.name)
+    learner = Learner(config, suite)
+    for rollout in collect(config, 3):
+        learner.update(rollout, 0.0)
+    own = learner.policy.actor.trunk.encoder.scale
+    for network in (learner._novelty._predictor, learner._novelty._target):
+        assert network.encoder.scale.count.sum() > 0.9 * own.count.sum() > 0
+        torch.testing.assert_close(network.encoder.scale.mean, own.mean, rtol=0.2, atol=0.2)
+
+
+def test_a_resumed_run_has_its_own_learning_rate():
+    config = toy_config(**ON)
+    first = Learner(config, make_suite(config.suite.name))
+    first.update(collect(config, 1)[0], 0.0)
+    second = Learner(override(config, {"learner.novelty.learning_rate": 0.03}), make_suite(config.suite.name))
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert second._novelty._optimizer.param_groups[0]["lr"] == 0.03

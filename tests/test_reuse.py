@@ -220,6 +220,24 @@ def test_how_far_the_policy_moved_is_reported():
     assert moved["kl"] > 1e-3 and 0 < moved["clip_fraction"] < 1
 
 
+def test_a_policy_that_has_moved_before_the_first_step_is_left_as_it_is():
+    """The KL divergence to an average of earlier policies may exceed the target at once: then an update is no step at all."""
+    config = toy_config(
+        model__trunks="shared",
+        learner__surrogate="clipped",
+        learner__epochs=4,
+        learner__proximal="average",
+        learner__target_kl=1e-6,
+        learner__actor={"learning_rate": 1e-2},
+    )
+    learner = Learner(config, make_suite(config.suite.name))
+    for rollout in collect(config, 6):
+        learner.update(rollout, 0.0)
+    before = copy.deepcopy(learner.policy_weights())
+    learner.update(rollout, 0.0)
+    assert all(np.array_equal(array, learner.policy_weights()[name]) for name, array in before.items())
+
+
 def test_fewer_actor_steps_than_a_pass_has():
     config = toy_config(learner__actor_updates=3, learner__minibatches=2)
     learner = Learner(config, make_suite(config.suite.name))

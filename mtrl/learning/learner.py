@@ -156,13 +156,13 @@ class Learner:
             if stopped:
                 minibatch = self._without_actor(minibatch)
             losses = self.losses(minibatch, coefficients) if minibatch.updates_actor or minibatch.updates_critic else None
+            if targets is None and losses is not None:
+                targets = losses.targets  # every step reads the whole batch, and the first one's are those of the weights before it
             if losses is not None and minibatch.updates_actor and self._has_moved_far(losses):
                 stopped, minibatch = True, self._without_actor(minibatch)
                 losses = self.losses(minibatch, coefficients) if minibatch.updates_critic else None
             if losses is None:
                 continue
-            if targets is None:  # every step reads the whole batch, and the first one's targets are those of the weights before it
-                targets = losses.targets
             if report.similarity is None:
                 report.similarity = self._similarity(minibatch, losses)
             norm = self._step(minibatch, losses, progress)

@@ -10,15 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from envs import TaskSuite
 from envs.observations import MASK
 from mtrl.config import ModelConfig, NoveltyConfig
 from mtrl.learning.batch import Batch
+from mtrl.learning.optimizers import in_order_of, load_state
 from mtrl.models.encoders import make_encoder
+from mtrl.models.normalization import ObservationScale
 from mtrl.models.rows import Rows
+from mtrl.models.view import View
 from mtrl.parallel import Total, add_up, alone
 
 CODE_SIZE = 128  # numbers that are predicted
@@ -76,8 +79,11 @@ class Novelty:
         return bonuses / scale.clamp(min=torch.finfo(torch.float32).tiny)[observations.task_ids]
 
     def learn(self, batch: Batch, total: Total = alone) -> float:
-        """Brings the prediction closer for what the batch shows, each observation by its number of steps; returns the error before."""
+        """Brings the prediction closer for what the batch shows, each observation as often as it was seen; returns the error before."""
         weights = self._visits(batch)
+        for module in (*self._target.modules(), *self._predictor.modules()):
+            if isinstance(module, ObservationScale | View):
+                module.observe(batch.observations.rows.obs, batch.observations.rows.task_ids, weights, total)
         weights = weights / total(weights.sum()).clamp(min=1)
         errors = []
         for _ in range(self._config.updates):
@@ -85,9 +91,11 @@ class Novelty:
             errors.append(loss.detach())
             self._optimizer.zero_grad()
             loss.backward()
-            gradients = [parameter.grad for parameter in self._predictor.parameters() if parameter.grad is not None]
-            for gradient, whole in zip(gradients, add_up(gradients, total), strict=True):
-                gradient.copy_(whole)
+            # Without rows of a kind of observations there are no gradients of its encoder; another learner may have some.
+            parameters = list(self._predictor.parameters())
+            gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+            for parameter, gradient in zip(parameters, add_up(gradients, total), strict=True):
+                parameter.grad = in_order_of(gradient, parameter)
             self._optimizer.step()
         return float(total(errors[0]))
 
@@ -109,7 +117,7 @@ class Novelty:
         """Goes on from a `state_dict`."""
         self._target.load_state_dict(state["target"])
         self._predictor.load_state_dict(state["predictor"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        load_state(self._optimizer, state["optimizer"])
         self._steps.copy_(state["steps"])
         self._squares.copy_(state["squares"])
 
@@ -120,11 +128,11 @@ class Novelty:
         return errors
 
     def _visits(self, batch: Batch) -> Float[Tensor, " N"]:
-        """The number of steps of this batch that led to each row's observation."""
-        places: Tensor = batch.observations.inverse[1:]
-        valid: Bool[Tensor, "T B"] = batch.valid
-        count = len(batch.observations.rows.task_ids)
-        return torch.zeros(count, device=places.device).index_add(0, places.flatten(), valid.flatten().float())
+        """The number of times that each row's observation was seen, at the beginning of an episode or after a step."""
+        places: Tensor = batch.observations.inverse[1:].flatten()
+        return torch.zeros(len(batch.observations.rows.task_ids), device=places.device).index_add(
+            0, places, torch.ones_like(places).float()
+        )
 
 
 class _Network(nn.Module):

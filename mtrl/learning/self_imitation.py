@@ -1,6 +1,8 @@
 """Self-imitation learning (Oh et al. 2018): actions that once led to more than the critic expects are learned from again.
 
-A trace is one slot of a rollout. What it returned is known for the steps of episodes that ended within it; the others do not count.
+A trace is one slot of a rollout. What it returned is known for the steps of episodes that ended within it; the others do not count. Where
+an episode was cut off, the critic's value of its last observation is added. Returns are of the environment's rewards, also where bonuses
+for novelty are part of the critic's values.
 """
 
 from __future__ import annotations
@@ -64,10 +66,12 @@ class SelfImitation:
             rollout: T steps of B slots.
             values: V(x_t) before the update, [T + 1, B].
         """
-        rewards = rollout.rewards if self._clip is None else rollout.rewards.clip(-self._clip, self._clip)
-        returns, known = returns_to_go(rewards, rollout.terminated | rollout.truncated, rollout.valid, self._discount)
+        returns, known = returns_to_go(rollout, values, self._discount, self._clip)
+        if rollout.levels is not None:
+            known &= ~rollout.levels.only_rated
         gaps = np.where(known, np.maximum(returns - values[:-1], 0.0), 0.0).sum(0) / np.maximum(known.sum(0), 1)
         for task in self._traces:
+            task[:] = [trace for trace in task if trace.rollout.unroll_length == rollout.unroll_length]  # another one before a resumption
             task.sort(key=lambda trace: -trace.gap)  # some have been rated anew
         for slot in np.flatnonzero(gaps > 0).tolist():
             own, task = np.array([slot]), self._traces[int(rollout.task_ids[slot])]
@@ -121,23 +125,28 @@ class SelfImitation:
             self._traces[int(rollout.task_ids[0])].append(Trace(rollout, kept["returns"], kept["known"], float(kept["gap"])))
 
 
-def returns_to_go(rewards: np.ndarray, ended: np.ndarray, valid: np.ndarray, discount: float) -> tuple[np.ndarray, np.ndarray]:
-    """The discounted return from each step to the end of its episode, and whether the episode ends within the trace; both [T, B].
+def returns_to_go(
+    rollout: Rollout, values: np.ndarray, discount: float, clip_rewards: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The discounted return from each step to the end of its episode, and whether the episode ends within the rollout; both [T, B].
 
     Args:
-        rewards: [T, B].
-        ended: whether a step was the last one of an episode, [T, B].
-        valid: whether it was a step of an episode, [T, B].
+        rollout: T steps of B slots.
+        values: V(x_t), [T + 1, B]; the one of an episode's last observation is part of its return where the episode was cut off.
         discount: γ.
+        clip_rewards: rewards count within ± this; None clips nothing.
     """
-    returns, known = np.zeros_like(rewards), np.zeros_like(valid)
-    later, is_known = np.zeros_like(rewards[0]), np.zeros_like(valid[0])
+    rewards = rollout.rewards if clip_rewards is None else rollout.rewards.clip(-clip_rewards, clip_rewards)
+    ended, valid = rollout.terminated | rollout.truncated, rollout.valid
+    after_end = np.where(rollout.terminated, 0.0, values[1:])
+    returns, known = np.zeros_like(rewards, np.float32), np.zeros_like(valid)
+    later, is_known = np.zeros_like(returns[0]), np.zeros_like(valid[0])
     for t in reversed(range(len(rewards))):
         last = ended[t] & valid[t]
         is_known = (is_known | last) & valid[t]  # what comes before an episode's reset belongs to another episode
-        later = rewards[t] + discount * np.where(last | ~valid[t], 0.0, later)
+        later = rewards[t] + discount * np.where(last, after_end[t], np.where(valid[t], later, 0.0))
         returns[t], known[t] = later, is_known
-    return returns.astype(np.float32), known
+    return returns, known
 
 
 def imitation_losses(

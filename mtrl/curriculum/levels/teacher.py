@@ -75,4 +75,6 @@ class Teacher(nn.Module):
     def load_everything(self, state: dict[str, Any]) -> None:
         """Goes on from `everything`."""
         self.load_state_dict(state["weights"])
+        learning_rate = self._optimizer.param_groups[0]["lr"]  # the experiment's, whatever the state's is
         self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.param_groups[0]["lr"] = learning_rate
