@@ -9,8 +9,9 @@ import pytest
 from helpers import toy_config
 
 from envs import SuiteError, make_suite, single_task
-from mtrl.benchmark.alone import behind_since, compare_task, plans_alone
+from mtrl.benchmark.alone import EQUAL_SHARES, behind_since, compare_task, plans_alone
 from mtrl.cli.dispatch import main
+from mtrl.config import override
 from mtrl.dashboard.alone import write_alone_page
 from mtrl.dashboard.runs import Run
 
@@ -93,6 +94,12 @@ def test_the_page_shows_every_task(tmp_path):
     write_alone_page(tmp_path / "alone.html", "name<b>", [found._asdict()], runs, {"a": runs})
     page = (tmp_path / "alone.html").read_text()
     assert "name&lt;b&gt;" in page and "<td>a</td>" in page and "Score together less score alone" in page
+
+
+def test_all_tasks_have_equal_shares_together():
+    config = toy_config(curriculum__scheduler="plr", curriculum__options={"temperature": 0.2}, curriculum__boost_forgotten=3.0)
+    curriculum = override(config, EQUAL_SHARES).curriculum
+    assert (curriculum.scheduler, curriculum.options, curriculum.boost_forgotten) == ("uniform", {}, 1.0)
 
 
 @pytest.mark.slow

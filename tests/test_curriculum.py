@@ -12,6 +12,7 @@ from envs import Episode, make_suite
 from envs.suites.toy import ACTION_SPACE, OBSERVATION_SPACE, Corridor
 from envs.task import Task, TaskSuite
 from mtrl.benchmark.curriculum import Outcome, better_half, compare, outcome_of, print_table, rungs
+from mtrl.benchmark.curriculum import _scheduler as described
 from mtrl.config import ConfigError, CurriculumConfig, load_config, override
 from mtrl.curriculum import SCHEDULERS, RatedScheduler, make_scheduler, with_floor
 from mtrl.curriculum.decisions import Decider
@@ -562,6 +563,19 @@ def test_without_a_range_of_returns_a_success_is_the_score():
     assert stats.scores[0] == 0.5
 
 
+@pytest.mark.parametrize(("name", "option"), [("rollin", "mastered"), ("worst_first", "solved")])
+def test_certain_success_is_never_shown(name, option):
+    """No number of episodes makes a success rate of 1 more likely than a smaller one."""
+    with pytest.raises(ConfigError, match=f"{option}.*less than 1"):
+        scheduler(name, 2, **{option: 1.0})
+
+
+def test_a_comparison_gives_each_scheduler_its_own_options_alone():
+    assert described("plr:temperature=0.1") == {"curriculum.scheduler": "plr", "curriculum.options": {"temperature": 0.1}}
+    config = override(load_config("configs/toy.yaml"), described("plr:temperature=0.1"))
+    assert override(config, described("ducb")).curriculum.options == override(config, described("uniform")).curriculum.options == {}
+
+
 def test_evaluations_can_be_the_evidence():
     suite = suite_of(2)
     stats = TaskStatistics(suite)
@@ -579,5 +593,9 @@ def test_evaluations_can_be_the_evidence():
     for known in (stats, again):
         # Beta(3, 19) and Beta(16, 6): 19 and 6 failures of 22.
         np.testing.assert_allclose(scheduler("success_gap", 2).probabilities(known.evidence(evaluated=True)), [19 / 25, 6 / 25])
+    for _ in range(4):
+        stats.add_evaluation(EvaluationResults("p-v1", {}, 1, "gymnasium", True, found, mean))
+    # The rates are the newest evaluation's: they are as uncertain as before.
+    np.testing.assert_allclose(scheduler("success_gap", 2).probabilities(stats.evidence(evaluated=True)), [19 / 25, 6 / 25])
     with pytest.raises(ConfigError, match="there would be none"):
         override(load_config("configs/toy.yaml"), {"curriculum.evidence": "evaluation"})

@@ -306,6 +306,16 @@ class TestEpisodes:
         (found,) = sums.add(*unroll([0, 1, 1], [0, 0, 1], [0.0, 1.0, 1.0], values=[9.0, 1.0, 1.0], advantages=[9.0, 1.0, 1.0]))
         assert found[3:5] == (2, 2.0)
 
+    def test_episodes_that_go_on_after_a_lost_learner_are_left_out(self):
+        """Their beginnings were in batches of the lost learner."""
+        sums = LevelEpisodes()
+        sums.add(*unroll([1, 1, 1], [0, 0, 0], [5.0] * 3, values=[1.0] * 3, advantages=[1.0] * 3))
+        sums.forget(episodes_go_on=True)
+        assert sums.add(*unroll([1, 1, 1], [0, 0, 0], [5.0] * 3, values=[1.0] * 3, advantages=[1.0] * 3)) == []
+        assert sums.add(*unroll([1, 0, 1], [1, 0, 0], [5.0, 0.0, 1.0], values=[1.0] * 3, advantages=[1.0] * 3)) == []
+        (found,) = sums.add(*unroll([1, 1, 0], [0, 1, 0], [1.0, 1.0, 0.0], values=[1.0] * 3, advantages=[1.0] * 3))
+        assert found[3:5] == (3, 3.0)
+
     def test_returns_are_those_that_environments_report(self):
         config = levels_config("uniform", training_levels=3)
         suite = make_suite(config.suite.name)
@@ -503,6 +513,25 @@ def test_other_training_levels_begin_anew_and_tasks_are_known_by_name(tmp_path, 
     fewer.load_state_dict(two.state_dict())
     assert [len(sampler.buffer) for sampler in other.samplers] == [1, 0]
     assert [len(sampler.buffer) for sampler in fewer.samplers] == [0, 0]
+
+
+def test_uniform_goes_on_from_a_run_with_rated_and_edited_levels():
+    suite = make_suite("context/pendulum:all")
+
+    def made(sampler: str) -> Any:
+        return make_level_curriculum(levels_config(sampler, suite.name, training_levels=20), suite)
+
+    before, uniform = made("accel"), made("uniform")
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        (plan,) = before.plans()
+        place = rng.choice(len(plan.numbers), p=plan.probabilities)
+        before.decide([episode(int(plan.numbers[place]), float(rng.random()), only_rated=bool(plan.only_rated[place]))])
+    assert uniform.load_state_dict(before.state_dict())
+    (plan,) = uniform.plans()
+    np.testing.assert_array_equal(plan.numbers, np.arange(20))
+    np.testing.assert_array_equal(plan.parameters, suite.tasks[0].level_parameters.of_training_levels(20))
+    assert len(uniform.summaries()) == 1
 
 
 def written_config(sampler: str, suite: str) -> ExperimentConfig:

@@ -56,6 +56,24 @@ def test_a_resumed_run_has_every_component(finished):
         assert fingerprint(other.state_dict()[component]) == fingerprint(trainer.state_dict()[component])
 
 
+def test_a_run_without_a_checkpoint_begins_again(tmp_path):
+    """One that was killed before its first: what it has logged is of no policy that goes on."""
+    config = toy_config(total_frames=400, report_seconds=0.001)
+    directory, trainer = RunDirectory.create(tmp_path, config), build_trainer(config)
+    for _ in range(3):
+        trainer.step()
+        directory.write_metrics(trainer.metrics(), trainer.suite)
+    directory.write_decisions(trainer.decisions())
+    trainer.close()
+    assert directory.read_metrics() and list(directory.read_decisions())
+    again = build_trainer(config)
+    assert not resume(again, directory, Silent())
+    assert not directory.read_metrics() and not list(directory.read_decisions())
+    assert run_training(again, directory, Silent()) == 0
+    frames = [row["summary/frames"] for row in directory.read_metrics()]
+    assert frames == sorted(frames)
+
+
 def test_other_tasks_are_refused(finished):
     directory, _ = finished
     with pytest.raises(CheckpointError, match="trained on corridor, constant, cue, but this experiment has cue, constant"):

@@ -63,3 +63,20 @@ def test_a_signal_saves_every_seed(tmp_path: Path, number: int, code: int) -> No
         newest = run.read_metrics()[-1]["summary/frames"]
         assert named_step(run.checkpoints, "latest") == newest > 0, "the checkpoint is of the last update"
         assert json.loads(run.layout.state.read_text())["state"] == "interrupted"
+
+
+def test_a_run_that_fails_is_a_failed_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_stopped: None) -> None:
+    """It must not be evaluated or averaged as if it had been trained."""
+    command = ["sweep", "toy", "--seeds", "1", "--run-dir", str(tmp_path / "sweep"), "--num-env-runners", "1", "--total-frames", "600"]
+    assert main([*command, "--suite.name", "chaos/toy/three?raise=1"]) == 2
+    said = capsys.readouterr().err
+    assert "1 of 1 trials failed" in said and "this environment raises" in said
+
+
+@pytest.mark.slow
+def test_trials_have_learners_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_stopped: None) -> None:
+    """Reserved with the runners: Ray would have no core left for them within the trial."""
+    half = ["--env-runners.num-cpus-per-env-runner", "0.5", "--learners.num-cpus-per-learner", "0.5"]
+    command = ["sweep", "toy", "--seeds", "1", "--run-dir", str(tmp_path / "sweep"), "--num-env-runners", "1", "--total-frames", "600"]
+    assert main([*command, *half, "--learners.num-learners", "2"]) == 0
+    assert "corridor" in capsys.readouterr().out

@@ -19,7 +19,8 @@ from mtrl.evaluation.statistics import mean_interval
 
 TOGETHER = "together"
 BEHIND = 0.1  # of the score, by which a task counts as behind
-EQUAL_SHARES: dict[str, Any] = {"curriculum.scheduler": "uniform", "curriculum.options": {}}  # so that a task has as many frames as alone
+EQUAL_SHARES: dict[str, Any] = {"curriculum.scheduler": "uniform", "curriculum.options": {}, "curriculum.boost_forgotten": 1.0}
+"""So that a task has as many frames together as alone."""
 
 
 class TaskComparison(NamedTuple):

@@ -144,7 +144,7 @@ def _scheduler(text: str) -> dict[str, Any]:
     if not all("=" in option for option in options):
         raise ConfigError(f"--schedulers: options are written NAME:OPTION=VALUE, got {text!r}")
     found = {key: read_scalar(value) for key, _, value in (option.partition("=") for option in options)}
-    return {"curriculum.scheduler": name} | ({"curriculum.options": found} if found else {})
+    return {"curriculum.scheduler": name, "curriculum.options": found}
 
 
 def _folder_name(scheduler: str) -> str:

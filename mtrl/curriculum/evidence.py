@@ -22,6 +22,12 @@ class Evidence(NamedTuple):
     similarity: np.ndarray | None = None  # [num_tasks, num_tasks], cosine of the tasks' gradients at the mixed feature
     contexts: np.ndarray | None = None  # the number in which tasks differ; None where they have none
     total_frames: np.ndarray | None = None  # [], the run's budget; None in logs of former versions
+    rate_episodes: np.ndarray | None = None  # that `success_rates` are of; None: the newest `WINDOW`, or all so far
+
+    @property
+    def window(self) -> np.ndarray:
+        """The number of episodes that each task's success rate is of."""
+        return np.minimum(self.episodes, WINDOW) if self.rate_episodes is None else self.rate_episodes
 
     def stage(self, frames: int, share: float) -> float:
         """The length of a stage in frames: `frames`, or where that is 0 a `share` of the run's budget."""
@@ -56,6 +62,6 @@ class SuccessPosterior(NamedTuple):
 
 def success_posterior(evidence: Evidence) -> SuccessPosterior:
     """The posterior of each task; uniform for a task without episodes."""
-    episodes = np.minimum(evidence.episodes, WINDOW)
+    episodes = evidence.window
     successes = np.nan_to_num(evidence.success_rates) * episodes
     return SuccessPosterior(1.0 + successes, 1.0 + episodes - successes)

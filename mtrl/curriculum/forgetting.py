@@ -36,7 +36,7 @@ class ForgettingWatch:
         rates = np.where(full, np.nan_to_num(evidence.success_rates), 0.0)
         self._take_in(evidence, rates, full)
         self.best = np.maximum(self.best, np.nan_to_num(self._mean))
-        noise = NOISE * np.sqrt(self.best * (1 - self.best) / WINDOW)
+        noise = NOISE * np.sqrt(self.best * (1 - self.best) / np.maximum(evidence.window, 1))
         lost = full & (self.best >= MASTERED) & (rates < self.best - LOSS - noise)
         # Back only when it has made up half of the loss, so that a rate at the edge does not report itself again and again.
         still = self.forgotten & (rates < self.best - LOSS / 2)

@@ -27,7 +27,15 @@ from ray.tune.search.searcher import Searcher
 from mtrl.config import ExperimentConfig, override
 from mtrl.distributed.cluster import check_resources, start_ray
 from mtrl.distributed.search_space import Space, check_space
-from mtrl.distributed.trials import TrialsInterruptedError, TuneConsole, resources_of, silence_tune, trial_directory, trial_trainer
+from mtrl.distributed.trials import (
+    TrialsInterruptedError,
+    TuneConsole,
+    resources_of,
+    silence_tune,
+    train_trial,
+    trial_directory,
+    trial_trainer,
+)
 from mtrl.errors import UserError
 from mtrl.storage.checkpoint import newest_valid
 from mtrl.storage.layout import RunLayout
@@ -35,7 +43,6 @@ from mtrl.storage.run_directory import RunDirectory
 from mtrl.storage.sealed import replace_text
 from mtrl.storage.search_record import FILE, TrialRecord, read_search
 from mtrl.training.metrics import objective_of
-from mtrl.training.run import run_training
 from mtrl.training.saving import save
 from mtrl.training.trainer import Trainer
 
@@ -281,7 +288,7 @@ def _train(settings: dict[str, Any]) -> None:
         received: list[int] = []
         console = _SearchConsole(trainer, directory, budget, received, interval)
         if trainer.frames < planned.total_frames:
-            run_training(trainer, directory, console, received)
+            train_trial(trainer, directory, console, received)
 
 
 def _take_over(checkpoint: Path, own: Path) -> None:

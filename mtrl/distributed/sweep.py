@@ -17,13 +17,20 @@ from ray import tune
 
 from mtrl.config import ExperimentConfig, flatten, override
 from mtrl.distributed.cluster import check_resources, start_ray
-from mtrl.distributed.trials import TrialsInterruptedError, TuneConsole, resources_of, silence_tune, trial_directory, trial_trainer
+from mtrl.distributed.trials import (
+    TrialsInterruptedError,
+    TuneConsole,
+    resources_of,
+    silence_tune,
+    train_trial,
+    trial_directory,
+    trial_trainer,
+)
 from mtrl.errors import UserError
 from mtrl.signals import Repeats
 from mtrl.storage.checkpoint import steps
 from mtrl.storage.layout import RunLayout
 from mtrl.storage.run_directory import RunDirectory
-from mtrl.training.run import run_training
 
 STOP_FILE = "stop"  # in the folder of all runs, with the number of a signal
 STOP_POLL_SECONDS = 0.5
@@ -168,7 +175,7 @@ def _train(settings: dict[str, Any]) -> None:
             threading.Thread(target=_follow, args=(Path(settings["trial"]["folder"]) / STOP_FILE, received), daemon=True).start()
             try:
                 if trainer.frames < trainer.config.total_frames:
-                    run_training(trainer, directory, TuneConsole(), received)
+                    train_trial(trainer, directory, TuneConsole(), received)
             finally:
                 received.append(0)  # ends the thread
         tune.report({"frames": trainer.frames, "score_mean": trainer.mean_score})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from mtrl.distributed.cluster import build_ray_trainer
 from mtrl.storage.layout import RunLayout
 from mtrl.storage.lock import run_lock
 from mtrl.storage.run_directory import RunDirectory
+from mtrl.training.console import Console
+from mtrl.training.run import run_training
 from mtrl.training.saving import resume
 from mtrl.training.trainer import Trainer, build_trainer
 
@@ -28,6 +31,10 @@ class TrialsInterruptedError(Exception):
     def __init__(self, number: int):
         super().__init__(number)
         self.number = number
+
+
+class TrialFailedError(Exception):
+    """A trial's run has ended without its frames; the state that the run has written says why."""
 
 
 class TuneConsole:
@@ -64,14 +71,27 @@ class Resources(NamedTuple):
 def resources_of(config: ExperimentConfig) -> Resources:
     """What a trial of this experiment gets of the cluster that Ray has joined."""
     runners = config.env_runners
+    learners = config.learners
     cores = int(ray.cluster_resources().get("CPU", 1))
-    at_once = max(1, cores // max(1, round(runners.num_env_runners * runners.num_cpus_per_env_runner)))
+    at_once = max(1, cores // max(1, round(config.wanted_resources()["CPU"])))
     # Ray gives a trial's process one thread, since the trial itself reserves no core: the runners' are the ones that count.
     threads = config.learner.threads or max(1, cores // at_once)
     of_runner: dict[str, float] = {"CPU": runners.num_cpus_per_env_runner, "GPU": runners.num_gpus_per_env_runner}
     # RLlib counts on a first bundle for the trial itself. It must not be empty, and a core would be one too many where runners need all.
     trial_itself: dict[str, float] = {"memory": 2**20} if runners.num_env_runners else {"CPU": 1}
-    return Resources(at_once, threads, tune.PlacementGroupFactory([trial_itself, *[of_runner] * runners.num_env_runners]))
+    of_learner: dict[str, float] = {"CPU": learners.num_cpus_per_learner, "GPU": learners.num_gpus_per_learner}
+    bundles = [trial_itself, *[of_runner] * runners.num_env_runners, *[of_learner] * learners.num_learners]
+    return Resources(at_once, threads, tune.PlacementGroupFactory(bundles))
+
+
+def train_trial(trainer: Trainer, directory: RunDirectory, console: Console, received: list[int]) -> None:
+    """Trains until the run ends or there is a signal in `received`.
+
+    Raises:
+        TrialFailedError: the run has failed, and so has the trial: it does not count as one that was trained.
+    """
+    if run_training(trainer, directory, console, received) == 1:
+        raise TrialFailedError(json.loads(directory.layout.state.read_text()).get("reason", "the run failed"))
 
 
 def silence_tune() -> None:

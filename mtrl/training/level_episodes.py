@@ -16,6 +16,7 @@ class LevelEpisodes:
 
     def __init__(self) -> None:
         self._begun: dict[tuple[int, int], np.ndarray] = {}  # by task and environment: the sums of an episode so far
+        self._followed: set[tuple[int, int]] | None = None  # environments with episodes known from their beginning; None: all
 
     def add(self, rollout: RolloutOutline, signals: LevelSignals) -> list[LevelEpisode]:
         """Takes in a batch; gives the episodes that ended in it, in the order of slots."""
@@ -28,7 +29,13 @@ class LevelEpisodes:
         for slot, (task, environment) in enumerate(zip(rollout.task_ids.tolist(), levels.environments.tolist(), strict=True)):
             sums = self._begun.pop((task, environment), None)
             start = 0
-            for stop in [*np.flatnonzero(ended[:, slot]).tolist(), steps - 1]:
+            if self._followed is not None and (task, environment) not in self._followed:
+                resets = np.flatnonzero(~rollout.valid[:, slot])
+                if not len(resets):
+                    continue  # in the middle of an episode that began before
+                self._followed.add((task, environment))
+                start = int(resets[0])
+            for stop in [*(np.flatnonzero(ended[start:, slot]) + start).tolist(), steps - 1]:
                 part = slice(start, stop + 1)
                 start = stop + 1
                 own = rollout.valid[part, slot]
@@ -44,9 +51,10 @@ class LevelEpisodes:
                 self._begun[task, environment] = sums
         return finished
 
-    def forget(self) -> None:
-        """Environments have begun new episodes."""
+    def forget(self, *, episodes_go_on: bool = False) -> None:
+        """Drops all sums: environments have begun new episodes, or `episodes_go_on` and those that run now are never complete here."""
         self._begun.clear()
+        self._followed = set() if episodes_go_on else None
 
 
 def _figures(rollout: RolloutOutline, signals: LevelSignals) -> np.ndarray:

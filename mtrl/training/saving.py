@@ -90,6 +90,7 @@ def resume(trainer: Trainer, directory: RunDirectory, console: Console, which: s
         if loaded is None:
             if problems:
                 raise CheckpointError(f"no checkpoint in {directory.checkpoints} is whole")
+            directory.truncate_after(-1)  # of a process that was killed before its first checkpoint: the run begins again
             return False
     else:
         loaded = load_checkpoint(resolve(directory.checkpoints, which))

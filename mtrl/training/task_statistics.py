@@ -35,6 +35,7 @@ class TaskStatistics:
         self.evaluated_success_sums = np.zeros(n)
         self.evaluated_success_rates = np.full(n, np.nan)  # in the newest evaluation
         self.evaluated_scores = np.full(n, np.nan)
+        self.newest_evaluated = np.zeros(n, np.int64)  # episodes of the newest evaluation
         self._returns = np.full((n, WINDOW), np.nan)
         self._lengths = np.full((n, WINDOW), np.nan)
         self._successes = np.full((n, WINDOW), np.nan)
@@ -66,6 +67,7 @@ class TaskStatistics:
             self.evaluated_success_sums[task] += row.successes
             self.evaluated_success_rates[task] = row.success_rate.value
             self.evaluated_scores[task] = row.score.value
+            self.newest_evaluated[task] = row.n
 
     def evidence(self, *, evaluated: bool = False) -> Evidence:
         """A copy of what schedulers read; with `evaluated`, episodes are those of evaluations instead of training's."""
@@ -79,6 +81,7 @@ class TaskStatistics:
             initial_values=self.initial_values.copy(),
             similarity=None if self.similarity is None else self.similarity.copy(),
             contexts=self._suite.contexts,
+            rate_episodes=self.newest_evaluated.copy() if evaluated else None,
         )
 
     def add_similarity(self, similarity: np.ndarray) -> None:
@@ -125,7 +128,8 @@ class TaskStatistics:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a `state_dict` of the same tasks."""
         for name in _STATE:
-            setattr(self, name, np.array(state[name]))
+            if name in state:  # `newest_evaluated` is not in those of former versions
+                setattr(self, name, np.array(state[name]))
         windows = zip(self._returns, self._successes, strict=True)
         self._scores = np.stack([self._suite.score(task, *window) for task, window in enumerate(windows)])
         self.retired_frames = int(state.get("retired_frames", 0))
@@ -145,6 +149,7 @@ _STATE = (
     "evaluated_success_sums",
     "evaluated_success_rates",
     "evaluated_scores",
+    "newest_evaluated",
     "_returns",
     "_lengths",
     "_successes",

@@ -205,6 +205,7 @@ class Trainer:
             raise RuntimeError("a learner in this process cannot have been lost")
         self.learner.restart()
         self.load_state_dict(state)
+        self._level_episodes.forget(episodes_go_on=True)
 
     def tasks_changed(self) -> None:
         """To be called after a state of other tasks was loaded: the scheduler drops whatever depends on the order of tasks."""

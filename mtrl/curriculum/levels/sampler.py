@@ -107,7 +107,8 @@ class LevelSampler:
         """All training levels alike."""
         total = self._config.training_levels
         numbers = np.arange(total) if total <= MOST_UNIFORM else self._rng().integers(total, size=MOST_UNIFORM)
-        return self._plan_of(numbers, np.full(len(numbers), 1.0 / len(numbers)), np.zeros(len(numbers), bool))
+        equal = np.full(len(numbers), 1.0 / len(numbers))
+        return LevelPlan(numbers, self._training_parameters[numbers], equal, np.zeros(len(numbers), bool))
 
     def _mixed(self) -> LevelPlan:
         """Replayed levels, new ones and edited ones. The edits get as many episodes as the levels that they come from."""

@@ -19,7 +19,7 @@ from mtrl.curriculum.scheduler import RatedOptions, RatedScheduler
 class ROLLINOptions(RatedOptions):
     """Options of `rollin`."""
 
-    mastered: float = Field(0.9, gt=0, le=1)
+    mastered: float = Field(0.9, gt=0, lt=1)
     """Success rate from which the next context begins, where the window of recent episodes makes it more likely than not."""
     lost: float = Field(0.6, ge=0, lt=1)
     """Success rate of a context mastered before, below which training goes back to it."""

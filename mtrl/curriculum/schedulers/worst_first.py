@@ -19,7 +19,7 @@ class WorstFirstOptions(RatedOptions):
     """Tasks that are trained at a time."""
     budget: float = Field(2.0, gt=0)
     """Frames that a task may use while it is among the worst, in units of its equal part of the run's `total_frames`."""
-    solved: float = Field(0.9, gt=0, le=1)
+    solved: float = Field(0.9, gt=0, lt=1)
     """Success rate from which a task needs nothing more, where the window of recent episodes makes it more likely than not."""
 
 
