@@ -69,12 +69,14 @@ def begin(config: ExperimentConfig, path: Path | None, console: Console, *, expe
     from mtrl.storage.checkpoint import load_policy, resolve_policy
     from mtrl.storage.lock import run_lock
     from mtrl.storage.run_directory import RunDirectory, new_folder
+    from mtrl.training.batch_size import few_updates
     from mtrl.training.run import run_training
 
     if config.model.freeze_experts and experts is None:
         console.message("warning: model.freeze_experts without --init-experts: experts stay as they were drawn at random")
-    for sentence in without_effect(config):
-        console.message(f"warning: {sentence}")
+    for sentence in (*without_effect(config), few_updates(config)):
+        if sentence is not None:
+            console.message(f"warning: {sentence}")
     weights = None
     if experts is not None:
         source = RunDirectory.open(experts)

@@ -95,13 +95,18 @@ def test_what_the_files_run_is_a_command_of_ours(name):
     from mtrl.cli.arguments import parse_with_experiment
     from mtrl.cli.commands.train import TrainOptions
     from mtrl.cli.shared import find_config
-    from mtrl.config import load_config
+    from mtrl.config import load_config, override
+    from mtrl.training.batch_size import few_updates
 
     command, *arguments = [os.path.expandvars(part) for part in commands()[name]]
     assert command == "train" and "--auto-resume" in arguments
-    arguments = [{"$CONFIG": "minigrid_mt7", "$RUN_DIR": "runs/x", "$RUNNERS": "62"}.get(part, part) for part in arguments]
+    arguments = [
+        {"$CONFIG": "minigrid_mt7", "$RUN_DIR": "runs/x", "$RUNNERS": "62", "$FRAMES": "4e7"}.get(part, part) for part in arguments
+    ]
     options, config = parse_with_experiment(TrainOptions(), arguments, "x", "x", lambda options: load_config(find_config(options.config)))
     assert options.run_dir is not None and config.env_runners.num_env_runners >= 30
+    assert few_updates(config) is None
+    assert "makes 9 updates" in few_updates(override(load_config("configs/minigrid_mt7.yaml"), {"env_runners.num_env_runners": 62}))
 
 
 def test_doctor_and_a_job_that_begins_again(cluster, tmp_path):

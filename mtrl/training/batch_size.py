@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from mtrl.config import ExperimentConfig
+
+LEAST_UPDATES = 50
+MANY_RUNNERS = 4
 LAG = 3  # updates; the age of a policy when it is learned from, about
 MISSED = 3  # rollouts that the others send on average, after which a runner no longer counts
 
@@ -36,3 +40,18 @@ class BatchSize:
             return self._wanted
         oldest = self._arrived - MISSED * len(self._newest)
         return max(1, -(-sum(newest > oldest for newest in self._newest.values()) // LAG))
+
+
+def few_updates(config: ExperimentConfig) -> str | None:
+    """A sentence about a run of fewer than `LEAST_UPDATES` updates because of batches that grow with the number of runners, else None."""
+    runners = config.env_runners
+    if config.learner.rollouts_per_update != "auto" or runners.num_env_runners < MANY_RUNNERS:
+        return None
+    frames = -(-runners.num_env_runners // LAG) * runners.slots * runners.unroll_length
+    updates = round(config.total_frames / frames)
+    if updates >= LEAST_UPDATES:
+        return None
+    return (
+        f"batches of {runners.num_env_runners} runners have {frames:,} frames, and total_frames {config.total_frames:,} makes {updates} "
+        "updates: raise total_frames, or choose an experiment for large batches, such as minigrid_mt7_large_batch"
+    )
