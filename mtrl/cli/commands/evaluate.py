@@ -28,7 +28,7 @@ class EvaluateOptions:
 
     run: Annotated[str | None, Positional, arg(metavar="RUN", help_behavior_hint="")] = None
     """The directory of a run."""
-    checkpoint: Annotated[str, arg(metavar="latest|best|STEP")] = "latest"
+    checkpoint: Annotated[str, arg(metavar="latest|best|FRAMES")] = "latest"
     """Which of the run's policies."""
     episodes: Annotated[str | None, arg(metavar="N", help_behavior_hint="(default: the suite's protocol)")] = None
     """Episodes of each task."""

@@ -19,9 +19,9 @@ class ExportOptions:
 
     run: Annotated[Path | None, Positional, arg(metavar="RUN", help_behavior_hint="")] = None
     """The directory of a run."""
-    output: Annotated[Path | None, arg(aliases=("-o",), metavar="DIR", help_behavior_hint="(default: RUN/export/STEP[-TASK])")] = None
+    output: Annotated[Path | None, arg(aliases=("-o",), metavar="DIR", help_behavior_hint="(default: RUN/export/FRAMES[-TASK])")] = None
     """The folder for the files."""
-    checkpoint: Annotated[str, arg(metavar="latest|best|STEP")] = "latest"
+    checkpoint: Annotated[str, arg(metavar="latest|best|FRAMES")] = "latest"
     """The saved policy of the run."""
     task: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: all)")] = None
     """The one task to fold the policy for."""
