@@ -85,7 +85,7 @@ def test_differences_are_paired_by_seed():
     assert found.difference.value == pytest.approx(-0.1) and found.difference.high - found.difference.low < 1e-6
     assert (found.conflict, found.entropy_together, found.entropy_alone) == (0.5, pytest.approx(0.2), 2.0)
     unknown = compare_task("a", [run_of([np.nan, np.nan], frames)] * 2, alone[:2])
-    assert unknown.together.text() == unknown.difference.text() == "–" and unknown.alone.text() == "0.40 (0.20 – 0.60)"
+    assert unknown.together.text() == unknown.difference.text() == "–" and unknown.alone.text() == "0.40 (-2.14 – 2.94)"
 
 
 def test_the_page_shows_every_task(tmp_path):

@@ -413,7 +413,8 @@ def test_the_page_lists_every_scheduler_and_option():
         for option, field in kind.Options.model_fields.items():
             assert f"`{option}`" in page, (name, option)
             if not field.is_required() and not isinstance(field.default, dict):
-                assert f"`{option}` ({field.default:.10g})" in page, (name, option)
+                default = str(field.default).lower() if isinstance(field.default, bool) else f"{field.default:.10g}"
+                assert f"`{option}` ({default})" in page, (name, option)
 
 
 def test_the_ladder_is_what_it_says():

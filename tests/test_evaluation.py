@@ -27,6 +27,7 @@ from mtrl.evaluation.results import read_results
 from mtrl.evaluation.runner import evaluate_run
 from mtrl.evaluation.video import Moment, beside, record_policy
 from mtrl.rollouts.inference import Inference
+from mtrl.storage.checkpoint import load_policy, save_policy
 from mtrl.storage.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
@@ -110,6 +111,54 @@ def test_part_of_the_tasks_keeps_their_indices(run: RunDirectory) -> None:
     assert episodes(part, 2) == episodes(whole, 2) and episodes(part, 0) == episodes(whole, 0) and not episodes(part, 1)
     with pytest.raises(UnknownTaskError, match="did you mean DoorKey-5x5"):
         evaluate_run(run, tasks=["DoorKey-5x6"])
+
+
+def test_results_by_other_rules_replace_only_their_like(run: RunDirectory) -> None:
+    """Those of a background evaluation with fewer episodes stay when a person plays one task, or with another seed."""
+    by_training = evaluate_run(run, episodes=2, seed=5)
+    file = run.path / by_training.file
+    for options in ({"tasks": ["DoorKey-5x5"]}, {"seed": 6}, {}):
+        other = evaluate_run(run, episodes=2, **{"seed": 5, "tasks": [RANDOM], **options})
+        assert run.path / other.file != file
+    assert read_results(file).tasks == by_training.tasks
+    assert evaluate_run(run, episodes=2, seed=5).file == by_training.file
+
+
+def test_its_own_tasks_with_other_options_are_played_with_them(tmp_path: Path) -> None:
+    """Two tasks, of which the second is played by another range of returns."""
+    options = ["--suite.name", "gym/CartPole-v0,CartPole-v1", "--total-frames", "500", "--num-env-runners", "0"]
+    assert main(["train", "toy", "--run-dir", str(tmp_path / "run"), *options]) == 0
+    run = RunDirectory.open(tmp_path / "run")
+    plain = evaluate_run(run, suite="gym/CartPole-v1", episodes=3)
+    assert "suite" not in plain.changed
+    other = evaluate_run(run, suite="gym/CartPole-v1?low=0&high=5000", episodes=3)
+    assert other.changed["suite"] == "gym/CartPole-v1?low=0&high=5000" and list(other.tasks) == ["CartPole-v1"]
+    assert [row["episode_return"] for row in episodes(other)] == [row["episode_return"] for row in episodes(plain)]
+    assert other.score_mean.value == pytest.approx(other.tasks["CartPole-v1"].return_mean / 5000)
+
+
+def test_another_policy_in_the_same_folder_is_played(run: RunDirectory, tmp_path: Path) -> None:
+    """As when a run is deleted and trained again within one process."""
+    (policy,) = run.policies.glob("[0-9]*")
+    weights, description = load_policy(policy)
+    played = []
+    for scale in (1.0, -1.0):
+        shutil.rmtree(tmp_path / "policy", ignore_errors=True)
+        changed = {name: (scale * tensor).numpy() for name, tensor in weights.items()}
+        save_policy(tmp_path / "policy", 7, changed, description, keep=[7])
+        sha = load_policy(tmp_path / "policy" / "7")[1]["weights_sha256"]
+        played.append(play_job(Job(tmp_path / "policy" / "7", 0, 0, 2, "envpool", 0, True, weights_sha256=sha)))
+    assert played[0] != played[1]
+
+
+def test_what_was_evaluated_is_forgotten_within_long_episodes(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = evaluate_run(run, episodes=3)
+    monkeypatch.setattr("mtrl.evaluation.jobs.FORGET_STEPS", 7)
+    begun = []
+    start = Inference.start
+    monkeypatch.setattr(Inference, "start", lambda self, *given: begun.append(given) or start(self, *given))
+    assert episodes(evaluate_run(run, episodes=3)) == episodes(before)
+    assert len(begun) > 3 * 10
 
 
 def test_goes_on_where_it_was_interrupted(run: RunDirectory) -> None:

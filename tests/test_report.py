@@ -232,7 +232,8 @@ def test_bands_say_what_they_are(tmp_path, bands):
     said = figure.layout.title.subtitle.text
     assert ("lowest to highest" in said) == (bands == "range") and ("95 % interval" in said) == (bands == "interval")
     high, low, middle = (np.array(trace.y) for trace in figure.data)
-    assert middle == pytest.approx(0.6) and low == pytest.approx(0.5) and high == pytest.approx(0.7)  # of two runs both are the extremes
+    half = 0.1 if bands == "range" else 0.1 * 12.706  # Student's quantile times the deviation 0.2 / √2, over √2
+    assert middle == pytest.approx(0.6) and low == pytest.approx(0.6 - half, abs=1e-4) and high == pytest.approx(0.6 + half, abs=1e-4)
 
 
 def test_many_tasks_are_colours_that_can_be_read(tmp_path):

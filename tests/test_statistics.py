@@ -10,6 +10,8 @@ from mtrl.evaluation.statistics import (
     aggregate,
     interquartile_mean,
     mean,
+    mean_band,
+    mean_interval,
     optimality_gap,
     performance_profile,
     probability_of_improvement,
@@ -73,6 +75,20 @@ def test_interval_covers_the_truth(runs: int) -> None:
         found = [aggregate(generator.normal(0.5, 0.2, (runs, 7)), statistic, generator, resamples=400) for _ in range(1500)]
         covered = np.mean([interval.low <= 0.5 <= interval.high for interval in found])
         assert 0.925 <= covered <= 0.975
+
+
+@pytest.mark.parametrize("runs", [2, 3, 4, 5, 10])
+def test_interval_of_one_figure_covers_the_truth(runs: int) -> None:
+    """As of a task's score, or of a difference. A bootstrap of two runs covers half of the time."""
+    generator = np.random.default_rng(4)
+    drawn = generator.normal(0.5, 0.2, (runs, 2000))
+    low, high = mean_band(drawn)
+    assert np.mean((low <= 0.5) & (high >= 0.5)) == pytest.approx(0.95, abs=0.015)
+    found = mean_interval(drawn[:, 0])
+    assert (found.low, found.high) == pytest.approx((low[0], high[0]))
+    if runs < 4:
+        aggregates = [aggregate(drawn[:, :1], statistic, generator) for statistic in (mean, interquartile_mean)]
+        assert all((each.low, each.high) == pytest.approx((low[0], high[0])) for each in aggregates)
 
 
 def test_one_run_has_no_interval() -> None:

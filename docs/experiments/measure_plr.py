@@ -79,7 +79,7 @@ def main() -> None:
 
 def _text(differences: np.ndarray) -> str:
     """A mean difference with the interval of a bootstrap over seeds."""
-    found: Estimate = mean_interval(differences, np.random.default_rng(0))
+    found: Estimate = mean_interval(differences)
     return found.text(3)
 
 

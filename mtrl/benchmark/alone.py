@@ -85,14 +85,13 @@ def plans_alone(config: ExperimentConfig, suite: TaskSuite, *, full_batches: boo
 def compare_task(name: str, together: Sequence[Run], alone: Sequence[Run]) -> TaskComparison:
     """One task in runs of the same seeds."""
     scores = [np.array([_last_score(name, run) for run in runs]) for runs in (together, alone)]
-    rng = np.random.default_rng(0)
     conflicts = [run.column(f"tasks/{name}/gradient_conflict") for run in together]
     known = np.concatenate([column[~np.isnan(column)] for column in conflicts])
     return TaskComparison(
         name,
-        mean_interval(scores[0], rng),
-        mean_interval(scores[1], rng),
-        mean_interval(scores[0] - scores[1], rng),
+        mean_interval(scores[0]),
+        mean_interval(scores[1]),
+        mean_interval(scores[0] - scores[1]),
         behind_since(name, together, alone),
         float(known.mean()) if len(known) else float("nan"),
         _mean_last(f"tasks/{name}/entropy", together),

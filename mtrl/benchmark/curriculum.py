@@ -125,7 +125,7 @@ def print_table(outcomes: dict[str, list[Outcome]], score: float) -> None:
 
 
 def _figure(values: Sequence[float]) -> str:
-    return mean_interval(np.array(values), np.random.default_rng(0)).text(3)
+    return mean_interval(np.array(values)).text(3)
 
 
 def _median(found: Sequence[int | None]) -> str:

@@ -51,7 +51,7 @@ def compare(config: ExperimentConfig, seeds: int, folder: Path, slope: float = 0
     print(f"{'sources':>12} " + " ".join(f"{count:>6}" for count in shown) + f" {'mean of them':>26}")
     for name, rows in worths.items():
         each = np.array(rows)[:, : len(shown)]
-        mean = mean_interval(each.mean(1), np.random.default_rng(0))
+        mean = mean_interval(each.mean(1))
         print(f"{name:>12} " + " ".join(f"{value:6.3f}" for value in np.median(each, axis=0)) + f" {mean.text(3):>26}")
     own = np.median([matrix.diagonal().mean() for matrix in matrices])
     every = np.median([matrix.max(0).mean() for matrix in matrices])

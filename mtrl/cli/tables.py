@@ -78,7 +78,7 @@ def print_sweep(names: list[str], results: list[EvaluationResults]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     rng = np.random.default_rng(0)
     for task, own in zip(tasks, scores.T, strict=True):
-        table.add_row(task, mean_interval(own, rng).text(), *_numbers(own))
+        table.add_row(task, mean_interval(own).text(), *_numbers(own))
     for title, statistic in (("mean", mean), ("IQM", interquartile_mean)):
         table.add_row(title, aggregate(scores, statistic, rng).text(), *_numbers(statistic(scores)))
     terminal = wide_console(table)

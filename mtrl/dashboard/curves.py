@@ -117,7 +117,7 @@ def _draw_methods(figure: go.Figure, methods: Sequence[Method], line: Callable[[
             start, stop = part
             grid = np.linspace(start, stop, POINTS)
             values = np.array([np.interp(grid, x, y) for x, y in lines])
-            low, high = (values.min(0), values.max(0)) if bands == "range" else mean_band(values, np.random.default_rng(0))
+            low, high = (values.min(0), values.max(0)) if bands == "range" else mean_band(values)
             add_band(figure, grid, values.mean(0), low, high, method.name, colour)
             continue
         for number, (x, y) in enumerate(lines):  # one run, or several that have no frames in common

@@ -29,6 +29,7 @@ from mtrl.rollouts.inference import Inference
 EVALUATION_RUNNER = 2**31 - 1  # a runner index that no training runner has, so that no training episode is met again
 EPISODES_WORTH_A_PROCESS = 20  # a process takes seconds to start
 EPISODE_STEPS = 30_000  # an episode that is longer than this has no time limit of its own; Atari's is 27 000
+FORGET_STEPS = 500  # after which observations that come again are evaluated again
 JOB_SECONDS = 3600.0  # without the end of any job, before it is taken for certain that none will end
 
 
@@ -55,6 +56,7 @@ class Job:
     sampled: bool
     suite: str = ""  # of a task that the policy was not trained on; the policy's own if empty
     training_levels: int = 0  # the policy was trained on the seeds below this number, which are not played
+    weights_sha256: str = ""  # of the policy: a folder may hold another one later
 
 
 Players = Callable[[Sequence[Job]], Iterator[tuple[Job, list[Episode]]]]
@@ -97,7 +99,7 @@ def in_processes(workers: int) -> Players:
 
 def play_job(job: Job) -> list[Episode]:
     """One job's episodes in the order of their numbers, which stand in `slot`."""
-    suite, actor = _load(job.policy, job.suite)
+    suite, actor = _load(job.policy, job.suite, job.weights_sha256)
     with _one_thread():
         return play(
             actor,
@@ -140,8 +142,9 @@ def play(
     finished: dict[int, Episode] = {}
     try:
         obs = tasks.reset()
-        inference.start(tasks.task_ids)
-        for _ in range(EPISODE_STEPS):
+        for step_number in range(EPISODE_STEPS):
+            if step_number % FORGET_STEPS == 0:  # what was evaluated before: screens of a long episode would fill the memory
+                inference.start(tasks.task_ids, inference.memory)
             actions, _ = inference.act(shown(obs))
             step = tasks.step(inference.to_environment(actions))
             inference.follow(step.rewards, step.valid)
@@ -162,7 +165,10 @@ def _seed_of(*parts: int | str) -> int:
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:7])
 
 
-_load = functools.lru_cache(maxsize=1)(load_actor)
+@functools.lru_cache(maxsize=1)
+def _load(policy: Path, suite: str, weights_sha256: str) -> tuple[TaskSuite, Actor]:
+    """`load_actor`, once for all jobs of a policy. The hash tells it from another policy that was in the same folder before."""
+    return load_actor(policy, suite)
 
 
 @contextmanager

@@ -85,13 +85,24 @@ def evaluate_run(
     protocol = protocol_of(played_in)
     wanted, used_backend = episodes or protocol.episodes, backend or protocol.backend
     sampled = (actions or protocol.actions) == "sampled"
-    levels = description.get("training_levels", 0)
+    levels, weights = description.get("training_levels", 0), description["weights_sha256"]
     jobs = [
-        Job(policy_folder.resolve(), task, first, min(JOB_EPISODES, wanted - first), used_backend, seed, sampled, chosen.name, levels)
+        Job(
+            policy_folder.resolve(),
+            task,
+            first,
+            min(JOB_EPISODES, wanted - first),
+            used_backend,
+            seed,
+            sampled,
+            chosen.name,
+            levels,
+            weights,
+        )
         for task, first in itertools.product(chosen.tasks, range(0, wanted, JOB_EPISODES))
     ]
     folder = directory.layout.evaluation(step)
-    kept = _Kept(folder, jobs, description["weights_sha256"])
+    kept = _Kept(folder, jobs, weights)
     started = time.time()
     played = _play(kept, players or in_this_process, progress)
     figures, score_mean = summarize(played_in, played)
@@ -102,7 +113,8 @@ def evaluate_run(
         score_mean = mean_over_tasks(trained) if trained else without_interval(math.nan)
     results = EvaluationResults(
         protocol=protocol.name,
-        changed=_changes(protocol, played_in, {"episodes": episodes, "backend": backend, "actions": actions}, chosen.tasks),
+        changed=_changes(protocol, played_in, {"episodes": episodes, "backend": backend, "actions": actions}, chosen.tasks)
+        | ({"suite": chosen.name} if chosen.name and not unseen else {}),
         suite=own.name,
         rules={**played_in.rules, **({"training_levels": str(levels)} if levels else {})},
         step=int(step),
@@ -145,7 +157,8 @@ def _results_file(layout: RunLayout, results: EvaluationResults) -> Path:
     file = layout.results(results.step)
     if results.changed:
         with contextlib.suppress(ResultsError):  # nothing is there, or nothing that can be read
-            if not read_results(file).changed:
+            present = read_results(file)
+            if (present.changed, present.seed) != (results.changed, results.seed):
                 return file.with_name(RESULTS_BY_OTHER_RULES)
     return file
 

@@ -15,6 +15,7 @@ import numpy as np
 from mtrl.evaluation.intervals import BISECTIONS, CONFIDENCE, FEWEST, Estimate, mean_over_tasks, without_interval
 
 NORMAL_QUANTILE = 1.96  # of 97.5 %
+FEWEST_TO_RESAMPLE = 4  # runs of one task; of fewer, the quantiles that a bootstrap would need are beyond its extremes
 
 Aggregate = Callable[[np.ndarray], np.ndarray]
 """From cells [..., n] to one figure for each leading index."""
@@ -35,6 +36,8 @@ def aggregate(scores: np.ndarray, statistic: Aggregate, rng: np.random.Generator
     value = float(statistic(scores.reshape(-1)))
     if len(scores) < FEWEST:
         return without_interval(value)
+    if scores.shape[1] == 1 and len(scores) < FEWEST_TO_RESAMPLE:
+        return mean_interval(statistic(scores))  # nothing is trimmed yet, so that all our statistics are means over runs
     resampled = _resample(scores, rng, resamples)
     return _interval(value, statistic(resampled.reshape(resamples, -1)), *scores.shape)
 
@@ -47,9 +50,13 @@ def median_over_tasks(scores: np.ndarray, rng: np.random.Generator, resamples: i
     return _interval(value, np.median(_resample(scores, rng, resamples).mean(axis=1), axis=1), *scores.shape)
 
 
-def mean_interval(scores: np.ndarray, rng: np.random.Generator) -> Estimate:
-    """The mean of runs' figures [runs] with its interval."""
-    return aggregate(scores[:, None], mean, rng)
+def mean_interval(values: np.ndarray) -> Estimate:
+    """The mean of runs' figures [runs] with Student's interval: no bootstrap of two to four figures is wide enough."""
+    value = float(values.mean())
+    if len(values) < FEWEST:
+        return without_interval(value)
+    half = float(_half_width(values))
+    return Estimate(value, value - half, value + half) if half > 0 else without_interval(value)
 
 
 def probability_of_improvement(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator, resamples: int = 2000) -> Estimate:
@@ -133,10 +140,18 @@ def interquartile_mean(values: np.ndarray) -> np.ndarray:
     return np.sort(values, axis=-1)[..., left_out : count - left_out].mean(axis=-1)
 
 
-def mean_band(values: np.ndarray, rng: np.random.Generator, resamples: int = 1000) -> tuple[np.ndarray, np.ndarray]:
-    """For each point of runs' curves `values` [runs, points] the bounds of the mean's bootstrap interval; two runs at least."""
-    drawn = rng.integers(len(values), size=(resamples, len(values)))
-    return _bounds(values[drawn].mean(axis=1), len(values), 1)
+def mean_band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each point of runs' curves `values` [runs, points] the bounds of the mean's interval (Student's); two runs at least."""
+    centre, half = values.mean(axis=0), _half_width(values)
+    return centre - half, centre + half
+
+
+def _half_width(values: np.ndarray) -> np.ndarray:
+    """Half the width of Student's interval of the mean over the first axis."""
+    from scipy.special import stdtrit  # scipy takes a while to import, which every training would wait for
+
+    runs = len(values)
+    return np.asarray(stdtrit(runs - 1, (1 + CONFIDENCE) / 2) * values.std(axis=0, ddof=1) / math.sqrt(runs))
 
 
 def profile_band(

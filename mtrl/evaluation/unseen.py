@@ -43,8 +43,14 @@ def choose_tasks(own: TaskSuite, model: ModelConfig, tasks: Sequence[str], suite
             own.index(unknown[0])  # raises
     named = make_suite(suite)
     if set(named.names) <= set(own.names):
-        return Chosen(own, sorted(own.index(name) for name in named.names), "")
-    if model.conditioning == "one_hot":
+        if _rules(named) <= _rules(own):
+            return Chosen(own, sorted(own.index(name) for name in named.names), "")
+        if isinstance(own, MixedSuite):
+            raise UserError(
+                f"{suite} has tasks of the policy's own suite {own.name} with other options, which are not played beside its others"
+            )
+        # The policy's own tasks by other rules, such as another reward.
+    elif model.conditioning == "one_hot":
         raise UserError(
             f"the policy was not trained on {_first_new(named, own)} of {suite}, and model.conditioning 'one_hot' knows trained tasks "
             "alone: train with model.conditioning embedding or sentence to play other tasks"
@@ -69,6 +75,9 @@ def suite_to_play(own: TaskSuite, name: str) -> TaskSuite:
         parts = suite.parts if isinstance(suite, MixedSuite) else (suite,)
         new = [replace(part, tasks=tuple(task for task in part.tasks if task.name not in own.names)) for part in parts]
         suite = mix(f"{own.name}+{name}", [*own.parts, *(part for part in new if part.tasks)])
+    elif set(suite.names) <= set(own.names):  # the policy has a head for each of its own tasks, in their order
+        by_name = {task.name: task for task in (*own.tasks, *suite.tasks)}
+        suite = replace(suite, tasks=tuple(by_name[task] for task in own.names))
     for what, ours, theirs in (
         ("observe", own.observation_space, suite.observation_space),
         ("act in", own.action_space, suite.action_space),
@@ -76,6 +85,15 @@ def suite_to_play(own: TaskSuite, name: str) -> TaskSuite:
         if ours != theirs:
             raise UserError(f"the policy cannot play {name}: it was trained on tasks that {what} {ours}, and these {what} {theirs}")
     return suite
+
+
+def _rules(suite: TaskSuite) -> set[tuple[str, ...]]:
+    """Family and options of the suite, or of each of its parts."""
+    found = set()
+    for part in suite.parts if isinstance(suite, MixedSuite) else (suite,):
+        name, _, query = part.name.partition("?")
+        found.add((name.partition("/")[0], *sorted(query.split("&"))))
+    return found
 
 
 def _in_family(own: TaskSuite, tasks: Sequence[str], unknown: str) -> str:
