@@ -68,12 +68,18 @@ def begin(config: ExperimentConfig, path: Path | None, console: Console, *, expe
     prepare_ray(config)
     from mtrl.storage.checkpoint import load_policy, resolve_policy
     from mtrl.storage.lock import run_lock
+    from mtrl.storage.mirror import holds_copy
     from mtrl.storage.run_directory import RunDirectory, new_folder
     from mtrl.training.batch_size import few_updates
     from mtrl.training.run import run_training
 
     if config.model.freeze_experts and experts is None:
         console.message("warning: model.freeze_experts without --init-experts: experts stay as they were drawn at random")
+    copies = config.checkpoints.copy_to
+    if copies is not None and holds_copy(copies):
+        raise UserError(
+            f"checkpoints.copy_to {copies} holds another run: choose another address, or go on with that run by --auto-resume --run-dir DIR"
+        )
     for sentence in (*without_effect(config), few_updates(config)):
         if sentence is not None:
             console.message(f"warning: {sentence}")
@@ -126,7 +132,8 @@ def go_on(path: Path, config: ExperimentConfig, console: Console, *, repeated: b
         directory = RunDirectory(path, config)
         if not resume(trainer, directory, console, allow_task_change=allow_task_change) and not repeated:
             raise UserError(f"{path} has no checkpoint to go on from")
-        if trainer.frames >= config.total_frames:
+        unevaluated = config.evaluation.every_frames is not None and not directory.layout.results(trainer.frames).exists()
+        if trainer.frames >= config.total_frames and not unevaluated:
             finished = f"{path} has trained on {trainer.frames:,} of {config.total_frames:,} frames"
             if not repeated:
                 raise UserError(f"{finished}; give a larger --total-frames, or total_frames in Python, to go on")

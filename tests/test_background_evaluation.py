@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mtrl.config import EvaluationConfig
 from mtrl.evaluation.background import BackgroundEvaluation
+from mtrl.runs import go_on
 from mtrl.storage.checkpoint import named_step, save_checkpoint, steps
 from mtrl.storage.run_directory import RunDirectory
 from mtrl.training.run import run_training
@@ -83,6 +86,42 @@ def test_a_failure_is_a_sentence(tmp_path: Path) -> None:
         time.sleep(0.1)
     assert isinstance(found, str) and found.startswith("the evaluation of step 100 failed (") and "has no checkpoint '100'" in found
     assert not background.due(150) and background.due(200)
+
+
+def test_a_machine_that_refuses_does_not_end_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where no process can be started, nor where its results cannot be read."""
+    config = toy_config()
+    background = BackgroundEvaluation(RunDirectory.create(tmp_path / "run", config), EvaluationConfig(every_frames=100))
+
+    def refuse(*given: Any, **options: Any) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("mtrl.evaluation.background.subprocess.Popen", refuse)
+    assert background.start(100) == "the evaluation of step 100 cannot start: Cannot allocate memory"
+    assert background.running is None and not background.due(150)
+    monkeypatch.undo()
+    background._step, background._process = 100, subprocess.Popen(["true"])
+    background._process.wait()
+    found = background.poll()
+    assert isinstance(found, str) and found.startswith("the results of the evaluation of step 100 cannot be read")
+
+
+def test_a_run_that_ended_before_its_last_evaluation_gets_it(tmp_path: Path) -> None:
+    config = toy_config(total_frames=300, evaluation__every_frames=10**6, evaluation__episodes=1)
+    directory = RunDirectory.create(tmp_path / "run", config)
+    trainer = build_trainer(config)
+    while trainer.frames < 300:
+        trainer.step()
+    from mtrl.training.saving import save
+
+    assert save(trainer, directory, Silent())
+    directory.write_state("training", frames=trainer.frames, evaluating=trainer.frames)  # then its machine was lost
+    trainer.close()
+    assert go_on(directory.path, config, Silent(), repeated=True) == 0
+    assert directory.layout.results(trainer.frames).exists()
+    assert json.loads(directory.layout.state.read_text())["state"] == "finished"
+    said = Silent()
+    assert go_on(directory.path, config, said, repeated=True) == 0 and "nothing to do" in said.messages[-1]
 
 
 def test_it_ends_with_the_run(tmp_path: Path) -> None:

@@ -158,3 +158,15 @@ def test_the_rules_name_fields_that_exist() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_everything_in_a_shipped_experiment_has_an_effect(path: Path) -> None:
     assert without_effect(load_config(path)) == []
+
+
+@pytest.mark.parametrize("text", ["1e-3", "3e-4", "2e5", "1_0e5", "true", "null", "0x1f", "1:30", "~", ""])
+def test_strings_that_look_like_something_else_come_back_as_strings(text, tmp_path):
+    config = override(
+        load_config("configs/toy.yaml"), {"curriculum.scheduler": "fixed", "curriculum.options": {"weights": {text or "a": 1.0}}}
+    )
+    (tmp_path / "experiment.yaml").write_text(dump_yaml(config))
+    assert load_config(tmp_path / "experiment.yaml") == config
+    if text:
+        (tmp_path / "named.yaml").write_text(dump_yaml(override(config, {"name": text})))
+        assert load_config(tmp_path / "named.yaml").name == text

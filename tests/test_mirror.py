@@ -9,17 +9,21 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import fsspec
 import pytest
-from helpers import fingerprint
+from helpers import Silent, fingerprint, toy_config
 
 from mtrl.config import ConfigError
+from mtrl.distributed.trials import with_own_copies
+from mtrl.errors import UserError
+from mtrl.runs import begin
 from mtrl.storage import mirror as mirror_module
 from mtrl.storage.checkpoint import load_checkpoint, resolve, save_checkpoint, steps
-from mtrl.storage.mirror import Mirror, fetch
+from mtrl.storage.mirror import Mirror, fetch, holds_copy
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = ("--num-env-runners=0", "--total-frames=2000", "--report-seconds=0.1", "--checkpoints.every-seconds=0.05")
@@ -174,3 +178,39 @@ def test_a_run_goes_on_where_its_disk_was_lost(tmp_path):
     (tmp_path / "far").write_text("no longer a folder")
     third = launch(*arguments, "--total-frames=5000")
     assert third.returncode == 0 and "warning: cannot copy the checkpoint to file://" in third.stdout
+
+
+def test_several_runs_have_copies_of_their_own(tmp_path):
+    """Of a sweep, and of another run with the same experiment, which is refused."""
+    config = toy_config(checkpoints__copy_to="s3://bucket/all/")
+    assert with_own_copies(config, "seed-1").checkpoints.copy_to == "s3://bucket/all/seed-1"
+    assert with_own_copies(toy_config(), "seed-1") == toy_config()
+    url = f"file://{tmp_path}/far"
+    mirror = Mirror(url, keep=2)
+    mirror.offer(saved_run(tmp_path / "run", 10))
+    assert mirror.finish(60) is None
+    with pytest.raises(UserError, match="holds another run"):
+        begin(toy_config(checkpoints__copy_to=url), tmp_path / "other", Silent())
+    assert not (tmp_path / "other").exists()
+    assert not holds_copy(f"file://{tmp_path}/nothing")
+
+
+def test_a_checkpoint_that_is_being_copied_stays(tmp_path, monkeypatch):
+    """A slow file system would else never get a whole one."""
+    url, begun, go_on = f"file://{tmp_path}/far", threading.Event(), threading.Event()
+    mirror = Mirror(url, keep=1)
+    put = mirror._files.put_file
+
+    def slowly(*given):
+        begun.set()
+        assert go_on.wait(30)
+        put(*given)
+
+    monkeypatch.setattr(mirror._files, "put_file", slowly)
+    mirror.offer(saved_run(tmp_path / "run", 10))
+    assert begun.wait(30) and mirror.copying == 10
+    for step in (20, 30):
+        save_checkpoint(tmp_path / "run" / "checkpoints", step, {"a": {}}, tasks=("a",), keep=1, protected=(mirror.copying,))
+    go_on.set()
+    assert mirror.finish(30) is None and mirror.copying is None
+    assert fetch(url, tmp_path / "new") and steps(tmp_path / "new" / "checkpoints") == [10]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 
 import pytest
 from helpers import Silent, fingerprint, toy_config
 
+from mtrl.config import override
 from mtrl.evaluation.runner import evaluate_run
 from mtrl.storage.checkpoint import CheckpointError, steps
 from mtrl.storage.run_directory import RunDirectory, RunDirectoryError
 from mtrl.training.run import run_training
-from mtrl.training.saving import resume, save
+from mtrl.training.saving import resume, save, write_decisions
 from mtrl.training.trainer import build_trainer
 
 
@@ -112,6 +115,61 @@ def test_an_unfinished_line_of_metrics_is_passed_over_and_resumed_frames_are_dro
     assert directory.read_metrics() == rows
     directory.truncate_after(200)
     assert directory.read_metrics() == rows[:2]
+
+
+def test_a_run_without_its_last_checkpoint_has_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr("mtrl.training.run.RETRY_SECONDS", 0.01)
+    config = toy_config(total_frames=400)
+    directory, console = RunDirectory.create(tmp_path / "run", config), Silent()
+    directory.checkpoints.write_text("a file where the folder should be")
+    assert run_training(build_trainer(config), directory, console) == 1
+    assert json.loads(directory.layout.state.read_text())["state"] == "failed"
+    assert any("is lost" in message for message in console.messages) and not any("training goes on" in m for m in console.messages)
+
+
+def test_a_last_checkpoint_is_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("mtrl.training.run.RETRY_SECONDS", 0.01)
+    config = toy_config(total_frames=400)
+    directory, console = RunDirectory.create(tmp_path / "run", config), Silent()
+    directory.checkpoints.write_text("a file where the folder should be")
+    monkeypatch.setattr("mtrl.training.run.time.sleep", lambda seconds: directory.checkpoints.unlink(missing_ok=True))
+    assert run_training(build_trainer(config), directory, console) == 0
+    assert steps(directory.checkpoints) and json.loads(directory.layout.state.read_text())["state"] == "finished"
+
+
+def test_a_disk_that_is_full_for_a_moment_costs_no_decision(tmp_path):
+    """A file system of 64 KiB would need root: the limit of a file's size refuses as a full disk does."""
+    config = toy_config(total_frames=10**9)
+    directory, trainer, console = RunDirectory.create(tmp_path / "run", config), build_trainer(config), Silent()
+    for _ in range(8):
+        trainer.step()
+    made = len(trainer._decisions)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (700, hard))
+        write_decisions(trainer, directory, console)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "cannot write the curriculum's decisions" in console.messages[0] and not directory.layout.decisions.read_text()
+    trainer.step()
+    write_decisions(trainer, directory, console)
+    decisions = list(directory.read_decisions())
+    assert len(decisions) == made + 1 and [d.version for d in decisions] == sorted(d.version for d in decisions)
+
+
+def test_what_was_put_aside_stays_what_was_trained(tmp_path):
+    """A resumption with other settings may end before it has trained anything, and another one follows at the same frames."""
+    config = toy_config()
+    directory = RunDirectory.create(tmp_path / "run", config)
+    directory.layout.decisions.write_text("history\n")
+    for seed in (1, 2):
+        directory.archive_config(override(config, {"seed": seed}), 500)
+        directory.archive_decisions(500)
+        directory.layout.decisions.write_text("of a process that has trained nothing\n")
+    assert "seed: 1" in directory.layout.archived_config(500).read_text()
+    assert directory.layout.archived_decisions(500).read_text() == "history\n"
 
 
 def test_a_disk_that_refuses_is_a_warning(tmp_path):

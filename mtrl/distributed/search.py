@@ -35,6 +35,7 @@ from mtrl.distributed.trials import (
     train_trial,
     trial_directory,
     trial_trainer,
+    with_own_copies,
 )
 from mtrl.errors import UserError
 from mtrl.storage.checkpoint import newest_valid
@@ -278,7 +279,7 @@ def _train(settings: dict[str, Any]) -> None:
     fixed = settings["trial"]
     budget = Budget(*fixed["budget"])
     path = Path(fixed["folder"]) / f"trial-{tune.get_context().get_trial_id()}"
-    planned = override(ExperimentConfig.model_validate(fixed["experiment"]), settings["values"])
+    planned = with_own_copies(override(ExperimentConfig.model_validate(fixed["experiment"]), settings["values"]), path.name)
     checkpoint = tune.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:

@@ -25,6 +25,7 @@ from mtrl.distributed.trials import (
     train_trial,
     trial_directory,
     trial_trainer,
+    with_own_copies,
 )
 from mtrl.errors import UserError
 from mtrl.signals import Repeats
@@ -79,6 +80,7 @@ def train_side_by_side(runs: Mapping[Path, ExperimentConfig], folder: Path) -> N
         ResourceError: not even one trial fits.
     """
     folder = folder.absolute()
+    runs = {path: with_own_copies(planned, str(path.relative_to(folder))) for path, planned in runs.items()}
     for path, planned in runs.items():
         if path.exists():
             _check_same(path, planned)

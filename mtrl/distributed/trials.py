@@ -115,6 +115,12 @@ def trial_trainer(planned: ExperimentConfig, threads: int) -> Iterator[Trainer]:
             trainer.close()
 
 
+def with_own_copies(config: ExperimentConfig, name: str) -> ExperimentConfig:
+    """The experiment of one of several runs, with an address of its own for the copies of its checkpoints."""
+    url = config.checkpoints.copy_to
+    return config if url is None else override(config, {"checkpoints.copy_to": f"{url.rstrip('/')}/{name}"})
+
+
 @contextmanager
 def trial_directory(path: Path, planned: ExperimentConfig, trainer: Trainer) -> Iterator[RunDirectory]:
     """The locked folder of a trial's run. One that was begun goes on from its newest checkpoint, with the experiment as planned now."""

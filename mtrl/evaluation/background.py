@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from mtrl.config import EvaluationConfig
-from mtrl.evaluation.results import EvaluationResults, read_results
+from mtrl.evaluation.results import EvaluationResults, ResultsError, read_results
 from mtrl.evaluation.runner import evaluate_run
 from mtrl.machine import child_environment
 from mtrl.storage.run_directory import RunDirectory
@@ -60,8 +60,8 @@ class BackgroundEvaluation:
         every = self._config.every_frames
         return 0 if every is None else max(0, (frames - self._last) // every - 1)
 
-    def start(self, step: int) -> None:
-        """Begins to evaluate the policy saved at `step`."""
+    def start(self, step: int) -> str | None:
+        """Begins to evaluate the policy saved at `step`; a sentence if that is not possible now."""
         self._step, self._last, self._missed = step, step, False
         command = [
             sys.executable,
@@ -72,13 +72,17 @@ class BackgroundEvaluation:
             str(self._config.episodes or 0),
         ]
         environment = child_environment(OMP_NUM_THREADS="1")
-        self._log.parent.mkdir(parents=True, exist_ok=True)
         self._looked = self._advanced = time.monotonic()
-        with self._log.open("wb") as log:
-            # Its standard input is a pipe that nothing is written to: when this process is gone, it ends, and the evaluation with it.
-            self._process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
-            )
+        try:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            with self._log.open("wb") as log:
+                # Its standard input is a pipe that nothing is written to: when this process is gone, it ends, and the evaluation with it.
+                self._process = subprocess.Popen(
+                    command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+                )
+        except OSError as error:
+            return f"the evaluation of step {step} cannot start: {error.strerror}"
+        return None
 
     def poll(self) -> EvaluationResults | str | None:
         """The results of an evaluation that has ended since, or a sentence about why there are none; None while nothing is new."""
@@ -86,11 +90,14 @@ class BackgroundEvaluation:
         if code is None:
             return self._check_progress() if self._process is not None else None
         self._process = None
-        if code:
-            lines = self._log.read_text(errors="replace").strip().splitlines()
-            return f"the evaluation of step {self._step} failed ({lines[-1] if lines else f'exit code {code}'}); see {self._log}"
-        self._log.unlink(missing_ok=True)
-        return read_results(self._directory.layout.results(self._step))
+        try:
+            if code:
+                lines = self._log.read_text(errors="replace").strip().splitlines()
+                return f"the evaluation of step {self._step} failed ({lines[-1] if lines else f'exit code {code}'}); see {self._log}"
+            self._log.unlink(missing_ok=True)
+            return read_results(self._directory.layout.results(self._step))
+        except (OSError, ResultsError) as error:
+            return f"the results of the evaluation of step {self._step} cannot be read: {error}"
 
     def close(self) -> None:
         """Ends an evaluation that is still going on; what it has played is kept."""

@@ -67,11 +67,11 @@ def _wait_for(file: IO[str], run: Path, patience: float, tell: Callable[[str], N
                 found = found or claim.read()
         file.seek(0)
         holder = file.read().strip() or "another process"
-        lost = time.monotonic() >= until and patience > 0
+        lost = time.monotonic() >= until and patience > 0 and not _lives_here(holder)
         if lost and (claim is None or claim.take_over(found)):
             tell(f"warning: {holder} still holds {run}, but wrote nothing for {patience:.0f} s: taken for lost")
             return claim
-        if patience == 0 or lost or _newest(run) != written:
+        if patience == 0 or time.monotonic() >= until or _newest(run) != written:
             hint = f" (should it have gone with its machine, remove {claim.path})" if claim is not None else ""
             raise RunDirectoryError(f"{run} is being trained by {holder}{hint}; end that one first, or begin another run with --run-dir")
         if not told:
@@ -158,6 +158,13 @@ def _start_of(pid: int) -> str:
         return ""
 
 
+def _lives_here(holder: str) -> bool:
+    """Whether `process N of HOST` is a process of this machine that lives, whether it writes anything or not."""
+    number, _, host = holder.removeprefix("process ").partition(" of ")
+    return host == platform.node() and number.isdigit() and _start_of(int(number)) != ""
+
+
 def _newest(run: Path) -> tuple[int, ...]:
-    """Changes whenever a training reports or saves."""
-    return tuple(path.stat().st_mtime_ns for path in (RunLayout(run).metrics, RunLayout(run).checkpoints) if path.exists())
+    """Changes whenever a training reports, saves, or waits for an evaluation."""
+    layout = RunLayout(run)
+    return tuple(path.stat().st_mtime_ns for path in (layout.metrics, layout.checkpoints, layout.state) if path.exists())

@@ -28,6 +28,7 @@ CHECKPOINTS = _NAMES.checkpoints.name
 
 SLOW_SECONDS = 300.0  # of a copy, before it is said that newer checkpoints wait for it
 ANSWER_SECONDS = 60.0  # for a file system to list a folder
+QUICK_ANSWER_SECONDS = 3.0  # the same where a run begins, which need not know
 FILE_SECONDS = 1800.0  # for a file system to send a file
 SILENT_SECONDS = 2.0  # before it is said what is waited for
 
@@ -45,6 +46,7 @@ class Mirror:
         self._files, self._root = _open(url, lambda question: _answer(question, ANSWER_SECONDS))
         self._url, self._keep = url, keep
         self._copying: Future[None] | None = None
+        self._step = 0
         self._began = 0.0
         self._told = False  # that the copy takes long
 
@@ -52,7 +54,13 @@ class Mirror:
         """Copies the newest checkpoint of `run`, unless the one before is still on its way."""
         if self._copying is None:
             self._began, self._told = time.monotonic(), False
-            self._copying = _in_thread(lambda: self._copy(run))
+            self._step = step = steps(run / CHECKPOINTS)[-1]
+            self._copying = _in_thread(lambda: self._copy(run, step))
+
+    @property
+    def copying(self) -> int | None:
+        """The step that is on its way, and has to stay until then."""
+        return self._step if self._copying is not None and not self._copying.done() else None
 
     def poll(self) -> str | None:
         """The error of the copy that has ended since the last call, if it failed; once, that a copy takes long."""
@@ -77,8 +85,7 @@ class Mirror:
         error = copying.exception()  # every file system has errors of its own
         return None if error is None else f"cannot copy the checkpoint to {self._url}: {_said(error)}"
 
-    def _copy(self, run: Path) -> None:
-        newest = steps(run / CHECKPOINTS)[-1]
+    def _copy(self, run: Path, newest: int) -> None:
         there = f"{self._root}/{CHECKPOINTS}/{newest}"
         self._files.makedirs(there, exist_ok=True)
         here = run / CHECKPOINTS / str(newest)
@@ -91,6 +98,21 @@ class Mirror:
             old = f"{self._root}/{CHECKPOINTS}/{step}"
             self._files.rm_file(f"{old}/{MANIFEST}")
             self._files.rm(old, recursive=True)
+
+
+def holds_copy(url: str) -> bool:
+    """Whether there are checkpoints of a run; False also where the file system does not answer at once.
+
+    Raises:
+        ConfigError: fsspec does not know the protocol, or lacks the package for it.
+    """
+    try:
+        files, root = _answer(lambda: fsspec.core.url_to_fs(url), QUICK_ANSWER_SECONDS)
+        return bool(_answer(lambda: _steps(files, root.rstrip("/")), QUICK_ANSWER_SECONDS))
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"checkpoints.copy_to: cannot open {url}: {_said(error)}") from None
+    except Exception:  # every file system has errors of its own, and the first copy will say so
+        return False
 
 
 def fetch(url: str, run: Path, tell: Callable[[str], None] = lambda message: None) -> bool:
@@ -150,7 +172,7 @@ def _answer(question: Callable[[], Answer], seconds: float, tell: Callable[[], N
         TimeoutError: there is no answer in time.
     """
     answer = _in_thread(question)
-    wait([answer], timeout=SILENT_SECONDS)
+    wait([answer], timeout=min(SILENT_SECONDS, seconds))
     if not answer.done():
         tell()
         wait([answer], timeout=seconds - SILENT_SECONDS)

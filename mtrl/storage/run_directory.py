@@ -97,7 +97,8 @@ class RunDirectory:
         Raises:
             OSError: the disk is full or read-only.
         """
-        replace_text(self.layout.archived_config(frames), sealed(dump_yaml(before)))
+        if not self.layout.archived_config(frames).exists():  # else a process changed it before and has trained nothing
+            replace_text(self.layout.archived_config(frames), sealed(dump_yaml(before)))
 
     def write_metrics(self, metrics: dict[str, float], suite: TaskSuite) -> None:
         """Appends a line to `metrics.jsonl` and passes it on to the trackers.
@@ -106,8 +107,7 @@ class RunDirectory:
             OSError: the disk is full or read-only, or a tracker fails; its `strerror` says which.
         """
         problems = self._open_trackers(suite) if self._trackers is None else []  # before the line: it looks at those until now
-        with (self.layout.metrics).open("a") as file:
-            file.write(json.dumps({"time": time.time(), **metrics}) + "\n")
+        _append(self.layout.metrics, json.dumps({"time": time.time(), **metrics}) + "\n")
         for name, tracker in (self._trackers or {}).items():
             try:
                 tracker.log(metrics, int(metrics["summary/frames"]))
@@ -122,14 +122,16 @@ class RunDirectory:
         Raises:
             OSError: the disk is full or read-only.
         """
-        with (self.layout.decisions).open("a") as file:
-            file.writelines(to_line(decision) + "\n" for decision in decisions)
+        _append(self.layout.decisions, "".join(to_line(decision) + "\n" for decision in decisions))
 
     def archive_decisions(self, frames: int) -> None:
         """Puts the log of decisions aside, since those that follow are about other tasks or made by other rules."""
         path = self.layout.decisions
-        if path.exists():
-            path.rename(self.layout.archived_decisions(frames))
+        aside = self.layout.archived_decisions(frames)
+        if aside.exists():  # a process put the history aside before and has trained nothing
+            path.unlink(missing_ok=True)
+        elif path.exists():
+            path.rename(aside)
 
     def read_decisions(self) -> Iterator[Decision]:
         """The decisions of `curriculum.jsonl`; a line that a killed process left unfinished ends them."""
@@ -183,6 +185,24 @@ class RunDirectory:
             except Exception as error:  # each service has errors of its own
                 problems.append(f"{name} is left out ({_in_short(error)})")
         return problems
+
+
+def _append(path: Path, text: str) -> None:
+    """Appends all of the text, or nothing: a part of a line would end what can be read later.
+
+    Raises:
+        OSError: the disk is full or read-only.
+    """
+    with path.open("ab", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = text.encode()
+        try:
+            if file.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(file.fileno(), size)
+            raise
 
 
 def _in_short(error: Exception) -> str:

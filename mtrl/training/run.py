@@ -31,6 +31,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # the 
 WAIT_SECONDS = 0.2  # for rollouts, before signals and whatever else is due are looked at
 POLL_SECONDS = 0.2  # between two checks of an evaluation that is waited for
 STATE_SECONDS = 10.0  # between two writings of the state during such an evaluation, which writes no metrics
+LAST_TRIES = 3  # to save the last checkpoint
+RETRY_SECONDS = 2.0  # between them
 COPY_SECONDS = 600.0  # for a copy to another file system to end with the run
 SIGNAL_COPY_SECONDS = 1.0  # the same after a signal, when the system may kill this process at any moment
 
@@ -47,7 +49,7 @@ def run_training(trainer: Trainer, directory: RunDirectory, console: Console, re
     Returns:
         the exit code: 0, 128 and the number of the signal that ended the run (129 after SIGHUP, 130 after SIGINT, 138 after SIGUSR1, 143
         after SIGTERM, 141 where the reader of our output has gone), 1 after too many updates that were not finite or losses of learners,
-        and where every task fails or a runner cannot live.
+        where every task fails or a runner cannot live, and where the last checkpoint could not be saved.
     """
     with _signals([] if received is None else received) as received:
         guarded = GuardedConsole(console, lambda: received.append(signal.SIGPIPE), directory.write_message)
@@ -58,6 +60,9 @@ def run_training(trainer: Trainer, directory: RunDirectory, console: Console, re
         directory.write_state("training", frames=trainer.frames)
         try:
             code = run.train(received)
+            if not run.saved:
+                directory.write_state("failed", frames=trainer.frames, reason="the last checkpoint could not be saved")
+                return code or 1
             if received:
                 directory.write_state("interrupted", frames=trainer.frames, reason=signal.Signals(received[0]).name)
             else:
@@ -97,6 +102,7 @@ class TrainingRun:
         self._started = time.monotonic()
         checkpoints = trainer.config.checkpoints
         self._mirror = Mirror(checkpoints.copy_to, checkpoints.keep) if checkpoints.copy_to is not None else None
+        self.saved = False  # whether the last checkpoint is complete
         self._losses = 0  # of learners since the newest checkpoint
         # The state to go back to before there is a checkpoint; a learner in this process cannot be lost without it.
         self._initial_state = trainer.state_dict() if trainer.config.learners.num_learners else None
@@ -113,7 +119,8 @@ class TrainingRun:
                 self._finish_copy(received)  # so that the last checkpoint can be copied at once
                 if self._trainer.frames > self._reported_frames:
                     self._report()  # before the copy, which takes the curve along
-                finished = self._save() and not received
+                self.saved = self._save_at_last(received)
+                finished = self.saved and not received
             except LearnerLostError as lost:
                 self._recover(lost)
         if self._config.evaluation.every_frames is not None and finished:
@@ -145,7 +152,7 @@ class TrainingRun:
             complete = self._save()
             return_free_memory()
             if complete and self._background.due(self._trainer.frames):
-                self._background.start(self._trainer.frames)
+                self._start_evaluation(self._trainer.frames)
 
     def _report(self) -> None:
         """Writes a line of metrics and the decisions since the last one."""
@@ -162,9 +169,19 @@ class TrainingRun:
         except OSError as error:
             self._console.message(f"warning: cannot write metrics of {self._directory.path}: {error.strerror}; training goes on")
 
-    def _save(self) -> bool:
-        """Saves a checkpoint and offers it to the mirror; returns whether it is complete."""
-        saved = save(self._trainer, self._directory, self._console, self._background.running)
+    def _save_at_last(self, received: list[int]) -> bool:
+        """Saves the last checkpoint, by several tries unless there is a signal; returns whether it is complete."""
+        for _ in range(1 if received else LAST_TRIES - 1):
+            if self._save("the next try is in a few seconds"):
+                return True
+            time.sleep(RETRY_SECONDS)
+        return self._save("it was the last try: what was trained since the newest checkpoint is lost")
+
+    def _save(self, consequence: str = "") -> bool:
+        """Saves a checkpoint and offers it to the mirror; returns whether it is complete. `consequence` follows the reason if it is not."""
+        kept = [self._background.running, None if self._mirror is None else self._mirror.copying]
+        protected = [step for step in kept if step is not None]
+        saved = save(self._trainer, self._directory, self._console, protected, consequence)
         if saved:
             self._losses = 0
             if self._mirror is not None:
@@ -180,6 +197,12 @@ class TrainingRun:
     def _finish_copy(self, received: list[int]) -> None:
         """Waits for the copy that is on its way."""
         problem = self._mirror.finish(SIGNAL_COPY_SECONDS if received else COPY_SECONDS) if self._mirror is not None else None
+        if problem is not None:
+            self._console.message(f"warning: {problem}")
+
+    def _start_evaluation(self, frames: int) -> None:
+        """Begins to evaluate the policy of these frames; a machine that refuses is a message."""
+        problem = self._background.start(frames)
         if problem is not None:
             self._console.message(f"warning: {problem}")
 
@@ -219,7 +242,7 @@ class TrainingRun:
         self._console.message("evaluating the last policy")
         frames = self._trainer.frames
         if self._background.running is None:
-            self._background.start(frames)
+            self._start_evaluation(frames)
         written = -math.inf
         while (step := self._background.running) is not None and not received:
             if time.monotonic() - written >= STATE_SECONDS:
@@ -228,7 +251,7 @@ class TrainingRun:
             time.sleep(POLL_SECONDS)
             self._take_in_evaluation()
             if self._background.running is None and step != frames:
-                self._background.start(frames)
+                self._start_evaluation(frames)
                 written = -math.inf
 
     def _recover(self, lost: LearnerLostError) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 
 from mtrl.curriculum.scheduler import ProgressScheduler
 from mtrl.evaluation.policy import check_actions
@@ -22,14 +23,15 @@ from mtrl.training.task_change import carry_over
 from mtrl.training.trainer import Trainer
 
 
-def save(trainer: Trainer, directory: RunDirectory, console: Console, evaluating: int | None = None) -> bool:
+def save(trainer: Trainer, directory: RunDirectory, console: Console, protected: Collection[int] = (), consequence: str = "") -> bool:
     """Saves a checkpoint and its policy; a disk that refuses is a message, and training goes on.
 
     Args:
         trainer: the trainer to be saved.
         directory: where.
         console: told of a refusal.
-        evaluating: a step that is being evaluated, and stays.
+        protected: steps that stay, since they are being evaluated or copied.
+        consequence: of a refusal, for the message; that training goes on if empty.
 
     Returns:
         whether it was saved.
@@ -45,7 +47,7 @@ def save(trainer: Trainer, directory: RunDirectory, console: Console, evaluating
             tasks=trainer.suite.names,
             keep=config.checkpoints.keep,
             score=score if config.evaluation.every_frames is None else None,  # else `best` is for evaluations to say
-            protected=() if evaluating is None else (evaluating,),
+            protected=protected,
         )
         description = {
             "suite": trainer.suite.name,
@@ -61,7 +63,9 @@ def save(trainer: Trainer, directory: RunDirectory, console: Console, evaluating
         } | ({"training_levels": config.curriculum.levels.count} if config.curriculum.levels.count else {})
         save_policy(directory.policies, trainer.frames, trainer.policy_weights(), description, keep=steps(directory.checkpoints))
     except CheckpointError as error:
-        console.message(f"warning: {error}; training goes on, and the next try is in {config.checkpoints.every_seconds:.0f} s")
+        console.message(
+            f"warning: {error}; {consequence or f'training goes on, and the next try is in {config.checkpoints.every_seconds:.0f} s'}"
+        )
         return False
     return True
 
@@ -111,6 +115,7 @@ def resume(trainer: Trainer, directory: RunDirectory, console: Console, which: s
         trainer.tasks_changed()
         directory.truncate_after(trainer.frames)
         directory.archive_decisions(trainer.frames)
+        (directory.checkpoints / "best").unlink(missing_ok=True)  # scores of other tasks do not compare
         new, gone = [name for name in now if name not in before], [name for name in before if name not in now]
         console.message(f"tasks have changed: new {', '.join(new) or 'none'}; gone {', '.join(gone) or 'none'}; the others go on")
     else:
@@ -124,7 +129,9 @@ def resume(trainer: Trainer, directory: RunDirectory, console: Console, which: s
 
 def write_decisions(trainer: Trainer, directory: RunDirectory, console: Console) -> None:
     """Writes the decisions made since the last call; a disk that refuses is a message."""
+    decisions = trainer.decisions()
     try:
-        directory.write_decisions(trainer.decisions())
+        directory.write_decisions(decisions)
     except OSError as error:
+        trainer.keep_decisions(decisions)
         console.message(f"warning: cannot write the curriculum's decisions to {directory.path}: {error.strerror}; training goes on")

@@ -44,6 +44,7 @@ def carry_over(components: dict[str, Any], before: Sequence[str], config: Experi
             components["learner"] = {part: old["learner"][part], **components["learner"]}
     if "imitation" in new["learner"]:
         components["learner"] = {**components["learner"], "imitation": {}}  # traces of tasks by their old numbers
+    components = {**components, "statistics": old["statistics"] | components["statistics"]}  # of a former version, which counted less
     places = [(before.index(name), place) for place, name in enumerate(suite.names) if name in before]
     moved = {name: _moved(components[name], new[name], more[name], places) for name in ("learner", "curriculum", "statistics")}
     moved["learner"]["optimizers"] = _moved_optimizers(components["learner"]["optimizers"], old, new, more, places)

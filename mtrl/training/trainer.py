@@ -159,6 +159,12 @@ class Trainer:
         self._decisions.clear()
         return decisions
 
+    def keep_decisions(self, decisions: Sequence[Decision]) -> None:
+        """Takes back decisions that could not be written, for the next call of `decisions`."""
+        kept = [*decisions, *self._decisions][-MOST_DECISIONS:]
+        self._decisions.clear()
+        self._decisions.extend(kept)
+
     @property
     def scheduler(self) -> Scheduler:
         """The scheduler of the curriculum."""
