@@ -191,3 +191,8 @@ class TaskSuite:
     def for_evaluation(self) -> TaskSuite:
         """The same tasks as the published protocol evaluates them."""
         return replace(self, tasks=tuple(task.for_evaluation() for task in self.tasks))
+
+
+def just_below(threshold: float) -> float:
+    """What a return must exceed to reach the threshold: rewards are float32, and their sum may be a rounding below it."""
+    return threshold - 1e-6 * max(1.0, abs(threshold))

@@ -16,6 +16,7 @@ from mtrl.config import ConfigError
 from mtrl.learning.balancers import BALANCERS, GradNorm, ImprovableGap, Uncertainty, make_balancer
 from mtrl.learning.combiners import COMBINERS, Combiner
 from mtrl.learning.learner import Learner
+from mtrl.learning.minibatches import Minibatch
 from mtrl.rollouts.collector import build_collector
 
 CPU = torch.device("cpu")
@@ -128,7 +129,7 @@ def test_tasks_that_have_nothing_to_do_with_each_other_are_left_alone(name):
 
 
 def learner_and_rollout(**changes):
-    config = toy_config("toy/three", env_runners__slots=9, model__experts=2, **changes)
+    config = toy_config("toy/three", **{"env_runners__slots": 9, "model__experts": 2, **changes})
     suite = make_suite("toy/three")
     learner, collector = Learner(config, suite), build_collector(config, suite, 0)
     collector.set_weights(0, learner.actor_weights())
@@ -218,3 +219,36 @@ def test_names_that_do_not_exist_are_sentences(monkeypatch):
     monkeypatch.setitem(COMBINERS, "cagrad", missing)
     with pytest.raises(ConfigError, match=r"needs more than torchjd itself \(it requires cvxpy"):
         learner_and_rollout(learner__combiner="cagrad")
+
+
+@pytest.mark.parametrize("name", ["uncertainty", "gradnorm", "igb"])
+def test_a_loss_that_is_not_finite_leaves_no_trace(name):
+    """As everything else that is skipped with its update."""
+    learner, rollout = learner_and_rollout(learner__balancing=name)
+    learner.update(rollout, 0.0)
+    rewards = rollout.rewards.copy()
+    rewards[0, 0] = 1e25
+    learner.update(rollout._replace(rewards=rewards), 0.0)
+    for _ in range(3):
+        learner.update(rollout, 0.0)
+    state = learner.state_dict()["balancer"]
+    assert state and all(torch.isfinite(value).all() for value in state.values())
+    assert learner.skipped_steps <= 2
+
+
+def test_gradnorm_goes_on_where_nothing_before_the_feature_is_trained():
+    learner, rollout = learner_and_rollout(learner__balancing="gradnorm", model__freeze_experts=True, model__gate="uniform")
+    learner.update(rollout, 0.0)
+    assert learner.skipped_steps == 0
+
+
+def test_the_gates_loss_of_the_critic_is_kept():
+    """Its gradient with a balancer that weighs all tasks alike is that without one."""
+    gradients = []
+    for changes in ({}, {"learner__balancing": "uncertainty"}):
+        learner, rollout = learner_and_rollout(model__gate="dselect_k", model__experts=4, learner__gate_cost=1.0, **changes)
+        batch = learner.make_batch(rollout)
+        minibatch = Minibatch(batch, None, None, None, updates_actor=False, updates_critic=True)
+        learner.backward(minibatch, learner.losses(minibatch, learner._coefficients(0.0)))
+        gradients.append(torch.cat([p.grad.flatten() for p in learner.policy.critic.trunk.gate.parameters() if p.grad is not None]))
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+import gymnasium
 import numpy as np
 import pytest
 from helpers import toy_config
@@ -256,3 +259,43 @@ def test_a_watchdog_remembers_what_was_being_stepped(tmp_path, monkeypatch):
 def test_wrong_chaos_is_one_sentence(name, said):
     with pytest.raises(SuiteError, match=said.replace("?", r"\?")):
         make_suite(f"chaos/{name}")
+
+
+class Pays(gymnasium.Env):
+    """One step, which pays a number."""
+
+    observation_space, action_space = gymnasium.spaces.Box(0, 1, (1,)), gymnasium.spaces.Discrete(2)
+
+    def __init__(self, reward: float = 1.0):
+        self.reward = reward
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), self.reward, True, False, {}
+
+
+def test_a_reward_beyond_float32_costs_one_environment():
+    gymnasium.register("PaysTooMuch-v0", functools.partial(Pays, 1e39))
+    gymnasium.register("PaysOne-v0", Pays)
+    tasks = make_vector(make_suite("gym/PaysTooMuch-v0,PaysOne-v0"), 4, seed=0, tolerant=True)
+    tasks.reset()
+    step = tasks.step(np.zeros(4, np.int64))
+    assert step.valid.tolist() == [False, False, True, True] and "1e+39" in step.faults[0].reason
+    tasks.close()
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.7, 0.9, 0.95, 475.0, -110.3])
+def test_a_return_at_the_threshold_succeeds(threshold):
+    """Rewards are float32: 0.7 becomes 0.69999999."""
+    name = f"PaysItsThreshold{str(threshold).replace('.', '').replace('-', 'm')}-v0"
+    gymnasium.register(name, functools.partial(Pays, threshold), reward_threshold=threshold)
+    suite = make_suite(f"gym/{name}")
+    tasks = make_vector(suite, 1, seed=0)
+    tasks.reset()
+    (episode,) = tasks.step(np.zeros(1, np.int64)).episodes
+    tasks.close()
+    assert suite.tasks[0].succeeded(episode.episode_return)
+    assert not suite.tasks[0].succeeded(threshold - 1e-3 * max(1, abs(threshold)))

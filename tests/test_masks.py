@@ -16,7 +16,7 @@ from envs import SuiteError, TaskFault, make_suite, make_vector
 from envs.actions import canonical_actions, choices_of, read_mask
 from envs.errors import MisfitError
 from mtrl.learning.learner import Learner
-from mtrl.models.distributions import make_distribution
+from mtrl.models.distributions import FORBIDDEN, MultiCategorical, make_distribution
 from mtrl.models.masks import forbid, make_mask
 from mtrl.rollouts.collector import build_collector
 from mtrl.training.trainer import build_trainer
@@ -171,3 +171,12 @@ def test_taxi_is_trained_with_the_mask_of_its_info():
         trainer.step()
     trainer.close()
     assert set(make_suite("gym/Taxi-v3").observation_space) == {"vector", "action_mask"}
+
+
+def test_values_that_a_choice_does_not_have_are_never_drawn():
+    """Not even where all values that it has are forbidden, as of an environment that has none to show."""
+    distribution = MultiCategorical([2, 5])
+    forbidden = torch.full((500, 7), FORBIDDEN)
+    actions = distribution.sample(forbidden, torch.Generator().manual_seed(0))
+    assert (actions < torch.tensor([2, 5])).all() and (distribution.mode(forbidden) < torch.tensor([2, 5])).all()
+    assert torch.isfinite(distribution.log_prob(forbidden, actions)).all() and torch.isfinite(distribution.entropy(forbidden)).all()

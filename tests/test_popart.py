@@ -40,11 +40,22 @@ def test_statistics_are_the_means_over_each_tasks_targets():
     targets = torch.tensor([[1.0, 10.0, 99.0], [3.0, 14.0, 99.0]])
     valid = torch.tensor([[True, True, False], [True, True, False]])
     popart.update(targets, valid, torch.tensor([0, 1, 1]), head, 0.5)
-    torch.testing.assert_close(popart.mean, torch.tensor([2.0, 12.0]))
+    torch.testing.assert_close(popart.mean.float(), torch.tensor([2.0, 12.0]))
     torch.testing.assert_close(popart.scale, torch.tensor([1.0, 2.0]))
     # The second step is half the way for a rate of 0.5.
     popart.update(targets + 2, valid, torch.tensor([0, 1, 1]), head, 0.5)
-    torch.testing.assert_close(popart.mean, torch.tensor([3.0, 13.0]))
+    torch.testing.assert_close(popart.mean.float(), torch.tensor([3.0, 13.0]))
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (3000.0, 1.0), (30_000.0, 5.0), (-1e5, 1.0)])
+def test_the_scale_is_right_where_values_are_large_against_their_spread(mean, deviation):
+    popart, head = PopArt(1, 0.1), MultiHead(1, 4, 4, 1, output_gain=1.0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        targets = mean + deviation * torch.randn(500, 4, generator=generator)
+        popart.update(targets, torch.ones(500, 4, dtype=torch.bool), torch.zeros(4, dtype=torch.int64), head, 0.01)
+    assert float(popart.scale) == pytest.approx(deviation, rel=0.1)
+    assert popart.scale.dtype == popart.normalize(targets, torch.zeros_like(targets, dtype=torch.int64)).dtype == torch.float32
 
 
 def test_a_target_that_is_not_finite_leaves_no_trace():

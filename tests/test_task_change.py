@@ -128,3 +128,11 @@ def test_moments_of_new_tasks_are_where_their_rule_begins():
     moved = _moved_optimizers({"actor": {"state": {0: state}, "param_groups": []}}, old, new, more, [(0, 0), (1, 2)])["actor"]["state"][0]
     assert moved["square_avg"][:, 0].tolist() == [0.25, 1.0, 0.25]
     assert moved["exp_avg"][:, 0].tolist() == [0.5, 0.0, 0.5] and moved["step"] == 7
+
+
+def test_another_balancing_rule_begins_anew(tmp_path: Path) -> None:
+    directory, old = trained(tmp_path / "run")
+    config = override(directory.config, {"suite.name": AFTER, "learner.balancing": "gradnorm", "total_frames": 4000})
+    new = build_trainer(config)
+    assert resume(new, RunDirectory(directory.path, config), Silent(), allow_task_change=True)
+    assert new.frames == old.frames and (new.learner.state_dict()["balancer"]["weights"] == 1).all()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import traceback
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,9 +12,12 @@ import numpy as np
 
 from envs.errors import MisfitError, TaskFault
 from envs.levels import Level
+from envs.observations import MASK
 from envs.seeds import SeedSequences
 from envs.task import TaskSuite
 from envs.vector import Arrays, Fault
+
+LARGEST_REWARD = float(np.finfo(np.float32).max)
 
 LONGEST_REST = 1024  # steps; the longest pause of a place between two environments that fail
 
@@ -131,7 +133,7 @@ class Place:
             return Result(self._adapt(observation))
         observation, reward, terminated, truncated, info = self._env.step(action)
         self._ended = bool(terminated or truncated)
-        if not math.isfinite(float(reward)):
+        if not abs(float(reward)) <= LARGEST_REWARD:
             raise self._fault(f"the reward is {reward}")
         obs = self._adapt(observation)
         history.in_a_row = 0
@@ -177,9 +179,12 @@ class Place:
         return TaskFault(self.task, self._suite.names[self.task], reason)
 
     def _nothing(self, fault: Fault | None) -> Result:
-        """An all-zero observation for a place without an environment."""
-        space = self._suite.observation_space
-        return Result({name: np.zeros(part.shape or (), part.dtype) for name, part in space.items()}, lost=True, fault=fault)
+        """An all-zero observation for a place without an environment, where all actions are allowed."""
+        obs = {name: np.zeros(part.shape or (), part.dtype) for name, part in self._suite.observation_space.items()}
+        for name, array in obs.items():
+            if name.rpartition(".")[2] == MASK:
+                array[...] = 1
+        return Result(obs, lost=True, fault=fault)
 
 
 def _shown(array: np.ndarray) -> str:

@@ -39,6 +39,7 @@ class SharedRows:
         self._names = tuple(suite.observation_space)
         if file is None:
             os.ftruncate(self.file, HEADER)
+        self._size = 0  # of what is mapped
         self.look()
         if file is None:
             self.current = -1
@@ -55,8 +56,11 @@ class SharedRows:
         return np.arange(first, first + count)
 
     def look(self) -> None:
-        """Maps the rows that the other process has added."""
+        """Maps the rows that the other process has added, if there are any: each page of a new mapping is a fault at its first use."""
         size = os.fstat(self.file).st_size
+        if size == self._size:
+            return
+        self._size = size
         memory = mmap.mmap(self.file, size)  # lives as long as the arrays over it
         self._header = np.frombuffer(memory, np.int64, 1)
         self._rows = np.frombuffer(memory, self._type, (size - HEADER) // self._type.itemsize, HEADER)

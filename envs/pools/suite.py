@@ -8,15 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from envs.backends.envpool import SUCCESS
 from envs.errors import MissingPackageError, SuiteError, UnknownTaskError, did_you_mean
 from envs.mixed import mix
 from envs.pools.catalogue import Spec, spec_of
 from envs.pools.recipe import recipe_of
 from envs.pools.single import PoolEnv
-from envs.task import EvaluationProtocol, Task, TaskSuite
+from envs.task import EvaluationProtocol, Task, TaskSuite, just_below
 
 PROTOCOL = EvaluationProtocol("envpool-v1", episodes=25, actions="sampled", backend="envpool")
 
@@ -131,7 +129,7 @@ class _Key:
 def _task(entry: Entry, spec: Spec) -> Task:
     threshold = entry.success_return
     if threshold is None and spec.reward_threshold is not None and not spec.info.intersection(SUCCESS):
-        threshold = float(np.nextafter(spec.reward_threshold, -np.inf))  # the threshold itself succeeds
+        threshold = just_below(spec.reward_threshold)
     return Task(
         name=entry.name,
         make_env=functools.partial(PoolEnv, entry.envpool_id, entry.options),

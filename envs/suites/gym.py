@@ -21,7 +21,7 @@ from envs.pools.options import options_of, return_range
 from envs.suites.minigrid import OBSERVATION_SPACE as GRID
 from envs.suites.minigrid import image_only
 from envs.suites.minigrid_view import with_fast_view
-from envs.task import Task, TaskSuite
+from envs.task import Task, TaskSuite, just_below
 
 MOST_STACKED = 64
 
@@ -119,7 +119,7 @@ def _task(look: _Look, options: _Options) -> Task:
         make_env=functools.partial(_make_env, look, options.stack),
         low=options.low,
         high=options.high,
-        success_return=None if threshold is None else float(np.nextafter(threshold, -np.inf)),  # the threshold itself succeeds
+        success_return=None if threshold is None else just_below(threshold),
         description=look.description,
     )
 
@@ -149,7 +149,10 @@ def _adapted(env: gymnasium.Env, stack: int, *, masked: bool) -> tuple[Adapted, 
     """The environment with arrays and canonical actions, and the same with stacked images."""
     grid, space = None, env.observation_space
     if isinstance(space, gymnasium.spaces.Dict) and space.spaces.get("image") == GRID["image"]:
-        env, grid = with_fast_view(env), Observations(GRID, image_only, [name for name in space if name != "image"], [])
+        env, grid = (
+            with_fast_view(env),
+            Observations(GRID, image_only, [name for name in space if name != "image" and not (masked and name == MASK)], []),
+        )
     adapted = Adapted(env, grid, masked=masked)
     read: Any = adapted.observation_space
     stacked = stack > 1 and images_of(read)

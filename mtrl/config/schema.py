@@ -83,7 +83,8 @@ class EnvRunnersConfig(Section):
     unroll_length: int = Field(32, ge=1, le=1_000_000)
     """Steps of every slot in one rollout (T)."""
     slots_per_task: int | None = Field(None, ge=1)
-    """The most slots of a runner that one task may get, which bounds the number of environments in memory; null sets no limit."""
+    """The most slots of a runner that one task may get, which bounds the number of environments in memory; null sets no limit. Where too
+    few tasks have a share, since the others fail or the curriculum leaves them out, these get as many as there are."""
     env_threads: int = Field(1, ge=1)
     """Threads of one runner that step environments."""
     inference_threads: int = Field(1, ge=1)

@@ -181,12 +181,18 @@ def task_losses(
 
 
 def balanced_value_loss(balancer: Balancer, critic: CriticLoss, batch: Batch, num_tasks: int, total: Total = alone) -> Float[Tensor, ""]:
-    """The value loss with each task's steps multiplied by the balancer's weight of the task."""
+    """The value loss, without the gate's, with each task's steps multiplied by the balancer's weight of the task."""
     task_ids = batch.observations.task_ids
     losses, present = task_losses(critic.outputs.detach(), critic.targets, batch.weights, task_ids, num_tasks, total)
     norms = None
     if balancer.needs_gradients:
-        (gradients,) = torch.autograd.grad(critic.loss, critic.features, retain_graph=True)
-        norms = task_gradients(gradients, batch.observations.rows.task_ids, num_tasks, total).norm(dim=1)
-    weights = balancer.update(losses, present, norms)
+        norms = torch.ones_like(losses)  # where nothing before the feature is trained
+        if critic.features.requires_grad:
+            (gradients,) = torch.autograd.grad(critic.loss, critic.features, retain_graph=True)
+            norms = task_gradients(gradients, batch.observations.rows.task_ids, num_tasks, total).norm(dim=1)
+        present = present & norms.isfinite()
+        norms = norms.nan_to_num(0.0, 0.0, 0.0)
+    # A loss that is not finite makes no step; it must not stay in the balancer's averages.
+    present = present & losses.isfinite()
+    weights = balancer.update(losses.nan_to_num(0.0, 0.0, 0.0), present, norms)
     return value_loss(critic.outputs, critic.targets, batch.weights * weights[task_ids])

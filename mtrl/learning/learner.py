@@ -221,7 +221,8 @@ class Learner:
         assert losses.actor is not None and losses.critic is not None
         settings = self._config.self_imitation
         loss = settings.weight * losses.actor + settings.value_weight * losses.critic.loss
-        self._descend(self.optimizers.named(), lambda: _backward(loss), progress)
+        if self._descend(self.optimizers.named(), lambda: _backward(loss), progress) is None:
+            self._imitation.rate(replayed, np.zeros_like(replayed.returns))  # else they would be drawn for ever, and make no step
         return figures | {"imitation_gap": float((gaps * batch.weights).sum())}
 
     def evaluate(self, batch: Batch) -> Evaluation:
@@ -259,6 +260,7 @@ class Learner:
             critic = losses.critic.loss
             if self._balancer is not None:
                 critic = balanced_value_loss(self._balancer, losses.critic, minibatch.batch, self._suite.num_tasks, self._total)
+                critic = critic + losses.critic.gate_loss
             parts.append(self._config.value_cost * critic)
         loss = torch.stack(parts).sum()
         if self._combiner is not None:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from mtrl.parallel import Total, add_up, alone
 
+ROUNDING = 1e-6  # of a mean in float32, as a part of it
+
 
 def policy_gradient_loss(
     log_probs: Float[Tensor, "T B"], advantages: Float[Tensor, "T B"], weights: Float[Tensor, "T B"]
@@ -109,5 +111,7 @@ def task_moments(
 
 
 def normalize_per_task(advantages: Float[Tensor, "T B"], task_ids: Int[Tensor, " B"], moments: Moments) -> Float[Tensor, "T B"]:
-    """Advantages with each task's mean taken off, in units of its deviation. A task whose advantages are all equal gets zeros."""
-    return (advantages - moments.mean[task_ids]) / (moments.deviation[task_ids] + 1e-8)
+    """Advantages with each task's mean taken off, in units of its deviation. A task whose advantages are all equal gets zeros,
+    but for the rounding of their mean.
+    """
+    return (advantages - moments.mean[task_ids]) / (moments.deviation[task_ids] + 1e-8 + ROUNDING * moments.mean[task_ids].abs())

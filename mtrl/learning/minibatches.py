@@ -87,6 +87,8 @@ def _selections(batch: Batch, plan: Plan, generator: torch.Generator, total: Tot
     split = {"traces": split_slots, "steps": split_steps, "observations": split_observations}[plan.unit]
     made = 0
     for _ in range(plan.actor_steps):  # passes; each has a minibatch at least
+        if made == plan.actor_steps:
+            return
         parts = split(batch, plan.minibatches, generator)
         empty = total(torch.tensor([not len(part) for part in parts], dtype=torch.int64, device=batch.valid.device)).tolist()
         filled = [part for part, lacking in zip(parts, empty, strict=True) if not lacking]

@@ -44,6 +44,7 @@ class CriticLoss(NamedTuple):
     outputs: Float[Tensor, "T B"]  # of the critic's head: values in units of PopArt's scale, if there is one
     targets: Float[Tensor, "T B"]  # in the same units
     features: Float[Tensor, "N D"]  # the mixed feature that the head read, of each row
+    gate_loss: Float[Tensor, ""] | float  # of the critic's gate; part of `loss`
 
 
 class Losses(NamedTuple):
@@ -138,8 +139,8 @@ def compute_losses(
         task_ids = batch.observations.task_ids
         wanted = targets.vs if popart is None else popart.normalize(targets.vs, task_ids.expand_as(targets.vs))
         outputs = valued.normalized[:steps]
-        loss = value_loss(outputs, wanted, batch.weights) + _gate_loss(policy.critic.trunk, coefficients, total)
-        critic = CriticLoss(loss, outputs, wanted, valued.features)
+        gate_loss = _gate_loss(policy.critic.trunk, coefficients, total)
+        critic = CriticLoss(value_loss(outputs, wanted, batch.weights) + gate_loss, outputs, wanted, valued.features, gate_loss)
         metrics["value_loss"] = critic.loss.detach()
     return Losses(actor, critic, acted.features, targets, metrics, None if entropies is None else entropies.detach())
 

@@ -73,7 +73,7 @@ class SelfImitation:
         for task in self._traces:
             task[:] = [trace for trace in task if trace.rollout.unroll_length == rollout.unroll_length]  # another one before a resumption
             task.sort(key=lambda trace: -trace.gap)  # some have been rated anew
-        for slot in np.flatnonzero(gaps > 0).tolist():
+        for slot in np.flatnonzero((gaps > 0) & np.isfinite(gaps)).tolist():
             own, task = np.array([slot]), self._traces[int(rollout.task_ids[slot])]
             if len(task) >= self._config.capacity and gaps[slot] <= task[self._config.capacity - 1].gap:
                 continue  # not worth a copy

@@ -121,8 +121,8 @@ def task_values(batch: Batch, targets: Targets, num_tasks: int, total: Total = a
     explained = torch.where(spread > 0, 1.0 - (error / spread).square(), torch.nan)
     sizes = task_moments(targets.advantages.abs(), valid, tasks, num_tasks, total).mean
     first = ~batch.valid  # the step that follows an episode's end is the reset: the observation after it begins the next episode
-    added = (torch.ones_like(tasks), first.sum(0), (targets.values[1:] * first).sum(0))
-    slots, counts, sums = add_up([torch.bincount(tasks, weights=each.float(), minlength=num_tasks) for each in added], total)
-    errors = torch.where(slots > 0, sizes, torch.nan)
+    added = (batch.valid.sum(0), first.sum(0), (targets.values[1:] * first).sum(0))
+    steps, counts, sums = add_up([torch.bincount(tasks, weights=each.float(), minlength=num_tasks) for each in added], total)
+    errors = torch.where(steps > 0, sizes, torch.nan)
     initial = torch.where(counts > 0, sums / counts, torch.nan)
     return TaskValues(*(each.double().cpu().numpy() for each in (errors, initial, explained)))

@@ -27,22 +27,23 @@ class PopArt(nn.Module):
         self.mean: Tensor
         self.mean_square: Tensor
         self.updates: Tensor
-        self.register_buffer("mean", torch.zeros(num_tasks))
-        self.register_buffer("mean_square", torch.ones(num_tasks))
+        # In float64: of values that are large against their spread, hardly a digit of the variance would be left.
+        self.register_buffer("mean", torch.zeros(num_tasks, dtype=torch.float64))
+        self.register_buffer("mean_square", torch.ones(num_tasks, dtype=torch.float64))
         self.register_buffer("updates", torch.zeros(num_tasks))
 
     @property
     def scale(self) -> Float[Tensor, " tasks"]:
         """The deviation σ of each task's targets."""
-        return (self.mean_square - self.mean.square()).clamp(self._min_scale**2, MAX_SCALE**2).sqrt()
+        return (self.mean_square - self.mean.square()).clamp(self._min_scale**2, MAX_SCALE**2).sqrt().float()
 
     def denormalize(self, outputs: Float[Tensor, "*N"], task_ids: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
         """The values `V = σ n + μ`."""
-        return self.scale[task_ids] * outputs + self.mean[task_ids]
+        return self.scale[task_ids] * outputs + self.mean.float()[task_ids]
 
     def normalize(self, values: Float[Tensor, "*N"], task_ids: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
         """The head's scale: `n = (V - μ) / σ`."""
-        return (values - self.mean[task_ids]) / self.scale[task_ids]
+        return (values - self.mean.float()[task_ids]) / self.scale[task_ids]
 
     @torch.no_grad()
     def update(
@@ -64,7 +65,7 @@ class PopArt(nn.Module):
             rate: step of the moving average (β). The first steps are larger, so that the start does not linger: the n-th is at least 1/n.
             total: adds up over all learners.
         """
-        mask = valid.float()
+        mask, targets = valid.double(), targets.double()
         zeros = torch.zeros_like(self.mean)
         added = (mask, targets * mask, targets.square() * mask)
         counts, sums, squares = add_up([zeros.index_add(0, task_ids, each.sum(0)) for each in added], total)
@@ -77,4 +78,4 @@ class PopArt(nn.Module):
         self.mean_square += step * (torch.where(seen, squares / counts.clamp(min=1), self.mean_square) - self.mean_square)
         ratio = old_scale / self.scale
         head.output_weight.mul_(ratio[:, None, None])
-        head.output_bias.copy_((ratio[:, None] * head.output_bias) + ((old_mean - self.mean) / self.scale)[:, None])
+        head.output_bias.copy_((ratio[:, None] * head.output_bias) + ((old_mean - self.mean).float() / self.scale)[:, None])

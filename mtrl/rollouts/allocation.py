@@ -10,6 +10,7 @@ class Allocator:
 
     A task with share 0.003 of 64 slots gets one slot in every fifth unroll, and over n unrolls no task is ever further from its wanted
     number of slots than one slot. With a bound on one task's slots, the slots above it go to the other tasks in proportion to their shares.
+    Tasks without a share get no slot: where the others are too few for the bound, they get as many alike as there are.
     """
 
     def __init__(self, num_tasks: int, num_slots: int, rng: np.random.Generator, most: int | None = None):
@@ -22,15 +23,18 @@ class Allocator:
     def allocate(self, shares: np.ndarray) -> np.ndarray:
         """Slots of each task in the next unroll, [num_tasks] int64 summing to the number of slots, for `shares` that sum to 1."""
         self._write_off(shares == 0)
-        wanted = self.owed + bounded(shares, self._most / self._num_slots) * self._num_slots
-        counts = np.clip(np.floor(wanted), 0, self._most).astype(np.int64)
+        chosen = shares > 0
+        most = max(self._most, -(-self._num_slots // int(chosen.sum())))
+        wanted = self.owed.copy()
+        wanted[chosen] += bounded(shares[chosen], most / self._num_slots) * self._num_slots
+        counts = np.clip(np.floor(wanted), 0, most).astype(np.int64)
         while (excess := int(counts.sum()) - self._num_slots) > 0:
             # A task with a negative wanted number gets zero slots, so that the counts of the others can sum to too many.
             given = np.flatnonzero(counts)
             latest = given[np.argsort((wanted - counts)[given], kind="stable")][:excess]
             counts[latest] -= 1
         while (short := self._num_slots - int(counts.sum())) > 0:
-            open_to_more = np.flatnonzero((counts < self._most) & (shares > 0))
+            open_to_more = np.flatnonzero((counts < most) & chosen)
             counts[open_to_more[np.argsort((counts - wanted)[open_to_more], kind="stable")][:short]] += 1
         self.owed = wanted - counts
         return counts
@@ -43,13 +47,13 @@ class Allocator:
 
 
 def bounded(shares: np.ndarray, most: float) -> np.ndarray:
-    """Shares of at most `most` each; the excess goes to the tasks below the bound, in proportion to their shares."""
+    """Shares above 0 of at most `most` each; the excess goes to the tasks below the bound, in proportion to their shares."""
     result = shares.astype(float)
     full = np.zeros(len(shares), bool)
     while (over := result > most + 1e-12).any():
         full |= over
         result[full] = most
-        free = 1.0 - result[full].sum()
-        rest = result[~full].sum()
-        result[~full] = result[~full] * (free / rest) if rest > 0 else free / max(1, (~full).sum())
+        if full.all():
+            break
+        result[~full] *= (1.0 - result[full].sum()) / result[~full].sum()
     return result

@@ -42,6 +42,8 @@ def carry_over(components: dict[str, Any], before: Sequence[str], config: Experi
     for part in ("proximal", "entropy_costs", "novelty"):  # which the checkpoint may not have; a fresh one knows nothing yet
         if part in old["learner"]:
             components["learner"] = {part: old["learner"][part], **components["learner"]}
+    if components["learner"]["balancer"].keys() != new["learner"]["balancer"].keys():  # another rule, which begins anew
+        components["learner"] = {**components["learner"], "balancer": old["learner"]["balancer"]}
     if "imitation" in new["learner"]:
         components["learner"] = {**components["learner"], "imitation": {}}  # traces of tasks by their old numbers
     components = {**components, "statistics": old["statistics"] | components["statistics"]}  # of a former version, which counted less

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 FORBIDDEN = -1e9
+ABSENT = 10 * FORBIDDEN
+"""Fills up the smaller ones of several choices: never drawn, not even where a mask forbids all values that there are."""
 """Parameter of a value that cannot be chosen: its probability is 0 in float32, and nothing that is computed with it is infinite."""
 
 
@@ -101,7 +103,7 @@ class MultiCategorical:
         return torch.zeros(*actions.shape[:-1], self.num_features, device=actions.device).scatter_(-1, ones, 1.0)
 
     def _log_probs(self, parameters: Float[Tensor, "*N P"]) -> Float[Tensor, "*N C W"]:
-        return functional.pad(parameters, (0, 1), value=FORBIDDEN)[..., self._on(parameters.device)].log_softmax(-1)
+        return functional.pad(parameters, (0, 1), value=ABSENT)[..., self._on(parameters.device)].log_softmax(-1)
 
     def _on(self, device: torch.device) -> Int[Tensor, "C W"]:
         """The places on a device, which are sent there once: what is recorded as a CUDA graph sends nothing."""
