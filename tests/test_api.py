@@ -295,3 +295,20 @@ def test_actions_are_those_of_the_environments_of_each_kind(tmp_path):
         policy.act(observation, "Pendulum-v0")
     with pytest.raises(UserError, match="there is no run directory"):
         mtrl.load_policy(tmp_path / "nothing")
+
+
+def test_a_warning_by_a_job_ends_the_training_and_is_not_taken_for_its_end(tmp_path):
+    """Slurm sends SIGUSR1. The caller's handler is there again, and a signal that is ignored is an error of the training."""
+    previous = signal.getsignal(signal.SIGUSR1)
+    seen: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
+    try:
+        threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
+        run = mtrl.train("toy", run_dir=tmp_path / "run", **TINY | {"total_frames": 10**9})
+        assert seen and run.state == "interrupted"  # the caller's handler has heard of it
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
+        with pytest.raises(mtrl.TrainingError, match="SIGUSR1"):
+            mtrl.train("toy", run_dir=tmp_path / "other", **TINY | {"total_frames": 10**9})
+    finally:
+        signal.signal(signal.SIGUSR1, previous)

@@ -572,6 +572,8 @@ def test_certain_success_is_never_shown(name, option):
 
 
 def test_a_comparison_gives_each_scheduler_its_own_options_alone():
+    assert described("my_rules:Hardest:episodes=5") == {"curriculum.scheduler": "my_rules:Hardest", "curriculum.options": {"episodes": 5}}
+    assert described("my_rules:Hardest") == {"curriculum.scheduler": "my_rules:Hardest", "curriculum.options": {}}
     assert described("plr:temperature=0.1") == {"curriculum.scheduler": "plr", "curriculum.options": {"temperature": 0.1}}
     config = override(load_config("configs/toy.yaml"), described("plr:temperature=0.1"))
     assert override(config, described("ducb")).curriculum.options == override(config, described("uniform")).curriculum.options == {}

@@ -123,6 +123,37 @@ def test_results_are_read_without_their_episodes(tmp_path, episodes):
         assert found is not None and list(found.tasks) == names and found.episodes == () and found.score_mean.value == 0.5
 
 
+def test_odd_results_are_no_server_errors(root, tmp_path):
+    """Those with a field of another kind are no results; a number that JSON does not have is null."""
+    shutil.copytree(root / "first", tmp_path / "odd")
+    (file,) = (tmp_path / "odd" / "evaluation").glob("*/results.json")
+    values = json.loads(file.read_text())
+    client = TestClient(make_app(tmp_path), raise_server_exceptions=False)
+    for changes in ({"changed": None}, {"changed": ["a"]}, {"rules": 3}):
+        file.write_text(json.dumps(values | changes))
+        assert client.get("/run/odd").status_code == client.get("/api/runs/odd/evaluation").status_code == 200
+    tasks = {name: row | {"return_mean": float("nan")} for name, row in values["tasks"].items()}
+    file.write_text(json.dumps(values | {"tasks": tasks}))
+    found = client.get("/api/runs/odd/evaluation")
+    assert found.status_code == 200 and all(row["return_mean"] is None for row in found.json()[0]["tasks"].values())
+
+
+def test_a_run_that_has_just_begun_is_training(root, tmp_path):
+    """Before its first line of metrics, which may take minutes."""
+    run = tmp_path / "begun"
+    run.mkdir()
+    shutil.copy(root / "first" / "config.yaml", run)
+    state = json.loads((root / "first" / "state.json").read_text())
+    (run / "state.json").write_text(json.dumps(state | {"state": "training"}))
+    (row,) = TestClient(make_app(tmp_path)).get("/api/runs").json()
+    assert row["state"] == "training"
+
+
+def test_an_ipv6_address_of_this_machine_is_answered_to(client):
+    assert client.get("/api/runs", headers={"host": "[::1]:8050"}).status_code == 200
+    assert client.get("/api/runs", headers={"host": "evil.example:8050"}).status_code == 400
+
+
 def test_the_outline_of_an_experiment_is_its_beginning(tmp_path):
     """Fields of the table are the same whether only the beginning or all of the file is read, in whichever order it is written."""
     for order in (False, True):

@@ -214,3 +214,15 @@ def test_a_checkpoint_that_is_being_copied_stays(tmp_path, monkeypatch):
     go_on.set()
     assert mirror.finish(30) is None and mirror.copying is None
     assert fetch(url, tmp_path / "new") and steps(tmp_path / "new" / "checkpoints") == [10]
+
+
+def test_what_a_killed_process_has_fetched_is_fetched_again(tmp_path):
+    """It had the checkpoint and not yet the experiment, without which the folder is no run."""
+    url = f"file://{tmp_path}/far"
+    mirror = Mirror(url, keep=2)
+    mirror.offer(saved_run(tmp_path / "run", 10))
+    assert mirror.finish(60) is None
+    (tmp_path / "new" / "checkpoints" / "10").mkdir(parents=True)
+    (tmp_path / "new" / "checkpoints" / "10" / "manifest.json").write_text("")
+    assert fetch(url, tmp_path / "new") and (tmp_path / "new" / "config.yaml").exists()
+    load_checkpoint(tmp_path / "new" / "checkpoints" / "10")

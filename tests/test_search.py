@@ -179,3 +179,11 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("{")
     with pytest.raises(UserError, match="cannot read the search"):
         read_search(tmp_path)
+
+
+def test_numbers_of_a_space_are_written_as_those_of_an_experiment(tmp_path):
+    """YAML takes 1e-5 for a string."""
+    search_space = pytest.importorskip("mtrl.distributed.search_space")
+    (tmp_path / "space.yaml").write_text("learner.actor.learning_rate: {log: [1e-5, 1e-3]}\n")
+    (domain,) = search_space.load_space(tmp_path / "space.yaml").values()
+    assert domain.values == (1e-5, 1e-3)

@@ -224,14 +224,16 @@ def _prepared(config: ExperimentConfig, progress: bool) -> Console:
 
 @contextmanager
 def _as_before() -> Iterator[None]:
-    """Gives the caller's tensor operations back their threads, which a training takes for its learner."""
+    """Gives the caller's tensor operations back their threads, which a training takes for its learner, and a signal its handler."""
     import torch
 
-    threads = torch.get_num_threads()
+    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGUSR1)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGUSR1, handler)  # which a training leaves ignored, since jobs get it more than once
 
 
 def _concluded(path: Path, code: int) -> Run:
@@ -245,6 +247,8 @@ def _concluded(path: Path, code: int) -> Run:
     if code:
         with _noted(f"the run is saved; to go on with it: mtrl.load_run({str(path)!r}).resume()"):
             signal.raise_signal(code - 128)
+            if signal.getsignal(code - 128) is signal.SIG_IGN:
+                raise TrainingError(f"the training was ended by {signal.Signals(code - 128).name}")
     return Run(path)
 
 

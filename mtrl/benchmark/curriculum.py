@@ -141,6 +141,8 @@ def _first(frames: np.ndarray, where: np.ndarray) -> int | None:
 def _scheduler(text: str) -> dict[str, Any]:
     """The changes to an experiment that `NAME:OPTION=VALUE:…` describes."""
     name, *options = text.split(":")
+    if options and "=" not in options[0]:
+        name = f"{name}:{options.pop(0)}"  # module:Class
     if not all("=" in option for option in options):
         raise ConfigError(f"--schedulers: options are written NAME:OPTION=VALUE, got {text!r}")
     found = {key: read_scalar(value) for key, _, value in (option.partition("=") for option in options)}

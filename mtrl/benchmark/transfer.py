@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from envs import TaskSuite, make_suite, make_vector
-from mtrl.config import ConfigError, ExperimentConfig, override
+from mtrl.config import ConfigError, ExperimentConfig, flatten, override
 from mtrl.curriculum.schedulers.mbtl_model import TransferModel
+from mtrl.errors import UserError
 from mtrl.evaluation.statistics import mean_interval
 from mtrl.rollouts.inference import Inference
 from mtrl.storage.sealed import replace_text
@@ -111,13 +112,21 @@ def _greedy(matrix: np.ndarray) -> list[int]:
 
 
 def _transfer(config: ExperimentConfig, suite: TaskSuite, file: Path) -> np.ndarray:
-    """The matrix of transfer of one seed, as far as possible from the file, where each policy's row is kept as soon as it is known."""
-    rows: dict[str, list[float]] = json.loads(file.read_text()) if file.exists() else {}
+    """The matrix of transfer of one seed, as far as possible from the file, where each policy's row is kept as soon as it is known.
+
+    Raises:
+        UserError: the file is of another experiment.
+    """
+    experiment = flatten(config.model_dump(mode="json"))
+    kept = json.loads(file.read_text()) if file.exists() else {"experiment": experiment, "rows": {}}
+    if kept.get("experiment") != experiment:
+        raise UserError(f"{file} holds the policies of another experiment; choose another --run-dir")
+    rows: dict[str, list[float]] = kept["rows"]
     for place, task in enumerate(suite.names):
         if task in rows:
             continue
         rows[task] = _row(config, suite, place).tolist()
-        replace_text(file, json.dumps(rows))
+        replace_text(file, json.dumps({"experiment": experiment, "rows": rows}))
         print(f"seed {config.seed}, trained on {task}: {rows[task][place]:.3f} there, {np.mean(rows[task]):.3f} over all", flush=True)
     return np.array([rows[task] for task in suite.names])
 

@@ -1,7 +1,7 @@
 """The experiment: every setting with its default and what is allowed, and how it is read from YAML."""
 
 from mtrl.config.effects import without_effect
-from mtrl.config.loading import dump_yaml, explain, flatten, load_config, override, parse_config, read_scalar, yaml_fault
+from mtrl.config.loading import dump_yaml, explain, flatten, load_config, override, parse_config, parse_yaml, read_scalar, yaml_fault
 from mtrl.config.lookup import look_up
 from mtrl.config.schema import (
     CheckpointsConfig,
@@ -50,6 +50,7 @@ __all__ = [
     "look_up",
     "override",
     "parse_config",
+    "parse_yaml",
     "read_scalar",
     "sealed",
     "warn_of_former_name",

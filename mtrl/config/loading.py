@@ -124,6 +124,15 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def parse_yaml(text: str) -> Any:
+    """The content of YAML as experiments are written: `1e-3` is a number, and a key that is given twice is an error.
+
+    Raises:
+        yaml.YAMLError: it is none.
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes strings that `_Loader` would take for numbers in quotes."""
 

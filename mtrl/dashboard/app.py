@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from mtrl.dashboard.aggregates import by_tasks, compare
 from mtrl.dashboard.curves import Bands, one_task
 from mtrl.dashboard.decisions import decision_at
 from mtrl.dashboard.folder import LIVE_STATES, RunFolder
-from mtrl.dashboard.guard import LOOPBACK, SecurityHeaders, TokenGuard, is_from_here
+from mtrl.dashboard.guard import IPV6, LOOPBACK, SecurityHeaders, TokenGuard, is_from_here
 from mtrl.dashboard.overview import changes, differences, figures_of
 from mtrl.dashboard.page import head_of, make_templates
 from mtrl.dashboard.runs import MOST_NOTE, Run, episodes_of
@@ -61,7 +62,7 @@ def make_app(root: Path, *, token: str | None = None) -> Starlette:
     threading.Thread(target=folder.read_ahead, daemon=True).start()
     static = Mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     # Without a token only names of this machine are answered to, so that a page elsewhere cannot reach us by pointing its name here.
-    guard = Middleware(TrustedHostMiddleware, allowed_hosts=["*"] if token else [*LOOPBACK, "testserver"])
+    guard = Middleware(TrustedHostMiddleware, allowed_hosts=["*"] if token else [*LOOPBACK, *IPV6, "testserver"])
     return Starlette(
         routes=[
             Route("/run/{name:path}/note", pages.write_note, methods=["PUT"]),
@@ -144,12 +145,11 @@ class _Pages:
         return JSONResponse({run: self._folder.value(run, name) for run in self._folder.names()})
 
     def api_metrics(self, request: Request) -> Response:
-        return JSONResponse(self._run(request).rows)
+        return JSONResponse(_finite(self._run(request).rows))
 
     def api_evaluation(self, request: Request) -> Response:
-        return JSONResponse(
-            [results.to_json() | {"episodes": episodes_of(self._run(request).path, results)} for results in self._run(request).evaluations]
-        )
+        run = self._run(request)
+        return JSONResponse(_finite([each.to_json() | {"episodes": episodes_of(run.path, each)} for each in run.evaluations]))
 
     def api_figures(self, request: Request) -> Response:
         runs, task = self._chosen(request), request.query_params.get("task")
@@ -224,3 +224,12 @@ async def _failed(request: Request, error: Exception) -> Response:
 @functools.cache
 def _plotly() -> str:
     return plotly.offline.get_plotlyjs()
+
+
+def _finite(content: Any) -> Any:
+    """The content with None for numbers that JSON does not have."""
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -76,8 +76,8 @@ class RunFolder:
         times = {Path(file): time_ns / 1e9 for file, time_ns, _ in fingerprint}
         summary = known[1]._replace(changed=times.get(layout.metrics, 0.0))
         if summary.state in (*LIVE_STATES, "unknown"):
-            # The state is written again and again while a run that has ended its training waits for its last evaluation.
-            written = max(summary.changed, times.get(layout.state, 0.0) if summary.state == "evaluating" else 0.0)
+            # The state is written when a run begins, before any metrics, and again and again while it waits for its last evaluation.
+            written = max(summary.changed, times.get(layout.state, 0.0))
             quiet = time.time() - written > self._patience(name)
             if quiet:
                 summary = summary._replace(state="stopped" if summary.state in LIVE_STATES else "unknown")

@@ -14,6 +14,8 @@ COOKIE = "mtrl-token"
 
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+IPV6 = ("[", "[::1]")
+"""What older and newer versions of Starlette compare of the host `[::1]:8050`: a number, not a name that somebody could point to us."""
 
 
 HEADERS = {

@@ -32,7 +32,7 @@ def serve(root: Path, host: str, port: int, token: str | None) -> None:
         raise UserError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from None
     # While a thread computes, another one waits this long whenever it comes back from the file system.
     sys.setswitchinterval(SWITCH_SECONDS)
-    print(f"http://{host}:{port}/" + (f"?token={token}" if token else ""), flush=True)
+    print(f"http://{f'[{host}]' if ':' in host else host}:{port}/" + (f"?token={token}" if token else ""), flush=True)
     server = uvicorn.Server(uvicorn.Config(make_app(root, token=token), log_level="warning"))
     with listener:
         server.run(sockets=[listener])

@@ -205,8 +205,10 @@ class Recorder(tune.Callback):
     def _write_state(self, record: TrialRecord) -> None:
         """Says in the run's folder how the trial has ended: its process was gone before it could."""
         frames = int(record.curve[-1][0]) if record.curve else 0
-        with contextlib.suppress(UserError, OSError):  # the run is on another machine
+        with contextlib.suppress(UserError, OSError, ValueError):  # the run is on another machine
             directory = RunDirectory.open(self._path.parent / record.name)
+            if json.loads(directory.layout.state.read_text()).get("state") in ("finished", "failed"):
+                return  # the run knows best: it may have ended before the budget
             if record.state == "finished":
                 directory.write_state("finished", frames=frames)
             else:

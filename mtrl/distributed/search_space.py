@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 from ray import tune
 
-from mtrl.config import ConfigError, ExperimentConfig, override, yaml_fault
+from mtrl.config import ConfigError, ExperimentConfig, override, parse_yaml, yaml_fault
 
 
 class Domain(NamedTuple):
@@ -75,7 +75,7 @@ def load_space(path: Path) -> dict[str, Domain]:
         ConfigError: it cannot be read, or a line of it is no space.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the space {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

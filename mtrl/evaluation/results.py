@@ -76,6 +76,9 @@ class EvaluationResults:
         try:
             if not isinstance(values["protocol"], str):
                 raise TypeError("protocol")
+            for name in ("changed", "rules", "policy", "versions"):
+                if not isinstance(values.get(name, {}), dict):
+                    raise TypeError(name)
             tasks = {str(name): _task(row) for name, row in values["tasks"].items()}
             known = {field.name for field in dataclasses.fields(cls)}
             rest = {name: value for name, value in values.items() if name in known - _PARSED}

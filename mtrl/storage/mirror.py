@@ -6,6 +6,7 @@ A copy is written file by file, its manifest last: without one it does not count
 from __future__ import annotations
 
 import functools
+import shutil
 import tempfile
 import threading
 import time
@@ -156,6 +157,7 @@ def fetch(url: str, run: Path, tell: Callable[[str], None] = lambda message: Non
                 for name in small:
                     get(f"{root}/{name}", Path(temporary) / name)
                 (run / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+                shutil.rmtree(run / CHECKPOINTS / str(step), ignore_errors=True)  # of a process that was killed here
                 folder.rename(run / CHECKPOINTS / str(step))
                 for name in reversed(small):  # the experiment last: with it the folder is a run
                     publish(Path(temporary) / name, run / name)

@@ -68,7 +68,10 @@ def train(arguments: list[str], program: str) -> int:
     from mtrl.cli.console import make_console  # with PyTorch, which takes seconds
 
     console = make_console(program.removesuffix(" train"), plain=options.plain)
-    directory = _existing_run(options) or _fetched_run(options, config, console)
+    directory = _existing_run(options)
+    if directory is None and (directory := _fetched_run(options, config, console)) is not None:
+        # Its own experiment, which former resumptions may have changed, with the changes of this line.
+        options, config = parse_with_experiment(TrainOptions(), arguments, program, description, _starting_experiment)
     if directory is None:
         return begin(config, options.run_dir, console, experts=options.init_experts, profiled=options.profile).code
     if options.profile:
