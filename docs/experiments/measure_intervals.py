@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import binom
 
 from mtrl.evaluation.intervals import Estimate, mean_over_tasks, score_interval, success_interval
-from mtrl.evaluation.statistics import aggregate, interquartile_mean, mean
+from mtrl.evaluation.statistics import aggregate, interquartile_mean, mean, mean_interval
 
 EPISODES = (5, 25, 50, 512)
 RATES = (0.02, 0.5, 0.98)
@@ -84,6 +84,10 @@ def main(draws: str = "2000") -> None:
             own = [mean_over_tasks([score_interval(scores) for scores in one]) for one in tasks]
             pooled = [percentile(np.concatenate(one), rng) for one in tasks]
             print_row(f"mean over {TASKS} tasks of success {rate}, n = {n} each", coverage(own, rate), coverage(pooled, rate))
+    for runs in (2, *RUNS):
+        figures = rng.normal(0.7, 0.1, (count, runs))
+        own = [mean_interval(one) for one in figures]
+        print_row(f"mean of one figure of {runs} runs", coverage(own, 0.7), coverage([percentile(one, rng) for one in figures], 0.7))
     for runs in RUNS:
         for title, statistic in (("mean", mean), ("IQM", interquartile_mean)):
             scores = [np.clip(rng.normal(0.7, 0.1, (runs, TASKS)), 0, 1) for _ in range(count)]
