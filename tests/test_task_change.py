@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from helpers import Silent, toy_config
 
-from mtrl.config import override
+from mtrl.config import ConfigError, override
 from mtrl.curriculum.schedulers.success_gap import SuccessGap
 from mtrl.storage.checkpoint import CheckpointError
 from mtrl.storage.run_directory import RunDirectory
@@ -136,3 +139,34 @@ def test_another_balancing_rule_begins_anew(tmp_path: Path) -> None:
     new = build_trainer(config)
     assert resume(new, RunDirectory(directory.path, config), Silent(), allow_task_change=True)
     assert new.frames == old.frames and (new.learner.state_dict()["balancer"]["weights"] == 1).all()
+
+
+class OneOfTwo(gymnasium.Env):
+    """Three numbers within ±`bound`, and one of so many actions."""
+
+    def __init__(self, bound: float = 1.0):
+        self.observation_space = gymnasium.spaces.Box(-bound, bound, (3,), np.float32)
+        self.action_space = gymnasium.spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return np.zeros(3, np.float32), 1.0, True, False, {}
+
+
+def test_kinds_of_observations_keep_their_numbers(tmp_path: Path) -> None:
+    """Their encoders have equal shapes, and would be taken for each other's without a word."""
+    for name, bound in (("Near-v0", 1.0), ("Far-v0", 2.0), ("Farther-v0", 3.0), ("AsFar-v0", 2.0)):
+        gymnasium.register(name, functools.partial(OneOfTwo, bound))
+    config = toy_config("gym/Near-v0,Far-v0", total_frames=200)
+    directory, trainer = RunDirectory.create(tmp_path / "run", config), build_trainer(config)
+    assert run_training(trainer, directory, Silent()) == 0
+    for suite, fits in (("gym/Far-v0,Near-v0", False), ("gym/Far-v0,Farther-v0", False), ("gym/Near-v0,AsFar-v0", True)):
+        changed_directory, new = changed(directory, suite)
+        if fits:
+            assert resume(new, changed_directory, Silent(), allow_task_change=True)
+        else:
+            with pytest.raises(ConfigError, match="come in another order"):
+                resume(new, changed_directory, Silent(), allow_task_change=True)

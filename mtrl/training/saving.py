@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection
 
+from envs import SuiteError, make_suite
 from mtrl.curriculum.scheduler import ProgressScheduler
 from mtrl.evaluation.policy import check_actions
 from mtrl.storage.checkpoint import (
@@ -19,7 +20,7 @@ from mtrl.storage.checkpoint import (
 )
 from mtrl.storage.run_directory import RunDirectory, code_commit
 from mtrl.training.console import Console
-from mtrl.training.task_change import carry_over
+from mtrl.training.task_change import carry_over, check_kinds
 from mtrl.training.trainer import Trainer
 
 
@@ -100,7 +101,11 @@ def resume(trainer: Trainer, directory: RunDirectory, console: Console, which: s
         loaded = load_checkpoint(resolve(directory.checkpoints, which))
     with contextlib.suppress(CheckpointError):  # a policy may be missing where the checkpoint is whole
         policy = directory.policies / loaded.path.name
-        check_actions(policy, load_policy(policy)[1], trainer.suite)
+        description = load_policy(policy)[1]
+        check_actions(policy, description, trainer.suite)
+        if allow_task_change:
+            with contextlib.suppress(SuiteError):  # tasks may have gone for good
+                check_kinds(make_suite(description["suite"]), trainer.suite)
     before, now = loaded.manifest.tasks, trainer.suite.names
     if before == now:
         trainer.load_state_dict(loaded.components)

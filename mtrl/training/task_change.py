@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from envs import TaskSuite
+from envs.mixed import KIND, EitherSpace, MixedSuite
 from mtrl.config import ConfigError, ExperimentConfig
 from mtrl.curriculum import make_scheduler
 from mtrl.curriculum.decisions import Decider
@@ -56,6 +57,42 @@ def carry_over(components: dict[str, Any], before: Sequence[str], config: Experi
     source = {name: value for name, value in components["source"].items() if name != "collector"}
     moved |= {"levels": components["levels"]} if "levels" in components else {}  # by the tasks' names
     return {**moved, "source": source | {"collector": None} if "collector" in components["source"] else source}
+
+
+def check_kinds(before: TaskSuite, suite: TaskSuite) -> None:
+    """Compares the kinds of observations and actions of two mixed suites: a policy knows them by their numbers.
+
+    Args:
+        before: that a checkpoint was trained on.
+        suite: that goes on.
+
+    Raises:
+        ConfigError: a number stands for another kind now: weights of the one would be taken for those of the other.
+    """
+    if not (isinstance(before, MixedSuite) and isinstance(suite, MixedSuite)):
+        return  # other shapes of weights are found as such
+    for what, old, new in (
+        ("observations", _observation_kinds(before), _observation_kinds(suite)),
+        ("actions", _action_kinds(before), _action_kinds(suite)),
+    ):
+        if any(ours != theirs for ours, theirs in zip(old, new, strict=False)):
+            raise ConfigError(
+                f"the kinds of {what} of {suite.name} come in another order than those of {before.name}, which the policy was trained on: "
+                "keep the suites of the former tasks first, in their order"
+            )
+
+
+def _observation_kinds(suite: TaskSuite) -> list[dict[str, Any]]:
+    kinds: dict[str, dict[str, Any]] = {}
+    for name, space in suite.observation_space.items():
+        number, _, own = name.rpartition(".")
+        if name != KIND:
+            kinds.setdefault(number, {})[own] = space
+    return [kinds[number] for number in sorted(kinds, key=lambda number: int(number or 0))]
+
+
+def _action_kinds(suite: TaskSuite) -> list[Any]:
+    return list(suite.action_space.kinds) if isinstance(suite.action_space, EitherSpace) else [suite.action_space]
 
 
 def _of_scheduler(name: str, state: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
