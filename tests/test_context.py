@@ -16,6 +16,7 @@ from mtrl.benchmark import transfer as bench_transfer
 from mtrl.config import ConfigError, CurriculumConfig, override
 from mtrl.curriculum import make_scheduler
 from mtrl.curriculum.schedulers.mbtl_model import LENGTHS, TransferModel
+from mtrl.errors import UserError
 from mtrl.training.task_statistics import TaskStatistics
 from mtrl.training.trainer import build_trainer
 
@@ -173,11 +174,13 @@ class TestMBTL:
         config = toy_config("context/cartpole=0.5,5", total_frames=1000, env_runners__slots=4, model__experts=1, model__heads="single")
         bench_transfer.compare(config, 1, tmp_path)
         said = capsys.readouterr().out
-        rows = json.loads((tmp_path / "seed-0.json").read_text())
+        rows = json.loads((tmp_path / "seed-0.json").read_text())["rows"]
         assert {len(row) for row in rows.values()} == {2} and all(0 < score <= 1 for row in rows.values() for score in row)
         assert "mbtl" in said and "oracle" in said
         bench_transfer.compare(config, 1, tmp_path)
         assert "trained on" not in capsys.readouterr().out
+        with pytest.raises(UserError, match="policies of another experiment"):
+            bench_transfer.compare(override(config, {"learner.discount": 0.5}), 1, tmp_path)
         with pytest.raises(ConfigError, match="do not differ in a number"):
             bench_transfer.compare(override(config, {"suite.name": "toy/three"}), 1, tmp_path)
 

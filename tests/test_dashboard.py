@@ -193,7 +193,8 @@ def test_states_are_told_apart(tmp_path):
         run_below(tmp_path, name, row(0), config=config, state={"state": state, "reason": f"because {name}"})
     run_below(tmp_path, "going-on", row(0), config=config, state={"state": "training"})
     killed = run_below(tmp_path, "killed", row(0), config=config, state={"state": "training"})
-    os.utime(killed / "metrics.jsonl", (now - 301, now - 301))
+    for file in ("metrics.jsonl", "state.json"):
+        os.utime(killed / file, (now - 301, now - 301))
     slow = run_below(tmp_path, "slow", row(0), config=config, state={"state": "training"})
     os.utime(slow / "metrics.jsonl", (now - 200, now - 200))  # it reports every 100 s
     old = run_below(tmp_path, "former-version", row(0))

@@ -174,7 +174,7 @@ class FaultySource:
         self.collector.set_weights(version, weights)
         self.collector.set_shares(shares)
 
-    def collect(self, timeout, untrained=()):
+    def collect(self, timeout, untrained=None):
         return [self.collector.collect()]
 
     def faults(self):

@@ -62,7 +62,7 @@ class Stalled(InProcessSource):
     asynchronous = True
     stalled = True
 
-    def collect(self, timeout: float, untrained: Sequence[int] = ()) -> list[Collected]:
+    def collect(self, timeout: float, untrained: Sequence[int] | None = None) -> list[Collected]:
         if not self.stalled:
             return super().collect(timeout)
         time.sleep(timeout)
@@ -211,7 +211,7 @@ class EagerSource:
     def publish(self, version, weights, shares, levels):
         pass
 
-    def collect(self, timeout, untrained=()):
+    def collect(self, timeout, untrained=None):
         self.handed_out += 1
         return [self._collected]
 
@@ -286,7 +286,7 @@ class EqualRunners(EagerSource):
     def publish(self, version, weights, shares, levels):
         self.version = version
 
-    def collect(self, timeout, untrained=()):
+    def collect(self, timeout, untrained=None):
         runner = self.handed_out % len(self.acting)
         (collected,) = super().collect(timeout)
         versions = np.full(collected.rollout.num_slots, self.acting[runner], np.int64)

@@ -13,7 +13,7 @@ import numpy as np
 
 from envs import make_suite
 from mtrl.config import ConfigError, ExperimentConfig, override, read_scalar
-from mtrl.curriculum import make_scheduler
+from mtrl.curriculum import SCHEDULERS, make_scheduler
 from mtrl.curriculum.forgetting import MASTERED
 from mtrl.dashboard.report import write_report
 from mtrl.distributed.sweep import runs_of_seeds, train_side_by_side
@@ -141,7 +141,7 @@ def _first(frames: np.ndarray, where: np.ndarray) -> int | None:
 def _scheduler(text: str) -> dict[str, Any]:
     """The changes to an experiment that `NAME:OPTION=VALUE:…` describes."""
     name, *options = text.split(":")
-    if options and "=" not in options[0]:
+    if options and "=" not in options[0] and name not in SCHEDULERS:
         name = f"{name}:{options.pop(0)}"  # module:Class
     if not all("=" in option for option in options):
         raise ConfigError(f"--schedulers: options are written NAME:OPTION=VALUE, got {text!r}")

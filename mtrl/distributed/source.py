@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from envs.vector import Arrays
@@ -26,6 +27,7 @@ from mtrl.rollouts.stored import StoredRollout
 FETCH_SECONDS = 0.003  # how long one look at the outstanding requests may block
 TAG = "sample"
 RECENT = 32  # unrolls, the lengths of which are known
+PUBLISH_SECONDS = 5.0  # for the server of weights to take them
 PROBE_SECONDS = 0.2  # between two looks at runners that have died
 PING_SECONDS = 0.05  # for one that is back to answer; it has nothing else to do
 
@@ -53,6 +55,7 @@ class RaySource:
         self.local_cores = runner_cores if len(ray.nodes()) == 1 else 0.0
         self.lost = 0  # unrolls that died with their runner
         self._serial = 0
+        self._publishing: Any = None  # the newest publication, as long as nobody has waited for it
         self._version = -1
         self._weights: list[Any] = []  # the reference to that version's weights
         self._plans: Sequence[LevelPlan] | None = None  # that were published last
@@ -76,12 +79,15 @@ class RaySource:
             self._version, self._weights = version, [ray.put(weights)]
         if levels is not None and levels is not self._plans:
             self._plans, self._levels = levels, [ray.put(levels)]
-        self._server.publish.remote(Published(self._serial, version, self._weights, shares, self._restarts, self._levels))
+        published = Published(self._serial, version, self._weights, shares, self._restarts, self._levels)
+        self._publishing = self._server.publish.remote(published)
 
-    def collect(self, timeout: float, untrained: Sequence[int] = ()) -> list[Collected[Rollout | StoredRollout]]:
+    def collect(self, timeout: float, untrained: Sequence[int] | None = None) -> list[Collected[Rollout | StoredRollout]]:
         """Rollouts that have arrived; asks every runner for more."""
         deadline = time.monotonic() + timeout
-        self._untrained = Counter(untrained)
+        self._untrained = Counter(untrained or ())
+        if untrained is not None:
+            self._wait_until_published()
         while True:
             self._request()
             if not self._held and not any(self._sent.values()):
@@ -100,6 +106,13 @@ class RaySource:
         self._held += self._fetch()
         self._probe()
         self._request()
+
+    def _wait_until_published(self) -> None:
+        """Waits for the server to have the newest weights: a runner that is asked before may fetch those before them."""
+        publishing, self._publishing = self._publishing, None
+        if publishing is not None:
+            with contextlib.suppress(RayError):  # the server died, and the next publication fills it; or it takes too long
+                ray.get(publishing, timeout=PUBLISH_SECONDS)
 
     def faults(self) -> list[SourceFault]:
         """Faults of environments that could not be replaced, and of runners."""

@@ -28,13 +28,13 @@ class RolloutSource(Protocol):
         runner takes them at the start of its next unroll.
         """
 
-    def collect(self, timeout: float, untrained: Sequence[int] = ()) -> list[Collected[Rollout | StoredRollout]]:
+    def collect(self, timeout: float, untrained: Sequence[int] | None = None) -> list[Collected[Rollout | StoredRollout]]:
         """The unrolls that have arrived, after at most `timeout` seconds of waiting for one; asks the runners for more.
 
         Args:
             timeout: seconds.
-            untrained: the runner of each unroll that was taken and not trained on yet, if it is to wait for the weights that come from it:
-                it is asked for one less.
+            untrained: the runner of each unroll that was taken and not trained on yet, if runners are to wait for the weights that come
+                from their unrolls: each is asked for so many less. None: runners act with the weights that there are.
         """
 
     def tend(self, untrained: Sequence[int]) -> None:
@@ -91,7 +91,7 @@ class InProcessSource:
         self._collector.set_shares(shares)
         self._collector.set_levels(levels)
 
-    def collect(self, timeout: float, untrained: Sequence[int] = ()) -> list[Collected[Rollout | StoredRollout]]:
+    def collect(self, timeout: float, untrained: Sequence[int] | None = None) -> list[Collected[Rollout | StoredRollout]]:
         """One unroll, however long it takes."""
         return [self._collector.collect()]
 

@@ -267,7 +267,7 @@ class Trainer:
 
     def _receive_during(self, update: Future[UpdateResult]) -> UpdateResult:
         while self.config.learner.max_queued_batches == 0 and wait([update], timeout=TEND_SECONDS).not_done:
-            self._source.tend(self._untrained())
+            self._source.tend(self._untrained() or [])
         while not update.done():
             if len(self._arrived) < self.config.learner.max_queued_batches * self._batch_size.rollouts:
                 self._receive(POLL_SECONDS)
@@ -293,10 +293,10 @@ class Trainer:
         if not np.array_equal(self.quarantine.out, self._left_out):
             self._share_out()  # at once: without the task that fails there may be no other update
 
-    def _untrained(self) -> list[int]:
+    def _untrained(self) -> list[int] | None:
         """The runner of each rollout that is not trained on yet, where no batch may wait: it pauses until there are new weights."""
         waits = self.config.learner.max_queued_batches == 0
-        return [collected.runner for collected in (*self._learning, *self._arrived)] if waits else []
+        return [collected.runner for collected in (*self._learning, *self._arrived)] if waits else None
 
     def _hear_of(self, collected: Collected[Rollout | StoredRollout]) -> None:
         """Takes in the faults and the version of a runner's rollout."""
