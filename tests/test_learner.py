@@ -366,3 +366,23 @@ def test_heads_gradients_are_not_as_large_as_all_heads_for_each_task():
     torch.testing.assert_close(outputs, expected)
     for ours, theirs in zip(found, torch.autograd.grad(expected.square().sum(), parameters), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("value", [37.7, 1000.1, 33_000.0, -4e4])
+def test_equal_advantages_push_nothing(value):
+    """The rounding of their mean must not be blown up to deviation 1."""
+    advantages, tasks = torch.full((16, 2), value), torch.zeros(2, dtype=torch.int64)
+    moments = task_moments(advantages, torch.ones(16, 2), tasks, 1)
+    assert normalize_per_task(advantages, tasks, moments).abs().max() < 0.5
+
+
+def test_a_task_without_a_step_has_no_value_error():
+    """Its slots rest, since its environments fail: that says nothing of the critic."""
+    config = toy_config()
+    suite, collector = make_suite(config.suite.name), build_collector(config, make_suite(config.suite.name), runner=0)
+    learner = Learner(config, suite)
+    collector.set_weights(0, learner.actor_weights())
+    rollout = collector.collect().rollout
+    valid = rollout.valid & (rollout.task_ids != 1)
+    errors = learner.update(rollout._replace(valid=valid), 0.0).task_values.errors
+    assert np.isnan(errors[1]) and not np.isnan(errors[[0, 2]]).any()

@@ -149,10 +149,8 @@ def _adapted(env: gymnasium.Env, stack: int, *, masked: bool) -> tuple[Adapted, 
     """The environment with arrays and canonical actions, and the same with stacked images."""
     grid, space = None, env.observation_space
     if isinstance(space, gymnasium.spaces.Dict) and space.spaces.get("image") == GRID["image"]:
-        env, grid = (
-            with_fast_view(env),
-            Observations(GRID, image_only, [name for name in space if name != "image" and not (masked and name == MASK)], []),
-        )
+        left_out = [name for name in space if name != "image" and not (masked and name == MASK)]
+        env, grid = with_fast_view(env), Observations(GRID, image_only, left_out, [])
     adapted = Adapted(env, grid, masked=masked)
     read: Any = adapted.observation_space
     stacked = stack > 1 and images_of(read)

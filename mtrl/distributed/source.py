@@ -107,13 +107,6 @@ class RaySource:
         self._probe()
         self._request()
 
-    def _wait_until_published(self) -> None:
-        """Waits for the server to have the newest weights: a runner that is asked before may fetch those before them."""
-        publishing, self._publishing = self._publishing, None
-        if publishing is not None:
-            with contextlib.suppress(RayError):  # the server died, and the next publication fills it; or it takes too long
-                ray.get(publishing, timeout=PUBLISH_SECONDS)
-
     def faults(self) -> list[SourceFault]:
         """Faults of environments that could not be replaced, and of runners."""
         faults, self._faults = self._faults, []
@@ -133,6 +126,13 @@ class RaySource:
 
     def close(self) -> None:
         """The algorithm stops its runners."""
+
+    def _wait_until_published(self) -> None:
+        """Waits for the server to have the newest weights: a runner that is asked before may fetch those before them."""
+        publishing, self._publishing = self._publishing, None
+        if publishing is not None:
+            with contextlib.suppress(RayError):  # the server died, and the next publication fills it; or it takes too long
+                ray.get(publishing, timeout=PUBLISH_SECONDS)
 
     def _request(self) -> None:
         """Asks for rollouts: every runner for its number, and runners that are there for those of others."""
