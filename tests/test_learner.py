@@ -371,8 +371,8 @@ def test_heads_gradients_are_not_as_large_as_all_heads_for_each_task():
 @pytest.mark.parametrize("value", [37.7, 1000.1, 33_000.0, -4e4])
 def test_equal_advantages_push_nothing(value):
     """The rounding of their mean must not be blown up to deviation 1."""
-    advantages, tasks = torch.full((16, 2), value), torch.zeros(2, dtype=torch.int64)
-    moments = task_moments(advantages, torch.ones(16, 2), tasks, 1)
+    advantages, tasks = torch.full((37, 3), value), torch.zeros(3, dtype=torch.int64)
+    moments = task_moments(advantages, torch.ones(37, 3), tasks, 1)
     assert normalize_per_task(advantages, tasks, moments).abs().max() < 0.5
 
 
