@@ -10,8 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import toy_config
 
 from mtrl.cli.dispatch import main
+from mtrl.distributed.trials import with_threads
+from mtrl.machine import whole_cores
 from mtrl.storage.checkpoint import named_step
 from mtrl.storage.run_directory import RunDirectory
 
@@ -46,7 +49,7 @@ def test_seeds_become_runs_and_one_table(
 def test_a_signal_saves_every_seed(tmp_path: Path, number: int, code: int) -> None:
     folder = tmp_path / "sweep"
     command = [sys.executable, str(Path(__file__).parents[1] / "launch.py"), "sweep", "toy", "--seeds", "2", "--run-dir", str(folder)]
-    command += ["--total-frames", "100_000_000", "--num-env-runners", "0", "--report-seconds", "1"]
+    command += ["--total-frames", "100_000_000", "--num-env-runners", "0", "--report-seconds", "1", "--learner.threads", "64"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     assert process.stdout is not None
     seen: set[str] = set()
@@ -63,6 +66,15 @@ def test_a_signal_saves_every_seed(tmp_path: Path, number: int, code: int) -> No
         newest = run.read_metrics()[-1]["summary/frames"]
         assert named_step(run.checkpoints, "latest") == newest > 0, "the checkpoint is of the last update"
         assert json.loads(run.layout.state.read_text())["state"] == "interrupted"
+        assert {line["throughput/threads"] for line in run.read_metrics()} == {max(1, whole_cores() // 2)}, "its share of the cores"
+
+
+def test_trials_side_by_side_share_the_cores() -> None:
+    planned = toy_config(env_runners={"env_threads": 2, "inference_threads": 3}, learner={"threads": 4})
+    limited = [with_threads(planned, most) for most in (1, 3, 8)]
+    threads = [(config.env_runners.env_threads, config.env_runners.inference_threads, config.learner.threads) for config in limited]
+    assert threads == [(1, 1, 1), (2, 3, 3), (2, 3, 4)]
+    assert with_threads(toy_config(), 3).learner.threads == 3, "a trial has all threads of its share"
 
 
 def test_a_run_that_fails_is_a_failed_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str], ray_stopped: None) -> None:

@@ -337,7 +337,8 @@ class LearnerConfig(Section):
     data-dependent operations (memory, missions, several kinds of observations) and rules that compare tasks start them one by one."""
     threads: int | None = Field(None, ge=1)
     """Threads of the learner's tensor operations. null: one in a run in one process, so that it repeats itself whatever else the machine
-    does; with runners, as many as cores are free, which is looked at again every two seconds."""
+    does; with runners, as many as cores are free, which is looked at again every two seconds. Runs side by side, as those of a sweep, have
+    at most their share of the cores, for environments and inference, too."""
 
     @property
     def share_power(self) -> float:

@@ -112,7 +112,7 @@ def search(
     scheduler, sampler = _method_of_tune(method, space, budget, seed)
     start_ray()
     check_resources(experiment)
-    share = resources_of(experiment)
+    share = resources_of(experiment, trials)
     fixed = {"folder": str(folder), "experiment": experiment.model_dump(), "threads": share.threads, "budget": budget, "method": method}
     parameters = {"trial": fixed, "values": {name: domain.for_tune() for name, domain in space.items()}}
     trainable = tune.with_resources(_train, share.bundles)

@@ -82,7 +82,7 @@ def train_side_by_side(runs: Mapping[Path, ExperimentConfig], folder: Path) -> N
     folder = folder.absolute()
     runs = {path: with_own_copies(planned, str(path.relative_to(folder))) for path, planned in runs.items()}
     for path, planned in runs.items():
-        if path.exists():
+        if RunLayout(path).config.exists():
             _check_same(path, planned)
     waiting = {path: planned for path, planned in runs.items() if not _finished(path, planned)}
     if not waiting:
@@ -90,7 +90,7 @@ def train_side_by_side(runs: Mapping[Path, ExperimentConfig], folder: Path) -> N
     config = next(iter(waiting.values()))
     start_ray()
     check_resources(config)
-    share = resources_of(config)
+    share = resources_of(config, len(waiting))
     trainable = tune.with_resources(_train, share.bundles)
     common = {"threads": share.threads, "folder": str(folder)}
     trials = [{"path": str(path), "experiment": planned.model_dump(), **common} for path, planned in waiting.items()]

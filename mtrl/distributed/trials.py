@@ -16,6 +16,7 @@ from ray import tune
 from envs import TaskSuite
 from mtrl.config import ExperimentConfig, override
 from mtrl.distributed.cluster import build_ray_trainer
+from mtrl.machine import whole_cores
 from mtrl.storage.layout import RunLayout
 from mtrl.storage.lock import run_lock
 from mtrl.storage.run_directory import RunDirectory
@@ -64,18 +65,18 @@ class Resources(NamedTuple):
     """The part of the machine that one trial gets."""
 
     at_once: int  # trials that fit beside each other
-    threads: int  # of each trial's learner
+    threads: int  # of each trial
     bundles: tune.PlacementGroupFactory
 
 
-def resources_of(config: ExperimentConfig) -> Resources:
-    """What a trial of this experiment gets of the cluster that Ray has joined."""
+def resources_of(config: ExperimentConfig, trials: int) -> Resources:
+    """What each of so many trials of this experiment gets of the cluster that Ray has joined."""
     runners = config.env_runners
     learners = config.learners
     cores = int(ray.cluster_resources().get("CPU", 1))
-    at_once = max(1, cores // max(1, round(config.wanted_resources()["CPU"])))
+    at_once = min(trials, max(1, cores // max(1, round(config.wanted_resources()["CPU"]))))
     # Ray gives a trial's process one thread, since the trial itself reserves no core: the runners' are the ones that count.
-    threads = config.learner.threads or max(1, cores // at_once)
+    threads = max(1, min(cores // at_once, whole_cores()))
     of_runner: dict[str, float] = {"CPU": runners.num_cpus_per_env_runner, "GPU": runners.num_gpus_per_env_runner}
     # RLlib counts on a first bundle for the trial itself. It must not be empty, and a core would be one too many where runners need all.
     trial_itself: dict[str, float] = {"memory": 2**20} if runners.num_env_runners else {"CPU": 1}
@@ -104,7 +105,7 @@ def silence_tune() -> None:
 @contextmanager
 def trial_trainer(planned: ExperimentConfig, threads: int) -> Iterator[Trainer]:
     """The trainer of a trial, in this process or over Ray's runners."""
-    config = override(planned, {"learner.threads": threads})
+    config = with_threads(planned, threads)
     algorithm, trainer = (None, build_trainer(config)) if config.env_runners.num_env_runners == 0 else build_ray_trainer(config)
     try:
         yield trainer
@@ -113,6 +114,21 @@ def trial_trainer(planned: ExperimentConfig, threads: int) -> Iterator[Trainer]:
             algorithm.stop()
         else:
             trainer.close()
+
+
+def with_threads(config: ExperimentConfig, most: int) -> ExperimentConfig:
+    """The experiment with its share of the cores that trials beside each other have.
+
+    Threads of one operation wait for each other, so that two trials with as many threads as there are cores get a third of the frames of
+    two trials with one thread each.
+    """
+    runners = config.env_runners
+    threads = {
+        "learner.threads": config.learner.threads or most,
+        "env_runners.env_threads": runners.env_threads,
+        "env_runners.inference_threads": runners.inference_threads,
+    }
+    return override(config, {name: min(count, most) for name, count in threads.items()})
 
 
 def with_own_copies(config: ExperimentConfig, name: str) -> ExperimentConfig:
