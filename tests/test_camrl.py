@@ -9,7 +9,7 @@ import pytest
 from helpers import collect, toy_config
 
 from mtrl.curriculum.evidence import Evidence
-from mtrl.curriculum.schedulers.camrl import CAMRL, CAMRLOptions, _Problem, soft_rank_slopes, soft_ranks
+from mtrl.curriculum.schedulers.camrl import CAMRL, CAMRLOptions, _Problem, soft_rank_gradient, soft_ranks
 from mtrl.learning.learner import DIAGNOSIS_UPDATES
 from mtrl.training.metrics import update_metrics
 from mtrl.training.trainer import build_trainer
@@ -26,7 +26,7 @@ def problem() -> tuple[_Problem, np.ndarray]:
 
 
 def composite(subject: _Problem, task: int, transfer: np.ndarray, before: np.ndarray, waiting: list[int], scales: np.ndarray) -> float:
-    return float((subject.terms(task, transfer, before, waiting) / scales**2).sum())
+    return float((subject.terms(transfer, before, waiting)[waiting.index(task)] / scales**2).sum())
 
 
 def test_soft_ranks_are_ranks_of_entries_apart() -> None:
@@ -34,9 +34,9 @@ def test_soft_ranks_are_ranks_of_entries_apart() -> None:
 
 
 def test_slopes_are_the_derivatives() -> None:
-    x = np.array([0.01, 0.014, 0.02, 0.012])
-    numeric = np.stack([(soft_ranks(x + 1e-6 * e) - soft_ranks(x - 1e-6 * e)) / 2e-6 for e in np.eye(4)], axis=1)
-    np.testing.assert_allclose(soft_rank_slopes(x), numeric, rtol=1e-4, atol=1e-4)
+    x, of_ranks = np.array([0.01, 0.014, 0.02, 0.012, 0.014]), rng.normal(size=5)
+    numeric = np.stack([(soft_ranks(x + 1e-6 * e) - soft_ranks(x - 1e-6 * e)) / 2e-6 for e in np.eye(5)], axis=1)
+    np.testing.assert_allclose(soft_rank_gradient(x, of_ranks), of_ranks @ numeric, rtol=1e-4, atol=1e-4)
 
 
 def test_slope_of_the_composite_loss_is_its_derivative() -> None:
@@ -57,9 +57,35 @@ def test_reconstruction_is_the_squared_distance_of_directions() -> None:
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     subject = _Problem(np.zeros(N), directions @ directions.T, CAMRLOptions())
     transfer = rng.random((N, N))
-    before = np.array([2, 4])
-    slow = directions[1] - transfer[2, 1] * directions[2] - transfer[4, 1] * directions[4] - 0.3 * directions[0]
-    assert subject._reconstruction(1, 0, 0.3, transfer, before) == pytest.approx(slow @ slow)
+    before, waiting = np.array([2, 4]), [0, 1, 3]
+    for task, (_, found, _, _) in zip(waiting, subject.terms(transfer, before, waiting), strict=True):
+        givers = [*before, task]
+        slow = [directions[other] - transfer[givers, other] @ directions[givers] for other in waiting if other != task]
+        assert found == pytest.approx(sum(each @ each for each in slow))
+
+
+def test_the_other_terms_are_those_of_their_equations() -> None:
+    losses, similarity = np.array([0.5, 0.2, 0.5, 0.9, 0.0]), np.eye(N) + np.where(np.eye(N), 0.0, rng.random((N, N)).round(1))
+    transfer = np.eye(N) + np.where(np.eye(N), 0.0, rng.integers(0, 3, (N, N)) * 0.02)
+    options = CAMRLOptions(benefit=0.3, sparsity=0.2)
+    found = _Problem(losses, similarity, options).terms(transfer, np.array([], int), list(range(N)))
+    for task in range(N):
+        others = [other for other in range(N) if other != task]
+        row = transfer[task, others]
+        assert found[task, 0] == pytest.approx((1 + options.sparsity * row.sum()) * losses[task] - options.benefit * row @ losses[others])
+        soft = {j: N - sum(np.tanh(200 * (transfer[task, j] - 0.01 - x)) / 2 + 0.5 for x in transfer[task]) for j in others}
+        for column, values in ((2, losses), (3, similarity[task])):
+            ranks = {j: 1 + sum(values[other] > values[j] for other in others) for j in others}
+            assert found[task, column] == pytest.approx(sum((ranks[j] - soft[j]) ** 2 for j in others))
+
+
+def test_one_task_alone_has_its_turns() -> None:
+    subject = CAMRL(["only"], CAMRLOptions(switch=False))
+    for step in range(1, 40):
+        episodes = np.array([10.0 * step])
+        evidence = Evidence(episodes, episodes / 2, np.array([0.5]), episodes, np.ones(1), np.array([0.5]), np.ones(1), np.eye(1))
+        assert subject.probabilities(evidence) == pytest.approx([1.0])
+    assert subject.one_by_one
 
 
 def test_frank_wolfe_keeps_the_bound_and_lowers_a_smooth_loss() -> None:

@@ -11,18 +11,20 @@ import pytest
 from envs import Episode, make_suite
 from envs.suites.toy import ACTION_SPACE, OBSERVATION_SPACE, Corridor
 from envs.task import Task, TaskSuite
-from mtrl.benchmark.curriculum import Outcome, better_half, compare, outcome_of, print_table, rungs
+from mtrl.benchmark.curriculum import Outcome, better_half, compare, curve_of, print_table, rungs, split_schedulers
 from mtrl.benchmark.curriculum import _scheduler as described
 from mtrl.config import ConfigError, CurriculumConfig, load_config, override
 from mtrl.curriculum import SCHEDULERS, RatedScheduler, make_scheduler, with_floor
 from mtrl.curriculum.decisions import Decider
 from mtrl.curriculum.evidence import Evidence, success_posterior
 from mtrl.curriculum.forgetting import ForgettingWatch
-from mtrl.curriculum.scheduler import _certain_slope
+from mtrl.curriculum.scheduler import ProgressScheduler, certain_slopes
+from mtrl.curriculum.schedulers.camrl import CAMRL
 from mtrl.curriculum.schedulers.drats import tilted
 from mtrl.curriculum.schedulers.smt import TRAIN
-from mtrl.evaluation.results import EvaluationResults, TaskResult
+from mtrl.evaluation.results import EvaluationResults, TaskResult, read_results
 from mtrl.evaluation.statistics import Estimate
+from mtrl.storage.layout import RunLayout
 from mtrl.training.task_statistics import TaskStatistics
 
 OPTIONS = {"fixed": {"weights": {"t1": 3.0}}, "mastering_rate": {"graph": {"t1": ["t0"], "t2": ["t1"]}}}
@@ -52,6 +54,33 @@ def random_history(stats: TaskStatistics, rng: np.random.Generator, steps: int):
         play(stats, task, int(rng.integers(11)), episodes=int(rng.integers(1, 14)), frames=int(rng.integers(1, 10**5)))
         stats.add_values(*np.where(np.arange(n) == task, rng.random((2, n)), np.nan))
         yield
+
+
+def eventful_history(tasks: int, steps: int):
+    """Evidence in which a task is learned, one is lost and one is solved, with all that any scheduler reads."""
+    rng = np.random.default_rng(1)
+    stats = TaskStatistics(suite_of(tasks))
+    for step in range(steps):
+        task = int(rng.integers(tasks))
+        rate = [step / steps, 0.5, 1 - step / steps, 0.95][task % 4]
+        episodes = int(rng.integers(1, 14))
+        play(stats, task, int(rng.binomial(episodes, rate)), episodes=episodes, frames=int(rng.integers(1, 10**4)))
+        stats.add_values(*np.where(np.arange(tasks) == task, rng.random((2, tasks)), np.nan))
+        alike = np.eye(tasks) + np.where(np.eye(tasks), 0.0, 0.1)
+        yield stats.evidence()._replace(total_frames=np.array(1e6), similarity=alike, contexts=np.arange(tasks) / tasks)
+
+
+def busy_history(tasks: int, steps: int):
+    """Evidence with ten new episodes of every task each time."""
+    rng = np.random.default_rng(0)
+    successes = np.zeros(tasks)
+    alike = np.eye(tasks) + np.where(np.eye(tasks), 0.0, 0.1)
+    for step in range(1, steps + 1):
+        successes = successes + rng.binomial(10, np.linspace(0, step / steps, tasks))
+        episodes, values = np.full(tasks, 10.0 * step), rng.random(tasks)
+        rates = successes / episodes
+        total, contexts = np.array(1e9), np.arange(tasks) / tasks
+        yield Evidence(episodes, successes.copy(), rates, 1000 * episodes, values, rates, values, alike, contexts, total)
 
 
 @pytest.mark.parametrize("name", list(SCHEDULERS))
@@ -92,29 +121,30 @@ class TestEveryScheduler:
             assert after.decide(stats.evidence()).shares.sum() == pytest.approx(1)
 
     def test_goes_on_from_its_state(self, name):
-        histories = [TaskStatistics(suite_of(4)) for _ in range(2)]
-        whole, first = scheduler(name, 4), scheduler(name, 4)
+        whole, first = (scheduler(name, 4) for _ in range(2))
         decisions = []
-        for part, (stats, subject) in enumerate(zip(histories, (whole, first), strict=True)):
+        for subject in (whole, first):
             taken = []
-            for step, _ in enumerate(random_history(stats, np.random.default_rng(1), 80)):
-                if part == 1 and step == 40:
+            for step, evidence in enumerate(eventful_history(4, 400)):
+                if subject is not whole and step == 200:
                     state = subject.state_dict()
                     subject = scheduler(name, 4)
                     subject.load_state_dict(state)
-                taken.append(subject.probabilities(stats.evidence()))
+                    assert not isinstance(subject, ProgressScheduler) or subject.gains.any(), "there is something to go on from"
+                    assert not isinstance(subject, CAMRL) or (subject.terms_seen > 0 and subject.one_by_one)
+                taken.append(subject.probabilities(evidence))
             decisions.append(np.array(taken))
         np.testing.assert_array_equal(*decisions)
 
     @pytest.mark.parametrize(("tasks", "most"), [(50, 2e-3), (500, 5e-3)])
     def test_a_decision_costs_little(self, name, tasks, most):
-        stats, subject = TaskStatistics(suite_of(tasks)), scheduler(name, tasks)
-        times = []
-        for _ in random_history(stats, np.random.default_rng(0), 60):
+        """With all tasks observed in each of them. CAMRL compares all tasks that wait, with each other."""
+        subject, times = scheduler(name, tasks), []
+        for evidence in busy_history(tasks, 35):
             before = time.thread_time()
-            subject.probabilities(stats.evidence())
+            subject.probabilities(evidence)
             times.append(time.thread_time() - before)
-        assert np.median(times) < most
+        assert np.median(times[-10:]) < (tasks / 5000 if name == "camrl" else most)
 
     def test_names_an_unknown_option(self, name):
         with pytest.raises(ConfigError, match=r"curriculum\.options\.temprature"):
@@ -234,7 +264,8 @@ def test_rollin_passes_on_by_the_whole_window_and_comes_back():
     assert passed <= 4
     stats, subject = TaskStatistics(suite_of(3)), scheduler("rollin")
     play(stats, 0, 10)
-    assert subject.probabilities(stats.evidence())[:2] is not None and subject.current == 1
+    subject.probabilities(stats.evidence())
+    assert subject.current == 1
     for _ in range(10):
         play(stats, 0, 2)
         shares = subject.probabilities(stats.evidence())
@@ -278,13 +309,38 @@ def test_the_certain_slope_is_that_of_the_weighted_line(counts):
     rates = np.concatenate([[0.0], rng.binomial(counts, np.linspace(0.1, 0.9, len(counts))) / counts])
     curve = np.stack([ends, rates], axis=1)
     slope = np.polyfit(ends[1:], rates[1:], 1, w=np.sqrt(counts))[0]
-    assert _certain_slope(curve, errors=0.0) == pytest.approx(slope)
-    assert 0.5 * slope < _certain_slope(curve, errors=2.0) < slope
-    still = [
-        _certain_slope(np.stack([ends, np.concatenate([[0.0], rng.binomial(counts, 0.3) / counts])], axis=1), errors=2.0)
-        for _ in range(1000)
-    ]
-    assert 0.02 < np.mean(np.array(still) != 0) < 0.09
+    shorter = np.concatenate([np.full((10, 2), np.nan), curve[:-10]])  # ten points have not been observed yet
+    parts = [np.polyfit(ends[1:-10], rates[1:-10], 1, w=np.sqrt(counts[:-10]))[0], slope]
+    assert certain_slopes(np.stack([shorter, curve]), errors=0.0) == pytest.approx(parts)
+    assert 0.5 * slope < certain_slopes(curve[None], errors=2.0)[0] < slope
+    still = [np.stack([ends, np.concatenate([[0.0], rng.binomial(counts, 0.3) / counts])], axis=1) for _ in range(1000)]
+    assert 0.02 < np.mean(certain_slopes(np.array(still), errors=2.0) != 0) < 0.09
+
+
+@pytest.mark.parametrize("lengths", [[20, 20, 20, 400], [300, 20, 20, 20]])
+@pytest.mark.parametrize("name", ["exp3s", "teacher_student", "learning_progress", "ducb", "t3s"])
+def test_long_episodes_are_no_progress(name, lengths):
+    """Tasks that stand still have equal shares, however long their episodes are and however seldom they are observed therefore. Before,
+    one of them has been learned, so that gains have been seen.
+    """
+    given = []
+    for seed in range(8):
+        rng, n, frames = np.random.default_rng(seed), 4, np.zeros(4)
+        subject, episodes, successes = scheduler(name, n), np.zeros(n), np.zeros(n)
+        shares, left = np.full(n, 1 / n), np.zeros(n)
+        for step in range(1000):
+            left += 4000 * shares
+            frames += 4000 * shares
+            counts = (left // lengths).astype(int)
+            left -= counts * lengths
+            episodes += counts
+            successes += rng.binomial(counts, [0.5, min(0.5, step / 300), 0.5, 0.5])
+            seen = successes / np.maximum(episodes, 1)
+            evidence = Evidence(episodes.copy(), successes.copy(), seen, frames.copy(), np.ones(n), seen, seen)
+            shares = with_floor(subject.probabilities(evidence), 0.1)
+            given += [shares] if step > 400 else []
+    longest = int(np.argmax(lengths))
+    assert np.mean(given, axis=0)[longest] < 0.4, np.mean(given, axis=0).round(3)
 
 
 @pytest.mark.parametrize("name", ["exp3s", "teacher_student", "learning_progress", "ducb"])
@@ -434,7 +490,7 @@ def test_the_ladder_is_what_it_says():
 
 
 def test_an_outcome_by_hand():
-    """Two tasks; the curve of the mean is 0 at 0, .2 at 100, .8 at 200, and goes beyond the budget of 250 to .9 at 300."""
+    """Two tasks of 100 episodes; the curve of the mean is 0 at 0, .2 at 100, .8 at 200, and goes beyond the budget of 250 to .9 at 300."""
     rows = [
         {"summary/frames": 100, "tasks/a/frames": 50, "tasks/a/score": 0.4},  # b has no episode yet
         {"throughput/queue_wait_seconds": 1.0},
@@ -442,16 +498,18 @@ def test_an_outcome_by_hand():
         {"summary/frames": 300, "tasks/a/frames": 99, "tasks/a/score": 1.0, "tasks/b/score": 0.8}
         | {"tasks/a/success_rate": 0.95, "tasks/b/success_rate": 0.9},
     ]
-    found = outcome_of(rows, ["a", "b"], 250, 0.5)
-    assert found.area == pytest.approx((10 + 50 + 0.5 * (0.8 + 0.85) * 50) / 250)
-    assert found[1:] == (pytest.approx(0.9), 0.8, 200, 300)
-    short = outcome_of(rows[:1], ["a", "b"], 250, 0.5)
-    assert short.area == pytest.approx((10 + 0.2 * 150) / 250) and short[3:] == (None, None)
+    rows = [row | {"tasks/a/episodes": 100, "tasks/b/episodes": 100} for row in rows]
+    found = curve_of(rows, ["a", "b"], 250, 0.5)
+    assert found == (pytest.approx((10 + 50 + 0.5 * (0.8 + 0.85) * 50) / 250), 200, 300)
+    short = curve_of(rows[:1], ["a", "b"], 250, 0.5)
+    assert short == (pytest.approx((10 + 0.2 * 150) / 250), np.inf, np.inf)
+    few = [row | {"tasks/b/episodes": 99} for row in rows]
+    assert curve_of(few, ["a", "b"], 250, 0.5)[1:] == (np.inf, np.inf), "few episodes reach nothing"
 
 
 def test_halving_keeps_the_baseline_and_the_better_half():
-    assert [rungs(seeds) for seeds in (1, 2, 3, 5, 8)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 5], [1, 2, 4, 8]]
-    found = {name: [Outcome(area, 0, 0, None, None)] for name, area in (("a", 0.1), ("b", 0.2), ("c", 0.5), ("d", 0.4))}
+    assert [rungs(seeds) for seeds in (1, 2, 3, 5, 8)] == [[1], [2], [2, 3], [2, 4, 5], [2, 4, 8]]
+    found = {name: [area] for name, area in (("a", 0.1), ("b", 0.2), ("c", 0.5), ("d", 0.4))}
     assert better_half(found, ["a", "b", "c", "d"]) == ["a", "c", "d"]
     assert better_half(found, ["a", "c", "d"]) == ["a", "c"]
 
@@ -460,12 +518,13 @@ def test_differences_are_paired_by_seed(capsys):
     """Seeds differ by .8 and schedulers by .1: the interval of the difference is narrow. The third has one seed and no interval."""
     seeds = np.array([0.0, 0.4, 0.8])
     table = {
-        name: [Outcome(area, area, area, 10, None) for area in seeds[:count] + shift]
+        name: [Outcome(area, area, area, 10 if area > 0.05 else np.inf, np.inf) for area in seeds[:count] + shift]
         for name, shift, count in (("uniform", 0.0, 3), ("better", 0.1, 3), ("stopped", 0.05, 1))
     }
     print_table(table, 0.8)
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert "0.100 (0.100 – 0.100)" in lines["better"] and "10 (3 of 3)" in lines["better"] and "never (0 of 3)" in lines["better"]
+    assert "10 (2 of 3)" in lines["uniform"] and "never (0 of 1)" in lines["stopped"]
     assert lines["stopped"].split()[1:4] == ["1", "0.050", "(–)"]
 
 
@@ -475,13 +534,27 @@ def test_the_benchmark_compares_schedulers_and_goes_on_with_what_is_there(tmp_pa
     config = override(
         load_config(Path(__file__).parents[1] / "configs" / "ladder.yaml"), {"total_frames": 4000, "env_runners.num_env_runners": 0}
     )
-    found = compare(config, ["uniform", "camrl:switch=false:pace=2", "t3s"], 2, tmp_path, halving=True)
-    assert {name: len(each) for name, each in found.items()}["uniform"] == 2 and sorted(map(len, found.values())) == [1, 2, 2]
+    found = compare(config, ["uniform", "camrl:switch=false:pace=2", "t3s"], 3, tmp_path, halving=True, episodes=4)
+    assert {name: len(each) for name, each in found.items()}["uniform"] == 3 and sorted(map(len, found.values())) == [2, 3, 3]
+    for seed, outcome in enumerate(found["t3s"]):
+        (file,) = RunLayout(tmp_path / "t3s" / f"seed-{seed}").all_results()
+        results = read_results(file)
+        assert {task.n for task in results.tasks.values()} == {4} and outcome.score == results.score_mean.value
     assert "Shares of the tasks, scheduler uniform" in (tmp_path / "report.html").read_text()
-    assert capsys.readouterr().out.count("never (0 of 2)") == 4  # five rungs need more than that
-    kept = {path: path.read_bytes() for path in tmp_path.glob("*/seed-*/metrics.jsonl")}
-    assert compare(config, list(found), 2, tmp_path, halving=True) == found
+    assert capsys.readouterr().out.count("never (0 of 3)") == 4  # five rungs need more than that
+    kept = {path: path.read_bytes() for path in (*tmp_path.glob("*/seed-*/metrics.jsonl"), *tmp_path.glob("*/seed-*/evaluation/*/*.json"))}
+    assert compare(config, list(found), 3, tmp_path, halving=True, episodes=4) == found
     assert all(path.read_bytes() == content for path, content in kept.items())
+
+
+def test_schedulers_of_the_benchmark_have_options_of_any_kind():
+    text = "uniform,mastering_rate:graph={b: [a], c: [a, b]}:power=2,fixed:weights={a: 2}"
+    names = split_schedulers(text)
+    assert names[0] == "uniform" and names[2] == "fixed:weights={a: 2}"
+    config = override(load_config(Path(__file__).parents[1] / "configs" / "toy.yaml"), {"curriculum.scheduler": "t3s"})
+    config = override(config, {"curriculum.options": {"temperature": 0.5}})
+    assert described(names[1], config)["curriculum.options"] == {"graph": {"b": ["a"], "c": ["a", "b"]}, "power": 2}
+    assert described("t3s:progress_weight=0.1", config)["curriculum.options"] == {"temperature": 0.5, "progress_weight": 0.1}
 
 
 def test_the_benchmark_says_what_is_wrong_before_it_trains(tmp_path):
@@ -572,11 +645,13 @@ def test_certain_success_is_never_shown(name, option):
 
 
 def test_a_comparison_gives_each_scheduler_its_own_options_alone():
-    assert described("my_rules:Hardest:episodes=5") == {"curriculum.scheduler": "my_rules:Hardest", "curriculum.options": {"episodes": 5}}
-    assert described("my_rules:Hardest") == {"curriculum.scheduler": "my_rules:Hardest", "curriculum.options": {}}
-    assert described("plr:temperature=0.1") == {"curriculum.scheduler": "plr", "curriculum.options": {"temperature": 0.1}}
-    config = override(load_config("configs/toy.yaml"), described("plr:temperature=0.1"))
-    assert override(config, described("ducb")).curriculum.options == override(config, described("uniform")).curriculum.options == {}
+    config = load_config("configs/toy.yaml")
+    of_mine = {"curriculum.scheduler": "my_rules:Hardest"}
+    assert described("my_rules:Hardest:episodes=5", config) == {**of_mine, "curriculum.options": {"episodes": 5}}
+    assert described("my_rules:Hardest", config) == {**of_mine, "curriculum.options": {}}
+    assert described("plr:temperature=0.1", config) == {"curriculum.scheduler": "plr", "curriculum.options": {"temperature": 0.1}}
+    config = override(config, described("plr:temperature=0.1", config))
+    assert all(override(config, described(name, config)).curriculum.options == {} for name in ("ducb", "uniform"))
 
 
 def test_evaluations_can_be_the_evidence():
@@ -602,3 +677,49 @@ def test_evaluations_can_be_the_evidence():
     np.testing.assert_allclose(scheduler("success_gap", 2).probabilities(stats.evidence(evaluated=True)), [19 / 25, 6 / 25])
     with pytest.raises(ConfigError, match="there would be none"):
         override(load_config("configs/toy.yaml"), {"curriculum.evidence": "evaluation"})
+
+
+def test_smt_leaves_what_it_solves_in_the_second_stage():
+    """One task that could not be solved at first must not keep all frames for the rest of the run."""
+    stats, subject = TaskStatistics(suite_of(3)), scheduler("smt", 3, group=1, frames=10_000)
+    for task, successes in enumerate((0, 6, 6)):
+        play(stats, task, successes, frames=0)
+    subject.probabilities(stats.evidence())
+    play(stats, 0, 0, frames=20_000)
+    np.testing.assert_allclose(subject.probabilities(stats.evidence()), [1, 0, 0])
+    for _ in range(3):
+        play(stats, 0, 10)
+        shares = subject.probabilities(stats.evidence())
+    assert shares[0] < 0.5
+
+
+def test_mbtl_chooses_all_its_sources():
+    """Five sources in stages of a tenth of the run, which all sources so far share."""
+    subject, n = scheduler("mbtl", 20), 20
+    episodes, shares, chosen = np.zeros(n), np.full(n, 1 / n), []
+    for frames in range(20_000, 1_000_001, 20_000):
+        episodes += np.round(400 * shares)
+        rates = np.full(n, 0.5)
+        trained = np.where(shares > 0, frames * shares, 0.0) if not chosen else chosen[-1][1] + 20_000 * shares
+        evidence = Evidence(episodes.copy(), episodes / 2, rates, trained, rates, rates, rates, None, np.arange(n) / n, np.array(1e6))
+        shares = subject.probabilities(evidence)
+        chosen.append(((subject.order >= 0).sum(), trained))
+    assert [next(i for i, (count, _) in enumerate(chosen) if count >= wanted) // 5 for wanted in range(1, 6)] == [0, 1, 2, 3, 4]
+
+
+def test_drats_follows_gaps_of_tasks_outside_of_its_prior_nowhere():
+    shares = tilted(np.array([1.0, 1.0, 0.0]), np.array([0.1, 0.3, 1.0]), 2000.0, 0.5)
+    assert np.isfinite(shares).all() and shares[2] == 0 and shares[1] > shares[0] > 0
+
+
+@pytest.mark.parametrize("name", ["smt", "success_gap", "learning_progress", "ducb"])
+def test_counts_that_begin_anew_are_followed(name):
+    """As of evaluations after those of the training: the scheduler goes on to observe."""
+    subject = scheduler(name)
+    for step in (30_000, 30_010, 100, 200, 300, 400):
+        episodes, rates = np.full(3, float(step)), np.array([0.1, 0.5, 0.9])
+        evidence = Evidence(episodes, episodes * rates, rates, 1e6 + np.arange(3.0), rates, rates, rates, None, None, np.array(1e7))
+        before = subject.num_observations.copy()
+        subject.probabilities(evidence)
+    assert (subject.num_observations == before + 1).all()
+    np.testing.assert_allclose(subject.latest, [0.1, 0.5, 0.9])

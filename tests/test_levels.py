@@ -378,11 +378,13 @@ class TestLearning:
         (rollout,) = collect(config)
         assert rollout.levels is not None and rollout.levels.only_rated.all()
         learner = Learner(config, make_suite(config.suite.name))
+        learner.update(rollout._replace(levels=None), 0.0)  # an ordinary one, after which optimisers have momentum
         before = {name: tensor.clone() for name, tensor in learner.policy.state_dict().items()}
         result = learner.update(rollout, 0.0)
         assert all(np.isfinite(value) for value in result.means.values())
-        for name, tensor in learner.policy.state_dict().items():
-            assert torch.equal(tensor, before[name]), name
+        after = learner.policy.state_dict()
+        for name, tensor in before.items():
+            assert torch.equal(after[name], tensor), name
 
     @pytest.mark.parametrize("changes", [{}, {"learner__task_weighting": "frames", "learner__normalize_advantages": False}])
     def test_trials_beside_other_episodes_change_nothing(self, changes):
@@ -474,6 +476,21 @@ def test_a_resumed_run_goes_on_with_the_same_levels(sampler, suite, tmp_path, mo
         again.close()
     first.close()
     assert ends[0] == ends[1]
+
+
+def test_the_first_episodes_of_a_resumed_run_are_on_its_levels():
+    """All levels have been rated, so that none of them is played to be rated alone."""
+    config = toy_config(
+        suite__env_workers=0, env_runners__slots=12, curriculum__levels__sampler="plr_robust", curriculum__levels__training_levels=4
+    )
+    first, again = build_trainer(config), build_trainer(config)
+    while min(len(sampler.buffer) for sampler in first._levels.samplers) < 4:
+        first.step()
+    again.load_state_dict(first.state_dict())
+    for _ in range(3):
+        (collected,) = again._source.collect(1.0)
+        assert not collected.rollout.levels.only_rated.any()
+    first.close(), again.close()
 
 
 def test_a_checkpoint_from_before_there_were_levels_is_gone_on_with():

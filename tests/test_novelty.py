@@ -215,6 +215,17 @@ def test_observations_are_normalised_for_it_too():
         torch.testing.assert_close(network.encoder.scale.mean, own.mean, rtol=0.2, atol=0.2)
 
 
+def test_nothing_is_learned_of_levels_that_are_only_rated():
+    config = toy_config(suite__env_workers=0, curriculum__levels__sampler="plr_robust", **ON)
+    (rollout,) = collect(config, 1)
+    assert rollout.levels.only_rated.all()
+    novelty, batch = novelty_of(config), batch_of(config, rollout._replace(initial_memory=None))
+    novelty.bonuses(batch, rollout.first_visits)
+    assert float(novelty._steps.sum()) == 0
+    seen = float(novelty._visits(batch).sum())
+    assert seen == float((~batch.valid).sum()) < float(batch.valid.sum()), "the first observations of episodes alone"
+
+
 def test_a_resumed_run_has_its_own_learning_rate():
     config = toy_config(**ON)
     first = Learner(config, make_suite(config.suite.name))

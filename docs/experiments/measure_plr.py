@@ -3,7 +3,7 @@
 For every seed, trains on MiniGrid's MultiRoom with one to six rooms (`multiroom.py`) by minigrid_mt3's settings (`--experiment` takes those
 of another one), on 4,000 levels for FRAMES, once with each sampler of `--samplers` (uniform,plr unless given), and evaluates the last
 policy on levels from 4,000 on. Prints each run's scores, and for each sampler the mean difference to the first one, paired by seed, with a
-bootstrap interval. Runs that are in FOLDER already are only evaluated, and evaluations that are there are read. `--suite`, `--levels` and
+interval by Student. Runs that are in FOLDER already are only evaluated, and evaluations that are there are read. `--suite`, `--levels` and
 `--episodes` change what is trained and how it is evaluated; options of `launch.py train` follow after `--`.
 """
 
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def _text(differences: np.ndarray) -> str:
-    """A mean difference with the interval of a bootstrap over seeds."""
+    """A mean difference with Student's interval over seeds."""
     found: Estimate = mean_interval(differences)
     return found.text(3)
 

@@ -385,7 +385,7 @@ class LevelsConfig(Section):
     """The estimate of how much there is to learn on a level."""
     buffer_size: int = Field(4000, ge=1, le=1_000_000)
     """Rated levels of each task that are kept for replay."""
-    replay_probability: float = Field(0.5, ge=0, le=1)
+    replay_probability: float = Field(0.5, ge=0, lt=1)
     """Part of the episodes that replay a rated level; the others play one that was not rated. When all training levels are rated, every
     episode replays one."""
     temperature: float = Field(0.3, gt=0)
@@ -427,7 +427,7 @@ class CurriculumConfig(Section):
     floor: float = Field(0.1, ge=0, le=1)
     """The smallest share of a task, as a part of its uniform share."""
     boost_forgotten: float = Field(1.0, ge=1)
-    """Factor on the share of a mastered task with a success rate more than 0.1 below its best; 1 only reports the task."""
+    """Factor on the weight of a mastered task with a success rate more than 0.1 below its best, beyond noise; 1 only reports the task."""
     levels: LevelsConfig = LevelsConfig()
 
 

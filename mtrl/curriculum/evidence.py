@@ -53,6 +53,10 @@ class SuccessPosterior(NamedTuple):
 
         return np.exp(betaln(self.a + successes, self.b + failures) - betaln(self.a, self.b))
 
+    def of(self, tasks: np.ndarray) -> SuccessPosterior:
+        """The posterior of these tasks alone."""
+        return SuccessPosterior(self.a[tasks], self.b[tasks])
+
     def above(self, rate: float) -> np.ndarray:
         """The probability that p is at least `rate`."""
         from scipy.special import betaincc

@@ -62,6 +62,7 @@ class RatedScheduler:
 
     def probabilities(self, evidence: Evidence) -> np.ndarray:
         """Wanted shares of all tasks, [num_tasks]."""
+        self._follow_restarts(evidence)
         new = evidence.episodes - self._episodes
         rates = (evidence.success_sums - self._successes) / np.maximum(new, 1)
         due = self.is_due(new, rates)
@@ -73,6 +74,17 @@ class RatedScheduler:
             self._successes = np.where(due, evidence.success_sums, self._successes)
             self.observe(due, evidence)
         return self._shares(evidence)
+
+    def _follow_restarts(self, evidence: Evidence) -> None:
+        """Counts on from the evidence where its own counts have begun anew, as evaluations' do after those of the training."""
+        restarted = evidence.episodes < self._episodes
+        if restarted.any():
+            self._episodes = np.where(restarted, evidence.episodes, self._episodes)
+            self._successes = np.where(restarted, evidence.success_sums, self._successes)
+            self.counts_restarted(restarted)
+
+    def counts_restarted(self, tasks: np.ndarray) -> None:
+        """Forgets what belongs to former counts of episodes of the tasks of a mask."""
 
     def is_due(self, new: np.ndarray, rates: np.ndarray) -> np.ndarray:
         """A mask of the tasks that are observed now.
@@ -121,7 +133,7 @@ class ProgressScheduler(RatedScheduler):
     """
 
     WINDOW = 80
-    LEAST = 20  # observations before there is a slope
+    LEAST = 200  # episodes before there is a slope
     ERRORS = 2.0
 
     def __init__(self, names: Sequence[str], options: Any):
@@ -133,8 +145,21 @@ class ProgressScheduler(RatedScheduler):
         """Adds a point to the learning curves of the tasks of the mask `due`, and fits their lines."""
         self._history[due] = np.roll(self._history[due], -1, axis=1)
         self._history[due, -1] = np.stack([evidence.episodes, self.latest], axis=1)[due]
-        for task in np.flatnonzero(due & (self.num_observations >= self.LEAST)):
-            self.gains[task] = 100 * _certain_slope(self._history[task], self.ERRORS)
+        long_enough = due & self._reaches_back()
+        if long_enough.any():
+            self.gains[long_enough] = 100 * certain_slopes(self._history[long_enough], self.ERRORS)
+
+    def counts_restarted(self, tasks: np.ndarray) -> None:
+        """Begins new learning curves, which have the episodes as one axis."""
+        self._history[tasks] = np.nan
+
+    def _reaches_back(self) -> np.ndarray:
+        """The tasks with a curve of `LEAST` episodes, or with a full one where observations are of few episodes."""
+        ends = self._history[:, :, 0]
+        known = ~np.isnan(ends)
+        first = ends[np.arange(len(ends)), known.argmax(axis=1)]
+        episodes = np.nan_to_num(ends[:, -1] - first) + self.episodes_wanted
+        return (known.sum(axis=1) >= 3) & ((episodes >= self.LEAST) | known.all(axis=1))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next decision depends on."""
@@ -147,17 +172,24 @@ class ProgressScheduler(RatedScheduler):
         self._history = np.array(state.get("history", self._history))
 
 
-def _certain_slope(curve: np.ndarray, errors: float) -> float:
-    """The slope of the line through points [episodes, rate], moved towards 0 by so many of its standard errors."""
-    known = curve[~np.isnan(curve[:, 0])]
-    counts = np.diff(known[:, 0])  # episodes of all observations but the first
-    x, rates = known[1:, 0], known[1:, 1]
-    centred = x - np.average(x, weights=counts)
-    spread = (counts * centred**2).sum()
-    slope = (counts * centred * rates).sum() / spread
+def certain_slopes(curves: np.ndarray, errors: float) -> np.ndarray:
+    """The slopes of the lines through points (episodes, rate) of tasks, moved towards 0 by so many of their standard errors.
+
+    Args:
+        curves: of each task [tasks, points, 2], the newest point last, NaN before the first one; at least three points of each task.
+        errors: the number of standard errors.
+    """
+    ends, rates = curves[:, 1:, 0], curves[:, 1:, 1]
+    counts = np.nan_to_num(np.diff(curves[:, :, 0], axis=1))  # episodes of all observations but the first, which are 0 before it
+    rates, ends = np.where(counts > 0, rates, 0.0), np.where(counts > 0, ends, 0.0)
+    total = counts.sum(axis=1)
+    centred = ends - ((counts * ends).sum(axis=1) / total)[:, None]
+    spread = (counts * centred**2).sum(axis=1)
+    slopes = (counts * centred * rates).sum(axis=1) / spread
     # With two more episodes, one of them successful: nothing is known for certain.
-    mean = ((counts * rates).sum() + 1) / (counts.sum() + 2)
-    return float(np.sign(slope) * max(0.0, abs(slope) - errors * np.sqrt(mean * (1 - mean) / spread)))
+    mean = ((counts * rates).sum(axis=1) + 1) / (total + 2)
+    certain: np.ndarray = np.sign(slopes) * np.maximum(0.0, np.abs(slopes) - errors * np.sqrt(mean * (1 - mean) / spread))
+    return certain
 
 
 _STATE = ("num_observations", "latest", "previous", "_episodes", "_successes")

@@ -139,6 +139,34 @@ def evaluate_run(
     return results
 
 
+def evaluate_once(
+    directory: RunDirectory,
+    *,
+    episodes: int | None = None,
+    players: Players | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> EvaluationResults:
+    """The results of a run's newest policy by its suite's protocol, with this many episodes: those of an earlier call where there are any.
+
+    Raises:
+        CheckpointError: there is no policy, or it is damaged.
+    """
+    step = resolve_policy(directory.checkpoints, directory.policies, "latest").name
+    _, description = load_policy(directory.policies / step)
+    suite = make_suite(description["suite"])
+    wanted = episodes or protocol_of(suite).episodes
+    main = directory.layout.results(step)
+    for file in (main, main.with_name(RESULTS_BY_OTHER_RULES)):
+        with contextlib.suppress(ResultsError):  # nothing is there, or nothing that can be read
+            found = read_results(file)
+            same = (
+                found.seed == 0 and set(found.changed) <= {"episodes"} and found.policy["weights_sha256"] == description["weights_sha256"]
+            )
+            if same and {name: task.n for name, task in found.tasks.items()} == dict.fromkeys(suite.names, wanted):
+                return found
+    return evaluate_run(directory, episodes=episodes, players=players, progress=progress)
+
+
 def _play(kept: _Kept, players: Players, progress: Callable[[int, int], None]) -> list[Episode]:
     """Plays what is missing; all episodes, those that were kept included."""
     progress(kept.episodes, kept.wanted)

@@ -98,8 +98,9 @@ class Learner:
         coefficients = self._coefficients(progress)
         batch = self.make_batch(rollout)
         batch, bonus = self._with_bonuses(batch, rollout, progress)
-        if self._graphs is None:
-            batch, targets, report = self._make_steps(batch, coefficients, progress)
+        learns = rollout.levels is None or bool(self._total(batch.weights.sum()) > 0)  # not from levels that are only rated
+        if self._graphs is None or not learns:
+            batch, targets, report = self._make_steps(batch, coefficients, progress, learns=learns)
         else:
             targets, report = self._graphs.run(batch, coefficients, progress, self._seed_of(self.rank, self.version))
         imitated = self._imitate(rollout, targets, coefficients, progress)
@@ -135,8 +136,14 @@ class Learner:
             record=record,
         )
 
-    def _make_steps(self, batch: Batch, coefficients: Coefficients, progress: float) -> tuple[Batch, Targets, Report]:
+    def _make_steps(self, batch: Batch, coefficients: Coefficients, progress: float, *, learns: bool) -> tuple[Batch, Targets, Report]:
         """The optimiser steps of one update.
+
+        Args:
+            batch: what to learn from.
+            coefficients: of this update.
+            progress: share of the training already done.
+            learns: whether a step of the batch counts; else optimisers stay as they are, which would go on with their momentum.
 
         Returns:
             the batch with the proximal policy, the targets of the weights before the update, and the report.
@@ -165,7 +172,7 @@ class Learner:
                 continue
             if report.similarity is None:
                 report.similarity = self._similarity(minibatch, losses)
-            norm = self._step(minibatch, losses, progress)
+            norm = self._step(minibatch, losses, progress) if learns else 0.0
             report.add(minibatch, losses, norm, self._total)
             if losses.entropies is not None:
                 self._follow_entropies(losses.entropies, minibatch.batch, made=norm is not None, report=report)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from envs import TaskSuite
@@ -71,7 +71,8 @@ class Novelty:
             bonuses = bonuses * torch.from_numpy(np.array(first_visits)).to(bonuses.device)
         bonuses = torch.where(batch.valid, bonuses, 0.0)
         zeros = torch.zeros_like(self._steps)
-        sums = (batch.valid.sum(0).double(), bonuses.double().square().sum(0))
+        counted = _counted(batch)
+        sums = (counted.sum(0).double(), (bonuses * counted).double().square().sum(0))
         steps, squares = add_up([zeros.index_add(0, observations.task_ids, each) for each in sums], total)
         self._steps += steps
         self._squares += squares
@@ -128,11 +129,15 @@ class Novelty:
         return errors
 
     def _visits(self, batch: Batch) -> Float[Tensor, " N"]:
-        """The number of times that each row's observation was seen, at the beginning of an episode or after a step."""
+        """The number of times that each row's observation was seen, at the beginning of an episode or after a step that counts."""
         places: Tensor = batch.observations.inverse[1:].flatten()
-        return torch.zeros(len(batch.observations.rows.task_ids), device=places.device).index_add(
-            0, places, torch.ones_like(places).float()
-        )
+        seen = (_counted(batch) | ~batch.valid).float().flatten()
+        return torch.zeros(len(batch.observations.rows.task_ids), device=places.device).index_add(0, places, seen)
+
+
+def _counted(batch: Batch) -> Bool[Tensor, "T B"]:
+    """The steps that something is learned from; not those on levels that are only rated."""
+    return batch.valid & (batch.weights > 0)
 
 
 class _Network(nn.Module):

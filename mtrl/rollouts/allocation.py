@@ -8,9 +8,9 @@ import numpy as np
 class Allocator:
     """Error diffusion: the part of a slot that rounding takes from a task in one unroll is owed to it in the next.
 
-    A task with share 0.003 of 64 slots gets one slot in every fifth unroll, and over n unrolls no task is ever further from its wanted
-    number of slots than one slot. With a bound on one task's slots, the slots above it go to the other tasks in proportion to their shares.
-    Tasks without a share get no slot: where the others are too few for the bound, they get as many alike as there are.
+    A task with share 0.003 of 64 slots gets one slot in every fifth unroll, and over n unrolls no task is further from its wanted
+    number of slots than about one slot. With a bound on one task's slots, the slots above it go to the other tasks in proportion to
+    their shares. Tasks without a share get no slot: where the others are too few for the bound, they get as many alike as there are.
     """
 
     def __init__(self, num_tasks: int, num_slots: int, rng: np.random.Generator, most: int | None = None):

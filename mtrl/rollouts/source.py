@@ -11,7 +11,7 @@ from envs import TaskSuite
 from envs.vector import Arrays
 from mtrl.config import ExperimentConfig
 from mtrl.curriculum.levels import LevelPlan
-from mtrl.rollouts.collector import Collected, build_collector
+from mtrl.rollouts.collector import Collected, Collector, build_collector
 from mtrl.rollouts.rollout import Rollout
 from mtrl.rollouts.stored import StoredRollout
 
@@ -83,16 +83,31 @@ class InProcessSource:
         self._suite = suite
         self._restarts = 0
         self._remarks: list[str] = []
-        self._collector = build_collector(config, suite, runner=0, say=self._remarks.append)
+        self._collector: Collector | None = build_collector(config, suite, runner=0, say=self._remarks.append)
+        self._restored: dict[str, Any] | None = None  # the random state of a collector that is built with the next weights
 
     def publish(self, version: int, weights: Arrays, shares: np.ndarray, levels: Sequence[LevelPlan] | None = None) -> None:
         """Acts with these weights, shares and levels from the next unroll on."""
+        if self._collector is None:
+            # Not before the plans are known: environments begin their first episodes when they are made.
+            self._collector = build_collector(
+                self._config,
+                self._suite,
+                runner=0,
+                restart_count=self._restarts,
+                shares=shares,
+                plans=levels,
+                say=self._remarks.append,
+            )
+            if self._restored is not None:
+                self._collector.load_state_dict(self._restored)
         self._collector.set_weights(version, weights)
         self._collector.set_shares(shares)
         self._collector.set_levels(levels)
 
     def collect(self, timeout: float, untrained: Sequence[int] | None = None) -> list[Collected[Rollout | StoredRollout]]:
         """One unroll, however long it takes."""
+        assert self._collector is not None, "weights come first"
         return [self._collector.collect()]
 
     def tend(self, untrained: Sequence[int]) -> None:
@@ -109,21 +124,22 @@ class InProcessSource:
 
     def state_dict(self) -> dict[str, Any]:
         """The collector's random state, and how often environments were started."""
-        return source_state(self._restarts, self._collector.state_dict())
+        return source_state(self._restarts, self._restored if self._collector is None else self._collector.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on with the saved random state in new episodes, which differ from the first episodes of the earlier run."""
-        self._collector.close()
+        """Goes on with the saved random state in new episodes, which differ from the first episodes of the earlier run. They begin when
+        weights and levels are published.
+        """
+        self.close()
+        self._collector = None
         self._restarts = restarts_after(state)
         self._remarks.clear()
-        self._collector = build_collector(self._config, self._suite, runner=0, restart_count=self._restarts, say=self._remarks.append)
-        collector = state.get("collector")
-        if collector is not None:  # None: the earlier run had other tasks or ran on Ray
-            self._collector.load_state_dict(collector)
+        self._restored = state.get("collector")  # None: the earlier run had other tasks or ran on Ray
 
     def close(self) -> None:
         """Closes the environments."""
-        self._collector.close()
+        if self._collector is not None:
+            self._collector.close()
 
 
 class RunnerLostError(RuntimeError):

@@ -27,18 +27,21 @@ class BenchOptions:
     config: Annotated[str | None, Positional, arg(metavar="[CONFIG]", help_behavior_hint=f"(default: {DEFAULT_CONFIG})")] = None
     """The experiment: a YAML file, or the name of one in configs/. For `gate`: the commit to compare this tree with, by default HEAD."""
     schedulers: Annotated[str, arg(metavar="A,B,C")] = "uniform,t3s,learning_progress"
-    """For `curriculum`: the schedulers to compare; the first one is the baseline. Options follow a name: `camrl:switch=false`."""
+    """For `curriculum`: the schedulers to compare; the first one is the baseline. Options follow a name: `camrl:switch=false`,
+    `fixed:weights={a: 2}`."""
     halving: bool = False
-    """For `curriculum`: after 1, 2, 4, … seeds go on with the better half of the schedulers, and the baseline."""
+    """For `curriculum`: after 2, 4, … seeds go on with the better half of the schedulers, and the baseline."""
+    episodes: Annotated[str | None, arg(metavar="N", help_behavior_hint="(default: the suite's protocol)")] = None
+    """For `curriculum`: episodes of each task in the evaluation of each run."""
     against: Annotated[str, arg(metavar="A,B,C")] = "rllib"
     """For `peers`: the other trainers, of rllib, sample_factory and pufferlib. The last two are installed in virtual environments of their
     own, in the user's cache, and train on suites of MiniGrid alone."""
-    run_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/NAME-schedulers)")] = None
-    """For `curriculum`: the folder of the runs; the same command goes on with what is there."""
+    run_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/NAME-schedulers, -transfer)")] = None
+    """For `curriculum` and `transfer`: the folder of the runs; the same command goes on with what is there."""
     seeds: Annotated[str, arg(metavar="N")] = "3"
     """For `curriculum` and `transfer`: runs of each."""
     score: Annotated[str, arg(metavar="X")] = "0.8"
-    """For `curriculum`: count the frames until the mean score over tasks is X."""
+    """For `curriculum`: count the frames until the mean score of training over tasks is X."""
     minutes: Annotated[str, arg(metavar="N")] = "60"
     """For `soak` and `chaos`: length of each run."""
     runners: Annotated[str, arg(metavar="A,B,C")] = "1,2,4,8"
@@ -79,8 +82,10 @@ def duration_of(options: BenchOptions, config: ExperimentConfig) -> str:
     if options.what == "scaling":
         return f"about {len(options.runners.split(',')) + 3} minutes"
     if options.what in ("curriculum", "transfer"):
+        from mtrl.benchmark.curriculum import split_schedulers
+
         seeds = parse_whole_number("--seeds", options.seeds, 1)
-        each = f"{len(options.schedulers.split(','))} x {seeds}" if options.what == "curriculum" else f"{seeds} for each context:"
+        each = f"{len(split_schedulers(options.schedulers))} x {seeds}" if options.what == "curriculum" else f"{seeds} for each context:"
         return f"{each} training runs of at most {config.total_frames:,} frames"
     return f"about {MINUTES[options.what]} minute{'s' * (MINUTES[options.what] > 1)}"
 
@@ -136,18 +141,19 @@ def _gate(config: ExperimentConfig, options: BenchOptions) -> bool:
 
 def _curriculum(config: ExperimentConfig, options: BenchOptions) -> None:
     """Scores, worst task and frames under each scheduler; schedulers x seeds training runs, kept in runs/."""
-    from mtrl.benchmark.curriculum import compare
+    from mtrl.benchmark.curriculum import compare, split_schedulers
 
     seeds, score = parse_whole_number("--seeds", options.seeds, 1), parse_fraction("--score", options.score)
+    episodes = None if options.episodes is None else parse_whole_number("--episodes", options.episodes, 1)
     folder = options.run_dir or Path("runs") / f"{config.name}-schedulers"
-    compare(config, options.schedulers.split(","), seeds, folder, score=score, halving=options.halving)
+    compare(config, split_schedulers(options.schedulers), seeds, folder, score=score, halving=options.halving, episodes=episodes)
 
 
 def _transfer(config: ExperimentConfig, options: BenchOptions) -> None:
     """Worth of each way to choose the contexts to train on; contexts x seeds training runs, kept in runs/."""
     from mtrl.benchmark.transfer import compare
 
-    compare(config, parse_whole_number("--seeds", options.seeds, 1), Path("runs") / f"{config.name}-transfer")
+    compare(config, parse_whole_number("--seeds", options.seeds, 1), options.run_dir or Path("runs") / f"{config.name}-transfer")
 
 
 def _soak(config: ExperimentConfig, options: BenchOptions) -> None:

@@ -53,7 +53,7 @@ class LevelCurriculum:
     def __init__(self, config: ExperimentConfig, suite: TaskSuite):
         levels, seed = config.curriculum.levels, config.seed
         latent = [levels.latent_size, levels.autoencoder_updates] if levels.sampler == "clutr" else None
-        self._names, self._kind = suite.names, {"training_levels": levels.training_levels, "latent_space": latent}
+        self._names, self._kind = suite.names, {"training_levels": levels.training_levels, "latent_space": latent, "score": levels.score}
         made = _sampler_of(levels.sampler)
         self.samplers = [made(levels, task, seed, place) for place, task in enumerate(suite.tasks)]
 
@@ -82,7 +82,7 @@ class LevelCurriculum:
         Returns:
             whether the state is of the same levels; else all tasks begin anew.
         """
-        if any(state.get(name) != value for name, value in self._kind.items()):
+        if any(state.get(name, value) != value for name, value in self._kind.items()):  # older states have no rule of scores
             return False
         for name, sampler in zip(self._names, self.samplers, strict=True):
             if name in state["tasks"]:

@@ -41,7 +41,8 @@ class CAMRLOptions(RatedOptions):
     radius: float = Field(0.05, gt=0)
     """Bound of the sum of a task's outgoing transfer."""
     switch: bool = True
-    """Whether training side by side and one after the other alternate; off, tasks are always trained one after the other."""
+    """Whether training side by side and one after the other alternate; off, tasks are trained one after the other once the first ten rounds
+    are over."""
     elapsed: float = Field(1000.0, gt=0)
     """Rounds after which elapsed time speaks for side by side."""
     pace: float = Field(1.0, gt=0)
@@ -109,7 +110,7 @@ class CAMRL(RatedScheduler):
         self.observations_at_start = self.num_observations.copy()
         self.visited[:] = -1
         self.current = np.int64(-1)
-        rng = np.random.default_rng([int(self.drawn)])
+        rng = np.random.default_rng([int(self.drawn), int(evidence.episodes.sum())])  # of this run: seeds differ in what they have played
         self.drawn += 1
         warm = self.round_number <= WARM_UP_ROUNDS
         chance = self.switch_probability(1.0 - self.latest) if self.options.switch else 1.0
@@ -121,9 +122,9 @@ class CAMRL(RatedScheduler):
         waiting = [task for task in range(len(self.names)) if task not in self.visited]
         problem = _Problem(1.0 - self.latest, _similarity(evidence, len(self.names)), self.options)
         before = self.visited[self.visited >= 0]
-        terms = {task: problem.terms(task, self.transfer, before, waiting) for task in waiting}
-        scales = self._scales(np.array(list(terms.values())))
-        self.current = np.int64(min(waiting, key=lambda task: float((terms[task] / scales**2).sum())))
+        terms = problem.terms(self.transfer, before, waiting)
+        scales = self._scales(terms)
+        self.current = np.int64(waiting[int((terms / scales**2).sum(axis=1).argmin())])
         self.transfer = problem.improved(int(self.current), self.transfer, before, waiting, scales)
         self.visited[(self.visited >= 0).sum()] = self.current
         self.observations_at_start = self.num_observations.copy()
@@ -145,22 +146,26 @@ class _Problem:
         self._similarity = similarity
         self._options = options
 
-    def terms(self, task: int, transfer: np.ndarray, before: np.ndarray, waiting: Sequence[int]) -> np.ndarray:
-        """Sparsity and benefit; reconstruction of the waiting tasks; agreement of ranks with losses; and with similarities."""
-        others = np.arange(len(transfer)) != task
-        row = transfer[task]
-        sparse = (1.0 + self._options.sparsity * row[others].sum()) * self._losses[task]
-        benefit = self._options.benefit * float(row[others] @ self._losses[others])
-        ranks = soft_ranks(row)
-        rebuilt = sum(self._reconstruction(s, task, row[s], transfer, before) for s in waiting if s != task)
-        by_loss = ((_ranks(self._losses, task) - ranks)[others] ** 2).sum()
-        by_similarity = ((_ranks(self._similarity[task], task) - ranks)[others] ** 2).sum()
-        return np.array([sparse - benefit, rebuilt, by_loss, by_similarity])
+    def terms(self, transfer: np.ndarray, before: np.ndarray, waiting: Sequence[int]) -> np.ndarray:
+        """The four terms of each waiting task, [waiting, 4].
+
+        They are sparsity and benefit; reconstruction of the other waiting tasks; agreement of ranks with losses, and with similarities.
+        """
+        tasks = np.asarray(waiting, int)
+        rows, own = transfer[tasks], transfer[tasks, tasks]
+        sparse = (1.0 + self._options.sparsity * (rows.sum(axis=1) - own)) * self._losses[tasks]
+        benefit = self._options.benefit * (rows @ self._losses - own * self._losses[tasks])
+        ranks = [soft_ranks(row) for row in rows]
+        by_loss = [self._disagreement(self._losses, task, found) for task, found in zip(tasks, ranks, strict=True)]
+        by_similarity = [self._disagreement(self._similarity[task], task, found) for task, found in zip(tasks, ranks, strict=True)]
+        return np.stack([sparse - benefit, self._reconstructions(tasks, transfer, before), by_loss, by_similarity], axis=1)
 
     def improved(self, task: int, transfer: np.ndarray, before: np.ndarray, waiting: Sequence[int], scales: np.ndarray) -> np.ndarray:
         """The matrix with the task's outgoing transfer moved towards the minimum by Frank and Wolfe, over b >= 0, Σ b <= radius."""
         others = np.flatnonzero(np.arange(len(transfer)) != task)
         result = transfer.copy()
+        if not len(others):
+            return result
         for step in range(FRANK_WOLFE_STEPS):
             slope = self._slope(task, result, before, waiting, scales)[others]
             vertex = np.zeros(len(others))
@@ -171,44 +176,58 @@ class _Problem:
         return result
 
     def _slope(self, task: int, transfer: np.ndarray, before: np.ndarray, waiting: Sequence[int], scales: np.ndarray) -> np.ndarray:
-        row = transfer[task]
+        row, sources = transfer[task], before.astype(int)
         slope = (self._options.sparsity * self._losses[task] - self._options.benefit * self._losses) / scales[0] ** 2
-        for s in waiting:
-            if s != task:
-                past = sum(transfer[j, s] * self._similarity[j, task] for j in before)
-                step = 2 * (row[s] * self._similarity[task, task] + past - self._similarity[task, s])
-                slope[s] += step / scales[1] ** 2
-        ranks, change = soft_ranks(row), soft_rank_slopes(row)
-        others = np.arange(len(row)) != task
+        others = np.array([s for s in waiting if s != task], int)
+        past = self._similarity[sources, task] @ transfer[np.ix_(sources, others)]
+        slope[others] += 2 * (row[others] * self._similarity[task, task] + past - self._similarity[task, others]) / scales[1] ** 2
+        ranks, apart = soft_ranks(row), np.arange(len(row)) != task
         for scale, wanted in ((scales[2], _ranks(self._losses, task)), (scales[3], _ranks(self._similarity[task], task))):
-            slope += 2 * (np.where(others, ranks - wanted, 0.0) @ change) / scale**2
+            slope += 2 * soft_rank_gradient(row, np.where(apart, ranks - wanted, 0.0)) / scale**2
         return slope
 
-    def _reconstruction(self, s: int, task: int, weight: float, transfer: np.ndarray, before: np.ndarray) -> float:
-        sources = np.append(before, task).astype(int)
-        weights = np.append(transfer[before.astype(int), s], weight)
-        among_sources = self._similarity[np.ix_(sources, sources)]
-        return float(self._similarity[s, s] - 2 * weights @ self._similarity[sources, s] + weights @ among_sources @ weights)
+    def _reconstructions(self, tasks: np.ndarray, transfer: np.ndarray, before: np.ndarray) -> np.ndarray:
+        """For each waiting task, how far the other ones are from what it and those before it give them, [waiting]."""
+        sources, similarity = before.astype(int), self._similarity
+        past, own = transfer[np.ix_(sources, tasks)], transfer[np.ix_(tasks, tasks)]  # [before, waiting], [giver, receiver]
+        among_tasks = similarity[np.ix_(tasks, tasks)]
+        from_past = np.einsum("bs,bc,cs->s", past, similarity[np.ix_(sources, sources)], past, optimize=True)
+        of_past = np.diag(among_tasks) - 2 * (past * similarity[np.ix_(sources, tasks)]).sum(axis=0) + from_past
+        crossed = similarity[np.ix_(tasks, sources)] @ past  # [giver, receiver]
+        terms = of_past + 2 * own * (crossed - among_tasks) + own**2 * np.diag(among_tasks)[:, None]
+        return np.asarray(terms.sum(axis=1) - np.diag(terms))
+
+    def _disagreement(self, values: np.ndarray, task: int, ranks: np.ndarray) -> float:
+        """The squared distance of the ranks of all other tasks from those by falling value."""
+        difference = _ranks(values, task) - ranks
+        return float(difference @ difference - difference[task] ** 2)
 
 
 def soft_ranks(x: np.ndarray) -> np.ndarray:
     """Differentiable ranks: the largest entry gets about 1, the smallest about the number of entries."""
+    values, place, counts = np.unique(x, return_inverse=True, return_counts=True)  # most entries are 0
     # 0.01 keeps entries that are equal, at first all of them, from counting as larger than each other by half.
-    above = np.tanh(SHARPNESS * (x[:, None] - 0.01 - x[None, :])) / 2 + 0.5
-    return len(x) - above.sum(1)
+    above = np.tanh(SHARPNESS * (values[:, None] - 0.01 - values[None, :])) / 2 + 0.5
+    ranks: np.ndarray = (len(x) - above @ counts)[place]
+    return ranks
 
 
-def soft_rank_slopes(x: np.ndarray) -> np.ndarray:
-    """The derivatives `d rank_i / d x_k`, [i, k]."""
-    steep = SHARPNESS / 2 / np.cosh(np.clip(SHARPNESS * (x[:, None] - 0.01 - x[None, :]), -30, 30)) ** 2
-    np.fill_diagonal(steep, 0.0)
-    return steep - np.diag(steep.sum(1))
+def soft_rank_gradient(x: np.ndarray, of_ranks: np.ndarray) -> np.ndarray:
+    """The gradient with respect to the entries, given that with respect to their soft ranks."""
+    values, place, counts = np.unique(x, return_inverse=True, return_counts=True)
+    steep = SHARPNESS / 2 / np.cosh(np.clip(SHARPNESS * (values[:, None] - 0.01 - values[None, :]), -30, 30)) ** 2  # of i above j
+    sums = np.bincount(place, of_ranks, len(values))
+    # As the one below: every other entry's rank falls less far. As the one above: its own rank falls by all below it.
+    itself = np.diag(steep)[place]
+    below = (sums @ steep)[place] - itself * of_ranks
+    above = ((steep @ counts)[place] - itself) * of_ranks
+    return below - above
 
 
 def _ranks(values: np.ndarray, task: int) -> np.ndarray:
     """Ranks by falling value, from 1, the smaller of those that ties share; the task itself comes last."""
     others = np.where(np.arange(len(values)) == task, -np.inf, values)
-    return 1.0 + (others[None, :] > others[:, None]).sum(1)
+    return 1.0 + len(values) - np.searchsorted(np.sort(others), others, side="right")
 
 
 def _similarity(evidence: Evidence, n: int) -> np.ndarray:

@@ -67,7 +67,8 @@ def tilted(prior: np.ndarray, gaps: np.ndarray, beta: float, radius: float) -> n
     base = prior / prior.sum()
 
     def at(inverse_temperature: float) -> np.ndarray:
-        weights = base * np.exp(inverse_temperature * (gaps - gaps[base > 0].max()))
+        # Gaps of tasks outside of the prior may be larger, and have no weight.
+        weights = base * np.exp(np.minimum(0.0, inverse_temperature * (gaps - gaps[base > 0].max())))
         return weights / weights.sum()
 
     return at(_largest(lambda inverse: _divergence(at(inverse), base) <= radius, beta))

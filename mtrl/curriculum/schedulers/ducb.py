@@ -27,24 +27,28 @@ class DUCBOptions(RatedOptions):
 class DUCB(ProgressScheduler):
     """The discounted mean of a task's gains, as parts of the largest, plus 2 √(ξ ln n / n_i).
 
-    n_i are the task's discounted observations, and n is their sum over tasks.
+    n_i are the task's discounted frames, in units of an equal share of the frames between two steps, and n is their sum over tasks. Numbers
+    of observations would be uncertain for tasks with long episodes, however many frames these have.
     """
 
     Options: ClassVar[type[Section]] = DUCBOptions
-    STATE = ("rewards", "counts")
+    STATE = ("rewards", "counts", "frames")
 
     def __init__(self, names: Sequence[str], options: Any):
         super().__init__(names, options)
         self.rewards = np.zeros(len(names))
         self.counts = np.zeros(len(names))
+        self.frames = np.zeros(len(names))  # of each task at the last step
 
     def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Discounts rewards and counts, and adds the new ones."""
         super().observe(due, evidence)
         gains = np.maximum(0.0, self.gains)
-        gain = np.where(due, gains / max(gains.max(), 1e-12), 0.0)
-        self.rewards = self.options.discount * self.rewards + gain
-        self.counts = self.options.discount * self.counts + due
+        new = np.maximum(0.0, evidence.frames - self.frames)
+        self.frames = np.array(evidence.frames, float)
+        pulls = new / max(new.mean(), 1e-12)
+        self.rewards = self.options.discount * self.rewards + pulls * gains / max(gains.max(), 1e-12)
+        self.counts = self.options.discount * self.counts + pulls
 
     def weights(self, evidence: Evidence) -> np.ndarray:
         """The bounds, through a softmax."""

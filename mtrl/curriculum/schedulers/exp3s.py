@@ -52,7 +52,9 @@ class Exp3S(ProgressScheduler):
         if high <= low:  # most tasks stand still
             high = self.rewards.max()
         scaled = np.clip(2 * (rewards - low) / (high - low) - 1, -1, 1) if high > low else np.zeros_like(rewards)
-        grown = np.where(due & (self.num_observations > 1), self.log_weights + self.options.rate * scaled, self.log_weights)
+        # All tasks at each step, those without a new observation by their last gain: else the weights of tasks with short episodes, which
+        # are observed more often, would move more often.
+        grown = np.where(self.num_observations > 1, self.log_weights + self.options.rate * scaled, self.log_weights)
         # log((1 - α) e^w_i + α / (n - 1) Σ_{j≠i} e^w_j) with α = 1/t
         n, alpha = len(self.names), 1.0 / (self.steps + 1)
         shifted = np.exp(grown - grown.max())

@@ -16,7 +16,7 @@ from mtrl.curriculum.scheduler import ProgressScheduler, RatedOptions
 class LearningProgressOptions(RatedOptions):
     """Options of `learning_progress`."""
 
-    rate: float = Field(0.1, gt=0, le=1)
+    rate: float = Field(0.1, gt=0, lt=1)
     """Step of the slow average; the fast one is twice as quick."""
     threshold: float = Field(0.1, gt=0, lt=1)
     """Success rate that counts as half of the way: progress on hard tasks weighs more than on easy ones (p_θ)."""
@@ -30,23 +30,19 @@ class LearningProgress(ProgressScheduler):
     """
 
     Options: ClassVar[type[Section]] = LearningProgressOptions
-    STATE = ("fast", "slow")
+    STATE = ("fast",)
 
     def __init__(self, names: Sequence[str], options: Any):
         super().__init__(names, options)
         self.fast = np.zeros(len(names))
-        self.slow = np.zeros(len(names))
 
     def observe(self, due: np.ndarray, evidence: Evidence) -> None:
-        """Moves both averages; the first observation sets them."""
+        """Moves the fast average; the first observation sets it."""
         super().observe(due, evidence)
         first = due & (self.num_observations == 1)
         rate = self.options.rate
         self.fast = np.where(due, self.fast + min(1.0, 2 * rate) * (self.latest - self.fast), self.fast)
         self.fast = np.where(first, self.latest, self.fast)
-        # The slow one follows the fast one.
-        self.slow = np.where(due, self.slow + rate * (self.fast - self.slow), self.slow)
-        self.slow = np.where(first, self.latest, self.slow)
 
     def weights(self, evidence: Evidence) -> np.ndarray:
         """The sigmoid of the standardised progress; a task that neither moves nor ever succeeds gets nothing."""

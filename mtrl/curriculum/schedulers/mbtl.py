@@ -18,7 +18,7 @@ class MBTLOptions(RatedOptions):
     """Options of `mbtl`."""
 
     frames: int = Field(0, ge=0)
-    """Frames that a context is trained on before the next is chosen; 0 for `stage`."""
+    """Frames of a stage, after which another context is chosen; 0 for `stage`."""
     stage: float = Field(0.1, gt=0, le=1)
     """The same as a share of the run's `total_frames`."""
     sources: int = Field(5, ge=1)
@@ -30,7 +30,7 @@ class MBTLOptions(RatedOptions):
 
 
 class MBTL(RatedScheduler):
-    """The newest source alone until it has had its frames; all sources alike when there are enough.
+    """All sources alike; another one is chosen whenever they have had the frames of a stage together.
 
     The paper trains a policy for each source and keeps all of them. Here one policy learns all, so those chosen before are trained on with
     the newest. `bench transfer` does as the paper does.
@@ -44,7 +44,7 @@ class MBTL(RatedScheduler):
         n = len(names)
         self.order = np.full(n, -1)  # when each task was chosen, -1 for never
         self.performance = np.full(n, np.nan)  # score of a source when its frames were over
-        self.frames_at_start = np.float64(0)  # of the newest source, when it was chosen
+        self.frames_at_start = np.float64(0)  # of all sources, when the newest one was chosen
 
     def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Chooses the next source when the newest has had its frames."""
@@ -53,7 +53,7 @@ class MBTL(RatedScheduler):
         chosen = np.flatnonzero(self.order >= 0)
         if len(chosen):
             newest = int(self.order.argmax())
-            if evidence.frames[newest] - self.frames_at_start < evidence.stage(self.options.frames, self.options.stage):
+            if evidence.frames[chosen].sum() - self.frames_at_start < evidence.stage(self.options.frames, self.options.stage):
                 return
             self.performance[newest] = evidence.scores[newest]
             if len(chosen) >= min(self.options.sources, len(self.names)):
@@ -61,7 +61,7 @@ class MBTL(RatedScheduler):
         contexts = np.arange(len(self.names), dtype=float) if evidence.contexts is None else np.asarray(evidence.contexts, float)
         taken = TransferModel(contexts, self.options.slope, self.options.noise).next(chosen, self.performance[chosen])
         self.order[taken] = len(chosen)
-        self.frames_at_start = np.float64(evidence.frames[taken])
+        self.frames_at_start = np.float64(evidence.frames[self.order >= 0].sum())
 
     def weights(self, evidence: Evidence) -> np.ndarray:
         """All sources alike."""

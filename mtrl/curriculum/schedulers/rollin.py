@@ -39,18 +39,18 @@ class ROLLIN(RatedScheduler):
 
     def observe(self, due: np.ndarray, evidence: Evidence) -> None:
         """Goes on to the next context if this one is mastered, and back to the first one that is lost."""
-        order, mastered = self._order(evidence), self._mastered(evidence)
-        lost = (self.num_observations > 0) & (success_posterior(evidence).above(self.options.lost) < 0.5)
-        before = lost[order[: self.current]]
-        if before.any():
-            self.current = np.int64(before.argmax())
-        while self.current < len(order) - 1 and mastered[order[self.current]]:
+        order = self._order(evidence)
+        before = order[: self.current]
+        lost = (self.num_observations[before] > 0) & (success_posterior(evidence).of(before).above(self.options.lost) < 0.5)
+        if lost.any():
+            self.current = np.int64(lost.argmax())
+        while self.current < len(order) - 1 and self._mastered(evidence, order[self.current]):
             self.current += 1
 
     def weights(self, evidence: Evidence) -> np.ndarray:
         """One context and those before it; all alike once the last is mastered."""
         n, order = len(self.names), self._order(evidence)
-        if self.current == n - 1 and self._mastered(evidence)[order[-1]]:
+        if self.current == n - 1 and self._mastered(evidence, order[-1]):
             return np.ones(n)
         weights = np.zeros(n)
         before = order[: self.current]
@@ -62,8 +62,9 @@ class ROLLIN(RatedScheduler):
         """The order begins anew; what is mastered already is passed over at the next observation."""
         self.current = np.int64(0)
 
-    def _mastered(self, evidence: Evidence) -> np.ndarray:
-        return (self.num_observations > 0) & (success_posterior(evidence).above(self.options.mastered) > 0.5)
+    def _mastered(self, evidence: Evidence, task: int) -> bool:
+        posterior = success_posterior(evidence).of(np.array([task]))
+        return bool(self.num_observations[task] > 0 and posterior.above(self.options.mastered)[0] > 0.5)
 
     def _order(self, evidence: Evidence) -> np.ndarray:
         return np.arange(len(self.names)) if evidence.contexts is None else np.argsort(evidence.contexts, kind="stable")

@@ -53,7 +53,8 @@ class SMT(RatedScheduler):
         self.curves[due, -1] = self.latest[due]
         rates = np.where(np.isnan(self.curves), 0.0, self.curves).sum(1) / np.maximum(1, (~np.isnan(self.curves)).sum(1))
         enough = ~np.isnan(self.curves).any(axis=1)
-        self.pools[(self.pools == TRAIN) & enough & (rates >= self.options.solved)] = SOLVED
+        trained = (self.pools == TRAIN) | (self.pools == UNSOLVABLE)  # the latter in the second stage
+        self.pools[trained & enough & (rates >= self.options.solved)] = SOLVED
         spent = (self.pools == TRAIN) & (evidence.frames - self.started >= self.budgets)
         self.pools[spent] = np.where(rates[spent] <= self.options.hopeless, UNSOLVABLE, MAIN)
         self._refill(evidence, rates)

@@ -18,7 +18,7 @@ class WorstFirstOptions(RatedOptions):
     group: int = Field(3, ge=1)
     """Tasks that are trained at a time."""
     budget: float = Field(2.0, gt=0)
-    """Frames that a task may use while it is among the worst, in units of its equal part of the run's `total_frames`."""
+    """Frames after which a task is left to its floor, whenever it had them, in units of its equal part of the run's `total_frames`."""
     solved: float = Field(0.9, gt=0, lt=1)
     """Success rate from which a task needs nothing more, where the window of recent episodes makes it more likely than not."""
 
