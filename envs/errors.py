@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import pickle
 from collections.abc import Iterable
 from typing import Any
 
@@ -38,6 +39,18 @@ class MisfitError(ValueError):
 
 class UnknownSuiteError(SuiteError):
     """There is no suite of that name."""
+
+
+def portable(error: BaseException) -> BaseException:
+    """The error as it can be sent to another process: a plain one if it cannot be copied. Notes are kept."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:  # a constructor of its own, or something in it that cannot leave this process
+        plain = RuntimeError(f"{type(error).__name__}: {error}")
+        for note in getattr(error, "__notes__", []):
+            plain.add_note(note)
+        return plain
 
 
 def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.3) -> str:

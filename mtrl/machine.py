@@ -58,8 +58,18 @@ def usable_cores(control_groups: Path = CONTROL_GROUPS, own_groups: Path = OWN_G
 
 
 def whole_cores(control_groups: Path = CONTROL_GROUPS, own_groups: Path = OWN_GROUPS) -> int:
-    """How many processes or threads that compute all the time have a core each: `usable_cores` rounded down, at least 1."""
-    return max(1, int(usable_cores(control_groups, own_groups)))
+    """How many processes or threads that compute all the time have a core each: `usable_cores` rounded down, at least 1. Where others share
+    the machine, what `share_cores` has set.
+    """
+    return max(1, min(int(usable_cores(control_groups, own_groups)), _share[0]))
+
+
+_share = [sys.maxsize]
+
+
+def share_cores(count: int) -> None:
+    """Makes so many the most that `whole_cores` gives in this process, which has others beside it."""
+    _share[0] = count
 
 
 def waited_seconds() -> float:

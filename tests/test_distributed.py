@@ -19,6 +19,7 @@ from mtrl.config import ConfigError
 from mtrl.distributed import MultiTaskIMPALA, MultiTaskIMPALAConfig, ResourceError, build_ray_trainer
 from mtrl.distributed.cluster import check_resources, start_ray
 from mtrl.distributed.source import RaySource
+from mtrl.learning.learner import Learner
 from mtrl.machine import family_of
 from mtrl.rollouts.source import InProcessSource
 from mtrl.storage.checkpoint import load_checkpoint, save_checkpoint
@@ -97,11 +98,22 @@ def test_a_source_goes_on_from_every_format_there_has_been(state, restarts):
     alone = InProcessSource(config, suite)
     alone.load_state_dict(state)
     assert alone.state_dict()["restarts"] == restarts
-    assert alone._collector.state_dict()["owed"].shape == (suite.num_tasks,), "it can collect"
+    alone.publish(0, Learner(config, suite).actor_weights(), np.full(suite.num_tasks, 1 / suite.num_tasks))
+    assert len(alone.collect(1.0)) == 1, "it can collect"
     alone.close()
     of_ray = RaySource(None, None, rollouts_in_flight=1)  # runners are not needed to read a state
     of_ray.load_state_dict(state)
     assert of_ray.state_dict() == {"collector": None, "restarts": restarts}
+
+
+def test_other_weights_of_a_version_are_published(algorithm):
+    """As those with the experts of another policy, which are version 0, too."""
+    source, shares = algorithm.trainer._source, np.full(3, 1 / 3)
+    for weights in ({"w": np.zeros(3, np.float32)}, {"w": np.ones(3, np.float32)}):
+        source.publish(algorithm.trainer.updates, weights, shares)
+        source._wait_until_published()
+        published = ray.get(algorithm._server.newer_than.remote(-1))
+        np.testing.assert_array_equal(ray.get(published.weights[0])["w"], weights["w"])
 
 
 def through_disk(state: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import ray
 from helpers import processes_with, steps_until, toy_config
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
 
+from envs.errors import portable
 from mtrl.benchmark import chaos as bench_chaos
 from mtrl.config import dump_yaml, load_config, override
 from mtrl.distributed import MultiTaskIMPALAConfig
 from mtrl.distributed.cluster import start_ray
+from mtrl.distributed.env_runner import Failure
 from mtrl.distributed.source import RaySource
-from mtrl.rollouts.source import RunnerLostError
+from mtrl.rollouts.source import RunnerLostError, SourceFault
 from mtrl.storage.checkpoint import newest_valid
 from mtrl.training.quarantine import TasksFailedError
 
@@ -265,6 +269,97 @@ def test_a_runner_that_cannot_live_ends_the_run():
         RunnerLostError, match=r"runner 1 died 3 times without an unroll in between; the last time: .*No module named 'simulator'"
     ):
         source._count_death(1, RayActorError(error_msg="No module named 'simulator'"))
+
+
+class Answers:
+    """Stands for RLlib's group of runners: gives the answers that it is told to give."""
+
+    def __init__(self, *values):
+        self._worker_manager, self.values = self, list(values)
+
+    def fetch_ready_async_reqs(self, **_):
+        values, self.values = self.values, []
+        return [SimpleNamespace(actor_id=1, ok=not isinstance(value, Exception), get=lambda value=value: value) for value in values]
+
+
+LOST_OBJECT = ObjectLostError("f" * 56, "", "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "lost", "reason"), [(RayActorError(), 1, "died, and is started again"), (LOST_OBJECT, 1, "lost with the node")]
+)
+def test_a_runner_that_fails_is_asked_again_for_all_that_it_was_asked_for(answer, lost, reason):
+    """With the first error RLlib forgets a runner's other requests, which are never answered."""
+    source = RaySource(None, None, rollouts_in_flight=2)
+    source._group = Answers(answer)
+    source._sent[1].extend([time.monotonic()] * 2)
+    assert source._fetch() == [] and source._waiting(1) == 0
+    assert source.lost == lost and [fault.reason for fault in source.faults() if reason in fault.reason]
+
+
+def test_a_runner_that_hangs_outside_of_environments_ends_the_run():
+    """Each hang is one lost unroll and one death, whatever the process says when it is back."""
+    source = RaySource(None, None, rollouts_in_flight=1, deaths_allowed=2)
+    for _ in range(2):
+        source._group = Answers(RayActorError(), SourceFault(1, None, "an unroll took more than 300 s", "", lost_unroll=False))
+        source._fetch()
+    assert source.lost == 2
+    source._group = Answers(RayActorError())
+    with pytest.raises(RunnerLostError, match="died 3 times"):
+        source._fetch()
+
+
+def test_a_run_without_a_runner_that_comes_back_ends():
+    """As where its node has no disk left, on which Ray gives up at once."""
+    algorithm = built()
+    trainer = algorithm.trainer
+    try:
+        steps_until(trainer, lambda said: trainer.updates >= 3)
+        (actor,) = algorithm._runners()
+        ray.kill(actor, no_restart=True)
+        with pytest.raises(RunnerLostError, match="no runner is left; the last one, 1, does not come back"):
+            steps_until(trainer, lambda said: False, seconds=60)
+    finally:
+        algorithm.stop()
+
+
+def test_what_a_node_refuses_costs_a_process_and_not_the_run():
+    """An error of the system is not one of the code: the next process may be on another node."""
+
+    def break_it(runner):
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        runner._sample = full
+
+    algorithm = built()
+    trainer = algorithm.trainer
+    try:
+        steps_until(trainer, lambda said: trainer.updates >= 3)
+        algorithm.env_runner_group.foreach_env_runner(break_it, local_env_runner=False)
+        steps_until(trainer, lambda said: any("runner 1: died, and is started again" in message for message in said))
+        updates = trainer.updates
+        steps_until(trainer, lambda said: trainer.updates > updates + 3)
+    finally:
+        algorithm.stop()
+
+
+def test_a_run_ends_without_its_hanging_runners():
+    algorithm = built("chaos/toy/three?hang=1", faults__unroll_seconds=1000.0)
+    algorithm.trainer.step(2.0)  # asks for an unroll that does not end
+    time.sleep(8)
+    before = time.monotonic()
+    algorithm.stop()
+    assert time.monotonic() - before < 20
+
+
+def test_an_error_with_a_constructor_of_its_own_reaches_the_driver():
+    class OddError(Exception):
+        def __init__(self, code, *, text):
+            super().__init__(text)
+
+    failure = pickle.loads(pickle.dumps(Failure(portable(OddError(3, text="why")), "its traceback")))
+    assert "OddError: why" in str(failure.error)
 
 
 def test_a_run_in_which_every_task_fails_ends_with_the_first_traceback():

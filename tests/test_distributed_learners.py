@@ -25,7 +25,8 @@ from mtrl.rollouts.rollout import concatenate
 from mtrl.rollouts.stored import StoredRollout, stored_batch
 from mtrl.storage.checkpoint import load_checkpoint, resolve, steps
 from mtrl.storage.run_directory import RunDirectory
-from mtrl.training.run import run_training
+from mtrl.training.run import TrainingRun, run_training
+from mtrl.training.trainer import build_trainer
 
 UPDATES = 20
 SHARED = {
@@ -139,6 +140,37 @@ def test_rollouts_that_died_with_their_runner_are_left_out_of_the_batch():
         assert trainer.updates >= updates + 5
     finally:
         algorithm.stop()
+
+
+def test_learners_that_are_lost_again_while_they_are_started_are_started_once_more(tmp_path, monkeypatch):
+    trainer = build_trainer(toy_config(faults__budget=3))
+    run = TrainingRun(trainer, RunDirectory.create(tmp_path / "run", trainer.config), console := Listener())
+    run._initial_state, tries = trainer.state_dict(), []
+
+    def recover(state):
+        tries.append(state)
+        if len(tries) < 3:
+            raise LearnerLostError(f"try {len(tries)}")
+
+    monkeypatch.setattr(trainer, "recover", recover)
+    run._recover(LearnerLostError("at first"))
+    assert len(tries) == 3 and [line for line in console.said if "try 2" in line]
+    tries.clear()
+    with pytest.raises(LearnerLostError, match="lost 4 times"):
+        run._recover(LearnerLostError("too often"))
+    trainer.close()
+
+
+def test_a_signal_ends_the_waiting_for_new_learners():
+    learners = object.__new__(RemoteLearners)
+    learners._build, learners.interrupted = lambda: time.sleep(60), lambda: True
+    before = time.monotonic()
+    with pytest.raises(LearnerLostError, match="interrupted"):
+        learners._built()
+    assert time.monotonic() - before < 5
+    learners._build = lambda: {}["no group"]
+    with pytest.raises(KeyError):
+        learners._built()
 
 
 def test_a_killed_learner_costs_the_frames_since_the_checkpoint(tmp_path):

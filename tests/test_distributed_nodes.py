@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -33,12 +34,14 @@ def cluster(monkeypatch):
     cluster.shutdown()
 
 
-def test_a_node_that_is_lost_takes_its_unrolls_and_one_that_joins_is_used(cluster):
+@pytest.mark.parametrize(("slots", "idle"), [pytest.param(12, 0.0, marks=pytest.mark.slow), (3000, 4.0)])
+def test_a_node_that_is_lost_takes_its_unrolls_and_one_that_joins_is_used(cluster, slots, idle):
+    """Also unrolls that were ready and lay in the node's store, which small ones do not."""
     other = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
     cluster.wait_for_nodes()
     start_ray()
     assert ray.cluster_resources()["CPU"] == 2
-    algorithm = MultiTaskIMPALAConfig.from_experiment(toy_config(**RUNNERS)).build_algo()
+    algorithm = MultiTaskIMPALAConfig.from_experiment(toy_config(**RUNNERS | {"env_runners__slots": slots})).build_algo()
     trainer, acting = algorithm.trainer, algorithm.trainer._versions._last
     try:
         steps_until(trainer, lambda said: set(acting) == {1, 2})
@@ -49,13 +52,15 @@ def test_a_node_that_is_lost_takes_its_unrolls_and_one_that_joins_is_used(cluste
         here = ray.get_runtime_context().get_node_id()
         (lost,) = [index for index, node in nodes if node != here]
 
+        time.sleep(idle)  # for all runners to have done what they were asked for
         cluster.remove_node(other, allow_graceful=False)
-        steps_until(trainer, lambda said: any(f"runner {lost}: died" in message for message in said))
+        told = ("died", "a rollout was lost")
+        steps_until(trainer, lambda said: any(f"runner {lost}: {what}" in message for message in said for what in told))
         acting.clear()
         frames = trainer.frames
-        steps_until(trainer, lambda said: trainer.frames > frames + 5000)
+        steps_until(trainer, lambda said: trainer.frames > frames + max(5000, 40 * slots))
         assert set(acting) == {3 - lost}  # the other one goes on
-        assert trainer._source.lost == 1
+        assert trainer._source.lost == 1 or (idle and trainer._source.lost <= 3)
 
         cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
         version = trainer.updates

@@ -275,6 +275,15 @@ def test_a_batch_grows_with_the_runners_that_keep_up():
     assert BatchSize(5).rollouts == 5
 
 
+@pytest.mark.parametrize(("learners", "expected"), [(1, 4), (2, 4), (3, 6), (4, 4), (8, 8), (16, 4)])
+def test_a_batch_can_be_dealt_out_to_learners(learners, expected):
+    """Whole rollouts, as many for each, as long as there are so many runners."""
+    size = BatchSize("auto", learners)
+    for runner in range(12):
+        size.hear_of(runner)
+    assert size.rollouts == expected
+
+
 class EqualRunners(EagerSource):
     """Runners that are all as fast as each other. Each acts with the newest weights of the time when it begins."""
 

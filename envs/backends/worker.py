@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -22,7 +21,7 @@ import numpy as np
 
 from envs.backends.place import Place
 from envs.backends.rows import SharedRows
-from envs.errors import SuiteError
+from envs.errors import SuiteError, portable
 from envs.levels import Level
 from envs.seeds import SeedSequences
 from envs.task import TaskSuite
@@ -81,7 +80,7 @@ def main(channel: int, memory: int, parent: int) -> None:
         share = _Share(connection.recv().fn, memory)
     except BaseException as error:
         connection.recv()
-        connection.send(Reply([], _portable(error)))
+        connection.send(Reply([], _with_traceback(error)))
         return
     try:
         while True:
@@ -113,7 +112,7 @@ class _Share:
                 result = place.attempt(action)
                 rows.write_result(row, result)
             except BaseException as error:
-                return Reply(faults, _portable(error), row)
+                return Reply(faults, _with_traceback(error), row)
             finally:
                 rows.current = -1
             rows.set_history(row, place.history)
@@ -140,17 +139,10 @@ class _Share:
             self._places.append(Place(setup.suite, task, setup.seeds, number, setup.tolerant, self._rows.history(row)))
 
 
-def _portable(error: BaseException) -> BaseException:
-    """The error as it can be sent to the parent: with its traceback as a note, and as a plain one if it cannot be copied."""
-    note = f"in a worker process:\n{''.join(traceback.format_exception(error))}".rstrip()
-    error.add_note(note)
-    try:
-        pickle.loads(pickle.dumps(error))
-        return error
-    except Exception:  # a constructor of its own, or something in it that cannot leave this process
-        plain = RuntimeError(f"{type(error).__name__}: {error}")
-        plain.add_note(note)
-        return plain
+def _with_traceback(error: BaseException) -> BaseException:
+    """The error as it can be sent to the parent, with its traceback as a note."""
+    error.add_note(f"in a worker process:\n{''.join(traceback.format_exception(error))}".rstrip())
+    return portable(error)
 
 
 def _leave_signals_to_parent() -> None:

@@ -72,6 +72,11 @@ RULES = (
         "learners.num_learners above 0",
     ),
     Rule(
+        ("learner.device",),
+        lambda c: c.learners.num_learners == 0,
+        "learners.num_learners 0; others take the GPUs that are reserved for them",
+    ),
+    Rule(
         ("env_runners.num_cpus_per_env_runner", "env_runners.num_gpus_per_env_runner", "faults"),
         lambda c: c.env_runners.num_env_runners > 0,
         "env_runners.num_env_runners above 0",

@@ -371,6 +371,15 @@ class LearnersConfig(Section):
     num_gpus_per_learner: float = Field(0, ge=0)
     """GPUs that Ray reserves for one learner; above 0 the learner computes on its GPU."""
 
+    @pydantic.model_validator(mode="after")
+    def _one_gpu_each(self) -> LearnersConfig:
+        if self.num_learners > 1 and 0 < self.num_gpus_per_learner < 1:
+            raise ValueError(
+                f"num_gpus_per_learner is {self.num_gpus_per_learner:g}, but {self.num_learners} learners exchange gradients, which two on "
+                "one GPU cannot: set it to 0 or 1"
+            )
+        return self
+
 
 class LevelsConfig(Section):
     """The level of its task that each episode plays."""

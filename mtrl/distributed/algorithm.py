@@ -32,7 +32,7 @@ from mtrl.distributed.module import PolicyModule
 from mtrl.distributed.remote_learners import RemoteLearners
 from mtrl.distributed.settings import changed_settings, check_settings, mapped_fields
 from mtrl.distributed.source import RaySource
-from mtrl.distributed.start import StartError, death_of, watched_start
+from mtrl.distributed.start import StartError, death_of, stop_runners, watched_start
 from mtrl.distributed.watchdog import forget
 from mtrl.distributed.weight_server import WeightServer
 from mtrl.evaluation.unsaved import evaluate_weights
@@ -234,7 +234,7 @@ class MultiTaskIMPALA(Algorithm):
             reason = watch.reason or death_of(self._runners())
             if reason is None:
                 raise
-            self.env_runner_group.stop()
+            stop_runners(self.env_runner_group)
             raise StartError(f"a runner does not start: {reason}") from None
 
     def _runners(self) -> list[Any]:
@@ -335,6 +335,8 @@ class MultiTaskIMPALA(Algorithm):
         """Stops everything that `setup` started."""
         if hasattr(self, "trainer"):
             self.trainer.close()
+        if getattr(self, "env_runner_group", None) is not None:
+            stop_runners(self.env_runner_group)  # RLlib would wait for all of them without a limit
         super().cleanup()
         if not self._storage:
             with contextlib.suppress(OSError):  # something is in it

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -10,11 +12,13 @@ from typing import Any, NamedTuple
 
 import ray
 import torch
+from ray.exceptions import RayError
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env import INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
 
 from envs import TaskFault, make_suite
+from envs.errors import portable
 from mtrl.curriculum.levels import LevelPlan
 from mtrl.distributed.watchdog import Watchdog
 from mtrl.distributed.weight_server import Published
@@ -29,7 +33,7 @@ LONGEST_WAIT = 30.0  # seconds before environments that keep failing are built a
 class Failure(NamedTuple):
     """An error of a runner's own code, which would occur again after a restart."""
 
-    error: Exception
+    error: BaseException
     traceback: str
 
 
@@ -56,7 +60,7 @@ class MultiTaskEnvRunner(EnvRunner):
         hang = self._watchdog.hang()
         if hang is not None:
             reason = f"an unroll took more than {self._experiment.faults.unroll_seconds:g} s; the process was ended"
-            return SourceFault(self.worker_index, hang.task, reason, hang.stacks)
+            return SourceFault(self.worker_index, hang.task, reason, hang.stacks, lost_unroll=False)  # counted when the process died
         died = self._watchdog.died()
         if died is not None:
             reason = "the runner's process ended while an environment of this task was stepped (os._exit, a crash or a kill)"
@@ -71,25 +75,28 @@ class MultiTaskEnvRunner(EnvRunner):
             self.stop()
             self._collector = None
             return SourceFault(self.worker_index, fault.task_id, str(fault), traceback.format_exc())
+        except (OSError, RayError, torch.cuda.CudaError) as error:
+            # Of this node, not of the code: a full disk, a server that has gone. Another process, perhaps on another node, may do better.
+            traceback.print_exc()
+            print(f"the runner ends, and Ray starts it again: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
         except Exception as error:
-            return Failure(error, traceback.format_exc())
+            return Failure(portable(error), traceback.format_exc())
         self._failures_in_a_row = 0
         return _stored(collected) if self._experiment.learners.num_learners else collected
 
     def _sample(self) -> Collected[Rollout]:
         if self._collector is None:
             # Not before the first unroll, so that a resumed run can still say which streams were used already.
-            while (restarts := ray.get(self._server.register.remote(self.worker_index))) is None:
-                time.sleep(0.1)
+            restarts, newest = self._register()
             self._serial = -1
-            newest = ray.get(self._server.newer_than.remote(self._serial))
             self._collector = build_collector(
                 self._experiment,
                 self._suite,
                 runner=self.worker_index,
                 restart_count=restarts,
-                shares=None if newest is None else newest.shares,
-                plans=None if newest is None else _plans(newest),
+                shares=newest.shares,
+                plans=_plans(newest),
                 tolerant=True,
                 marker=self._watchdog.marker,
                 say=print,  # into the log of this actor
@@ -101,6 +108,18 @@ class MultiTaskEnvRunner(EnvRunner):
             self._collector.set_shares(published.shares)
             self._collector.set_levels(_plans(published))
         return self._collector.collect()
+
+    def _register(self) -> tuple[int, Published]:
+        """The number of earlier starts of this runner, and what was published last; waits for a publication.
+
+        A server that died in between has forgotten both.
+        """
+        while True:
+            restarts = ray.get(self._server.register.remote(self.worker_index))
+            newest = ray.get(self._server.newer_than.remote(-1))
+            if restarts is not None and newest is not None:
+                return restarts, newest
+            time.sleep(0.1)
 
     def assert_healthy(self) -> None:
         """Succeeds once the constructor has finished."""

@@ -16,6 +16,8 @@ from mtrl.learning.learner import Learner
 from mtrl.parallel import alone, over_process_group
 from mtrl.rollouts.rollout import Rollout, concatenate, take_slots
 
+FETCH_SECONDS = 60.0  # for the rollouts of a batch to come to this node before they are waited for one after the other
+
 
 class PolicyLearner(TorchLearner):
     """Wraps `mtrl.learning.learner.Learner`, which does all the learning; RLlib's losses, optimisers and connectors are not used."""
@@ -29,6 +31,8 @@ class PolicyLearner(TorchLearner):
         Returns:
             the positions of those that are lost.
         """
+        different = list(dict.fromkeys(references))
+        ray.wait(different, num_returns=len(different), timeout=FETCH_SECONDS, fetch_local=True)  # all at the same time
         rollouts, lost = [], []
         for position, reference in enumerate(references):
             try:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import threading
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import ray
 import torch
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError, RayError
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
 from envs.vector import Arrays
 from mtrl.distributed.learner import PolicyLearner
+from mtrl.distributed.start import free_resources
 from mtrl.learning.interface import LearnerLostError, UpdateResult
 from mtrl.learning.learner import Learner
 from mtrl.learning.level_signals import LevelSignals, merged
@@ -20,6 +25,12 @@ from mtrl.rollouts.rollout import Rollout, take_slots
 from mtrl.rollouts.stored import RolloutsLostError, StoredBatch
 
 SECONDS_TO_BLAME = 10.0  # after a learner's error: how long to look for one that died, which is then the reason
+LOST = (RayActorError, ObjectLostError)  # what Ray says of an actor that died, and of its results where its node died with it
+POLL_SECONDS = 0.5  # between two looks at whether the run was interrupted
+INTERRUPTED_SECONDS = 20.0  # for learners to end what they are at then
+SILENT_SECONDS = 30.0  # between two lines about new learners that are waited for
+
+logger = logging.getLogger("mtrl")
 
 
 class Updated(NamedTuple):
@@ -36,6 +47,8 @@ class RemoteLearners:
     def __init__(self, group: LearnerGroup, build: Callable[[], LearnerGroup], seconds: float):
         """`seconds` is the longest time of an update, after which learners count as lost."""
         self._build, self._seconds = build, seconds
+        self.interrupted: Callable[[], bool] = lambda: False
+        """Asked while learners are waited for, which count as lost soon after it says so."""
         self.version = 0
         self._actor_weights: Arrays | None = None
         self._take(group)
@@ -114,12 +127,43 @@ class RemoteLearners:
         self._everywhere(lambda core, given: core.load_state_dict(given), [(ray.put(state),)] * len(self._actors))
 
     def restart(self) -> None:
-        """Ends all actors, those too that still wait for one that died, and starts as many with initial weights."""
+        """Ends all actors, those too that still wait for one that died, and starts as many with initial weights.
+
+        Raises:
+            LearnerLostError: they do not start, or the run was interrupted meanwhile.
+        """
         for actor in self._actors:
             ray.kill(actor)
         self.group._backend_executor.shutdown(graceful_termination=False)
         self.group._is_shut_down = True
-        self._take(self._build())
+        self._take(self._built())
+
+    def _built(self) -> LearnerGroup:
+        """New learners, which may have to wait for a node. RLlib does so without a limit, so that a thread waits."""
+        groups: list[LearnerGroup] = []
+        errors: list[Exception] = []
+
+        def build() -> None:
+            try:
+                groups.append(self._build())
+            except Exception as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=build, daemon=True)
+        thread.start()
+        spoke = time.monotonic()
+        while thread.is_alive():
+            thread.join(POLL_SECONDS)
+            if thread.is_alive() and self.interrupted():
+                raise LearnerLostError("the run was interrupted while new learners were waited for")
+            if time.monotonic() - spoke >= SILENT_SECONDS:
+                spoke = time.monotonic()
+                logger.warning("waiting for new learners to start: Ray has %s", free_resources())
+        if errors and isinstance(errors[0], RayError | RuntimeError):
+            raise LearnerLostError(f"new learners do not start: {errors[0]}")
+        if errors:
+            raise errors[0]
+        return groups[0]
 
     def _take(self, group: LearnerGroup) -> None:
         self.group, self._actors = group, list(group._workers)
@@ -135,21 +179,31 @@ class RemoteLearners:
     def _results(self, waiting: list[Any]) -> list[Any]:
         """Results in order. Not `ray.get` of all: when one dies the others may wait for it for half an hour."""
         pending = list(waiting)
+        begun, interrupted = time.monotonic(), math.inf
         try:
             while pending:
-                ready, pending = ray.wait(pending, num_returns=1, timeout=self._seconds)
-                if not ready:
+                ready, pending = ray.wait(pending, num_returns=1, timeout=POLL_SECONDS)
+                now = time.monotonic()
+                if ready:
+                    ray.get(ready[0])
+                    begun = now
+                elif now - begun > self._seconds:
                     raise LearnerLostError(f"a learner has not answered for {self._seconds:g} s (faults.update_seconds)")
-                ray.get(ready[0])
-        except RayActorError as error:
+                elif self.interrupted():
+                    interrupted = min(interrupted, now)
+                    if now - interrupted > INTERRUPTED_SECONDS:
+                        raise LearnerLostError(f"a learner has not answered for {INTERRUPTED_SECONDS:g} s after the signal")
+            return list(ray.get(waiting))
+        except LOST as error:
             raise LearnerLostError(str(error)) from None
+        except LearnerLostError:
+            raise
         except Exception as error:
             # Learners with a broken exchange may report before the one that died.
             finished, _ = ray.wait(pending, num_returns=len(pending), timeout=SECONDS_TO_BLAME) if pending else ([], [])
             if any(_died(reference) for reference in finished):
                 raise LearnerLostError(str(error)) from None
             raise
-        return list(ray.get(waiting))
 
 
 def _update(core: Learner, rollout: Rollout, progress: float) -> Updated:
@@ -171,7 +225,7 @@ def _on_core(learner: PolicyLearner, function: Callable[..., Any], *arguments: A
 def _died(reference: Any) -> bool:
     try:
         ray.get(reference)
-    except RayActorError:
+    except LOST:
         return True
     except Exception:
         return False

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from mtrl.config import ConfigError
 
@@ -17,6 +18,7 @@ LOOK_SECONDS = 1.0  # between two looks at runners that start
 SILENT_SECONDS = 30.0  # between two lines about what is waited for
 ANSWER_SECONDS = 60.0  # for Ray to say what a runner died of
 STUCK_SECONDS = 300.0  # for a runner's process to come up where there are cores for it; a node may have to fetch packages first
+STOP_SECONDS = 5.0  # for runners to close their environments
 RESTARTS = 5  # of one runner by Ray, before it has started once
 
 logger = logging.getLogger("mtrl")
@@ -99,6 +101,18 @@ def death_of(runners: list[Any]) -> str | None:
             # A traceback says in its last line what happened; Ray's own message needs all of its lines.
             return lines[-1] if any("Traceback" in line or line.startswith("File ") for line in lines) else " ".join(lines)[:600]
     return None
+
+
+def end_of(runner: Any) -> str | None:
+    """What ended a runner that Ray does not start again, in one line; None for one that is alive or is being started."""
+    return death_of([runner]) if _state(runner).get("State") == "DEAD" else None
+
+
+def stop_runners(group: EnvRunnerGroup) -> None:
+    """Stops runners, which close their environments, and ends those that do not answer: one that never started, or that hangs."""
+    with contextlib.suppress(Exception):  # whatever they say, they are ended
+        group.foreach_env_runner(lambda runner: runner.stop(), local_env_runner=False, timeout_seconds=STOP_SECONDS)
+    group._worker_manager.clear()
 
 
 def _state(runner: Any) -> dict[str, Any]:

@@ -169,6 +169,8 @@ def _finished(path: Path, planned: ExperimentConfig) -> bool:
 
 
 def _train(settings: dict[str, Any]) -> None:
+    if (Path(settings["trial"]["folder"]) / STOP_FILE).exists():
+        return  # a signal came before this trial began
     path = Path(settings["trial"]["path"])
     planned = ExperimentConfig.model_validate(settings["trial"]["experiment"])
     with trial_trainer(planned, settings["trial"]["threads"]) as trainer:

@@ -16,7 +16,7 @@ from ray import tune
 from envs import TaskSuite
 from mtrl.config import ExperimentConfig, override
 from mtrl.distributed.cluster import build_ray_trainer
-from mtrl.machine import whole_cores
+from mtrl.machine import share_cores, whole_cores
 from mtrl.storage.layout import RunLayout
 from mtrl.storage.lock import run_lock
 from mtrl.storage.run_directory import RunDirectory
@@ -105,6 +105,7 @@ def silence_tune() -> None:
 @contextmanager
 def trial_trainer(planned: ExperimentConfig, threads: int) -> Iterator[Trainer]:
     """The trainer of a trial, in this process or over Ray's runners."""
+    share_cores(threads)  # for the number of its environments' processes, too
     config = with_threads(planned, threads)
     algorithm, trainer = (None, build_trainer(config)) if config.env_runners.num_env_runners == 0 else build_ray_trainer(config)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -47,6 +48,8 @@ class LearnerProtocol(Protocol):
     """The learner as the training loop sees it; `Learner` is one."""
 
     version: int
+    interrupted: Callable[[], bool]
+    """Asked during an update, which ends early when it says so."""
 
     def update(self, rollout: Rollout, progress: float) -> UpdateResult:
         """Trains on one batch."""

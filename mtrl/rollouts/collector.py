@@ -298,8 +298,8 @@ def check_fit(config: ExperimentConfig, suite: TaskSuite) -> None:
             f"env_runners.slots_per_task is {most}, but {suite.name} has {suite.num_tasks} tasks for {slots} slots: set it to "
             f"{-(-slots // suite.num_tasks)} or more"
         )
-    learners, rollouts = config.learners.num_learners, config.learner.rollouts_per_update
-    if learners > slots * (1 if rollouts == "auto" else rollouts):
+    learners = config.learners.num_learners
+    if learners > slots:  # other rollouts of a batch may be lost
         raise ConfigError(f"learners.num_learners is {learners}, but a batch may have {slots} slots: each learner needs one")
     if backend != "auto" and backend not in suite.backends:
         raise ConfigError(f"suite.backend is {backend}, but {suite.name} can only run on {' or '.join(suite.backends)}")

@@ -21,10 +21,12 @@ class BatchSize:
 
     Args:
         wanted: rollouts in a batch, or `auto`.
+        learners: processes that divide a batch. `auto` gives each of them as many whole rollouts where there are enough; of rollouts that
+            cannot be dealt out evenly each learner has to fetch all.
     """
 
-    def __init__(self, wanted: int | Literal["auto"]):
-        self._wanted = wanted
+    def __init__(self, wanted: int | Literal["auto"], learners: int = 1):
+        self._wanted, self._learners = wanted, max(1, learners)
         self._arrived = 0
         self._newest: dict[int, int] = {}  # by runner: how many rollouts had arrived with its newest one
 
@@ -39,7 +41,10 @@ class BatchSize:
         if self._wanted != "auto":
             return self._wanted
         oldest = self._arrived - MISSED * len(self._newest)
-        return max(1, -(-sum(newest > oldest for newest in self._newest.values()) // LAG))
+        present = sum(newest > oldest for newest in self._newest.values())
+        rollouts = max(1, -(-present // LAG))
+        even = -(-rollouts // self._learners) * self._learners
+        return even if even <= present else rollouts
 
 
 def few_updates(config: ExperimentConfig) -> str | None:

@@ -56,9 +56,10 @@ def run_training(trainer: Trainer, directory: RunDirectory, console: Console, re
         guarded.start(trainer.config, trainer.suite, directory.path)
         for remark in trainer.remarks():
             guarded.message(remark)
-        run = TrainingRun(trainer, directory, guarded)
+        run: TrainingRun | None = None
         directory.write_state("training", frames=trainer.frames)
         try:
+            run = TrainingRun(trainer, directory, guarded)
             code = run.train(received)
             if not run.saved:
                 directory.write_state("failed", frames=trainer.frames, reason="the last checkpoint could not be saved")
@@ -78,7 +79,8 @@ def run_training(trainer: Trainer, directory: RunDirectory, console: Console, re
             directory.write_state("failed", frames=trainer.frames, reason=f"{type(error).__name__}: {error}")
             raise
         finally:
-            run.close()
+            if run is not None:
+                run.close()
             directory.close()
             guarded.close()
 
@@ -122,6 +124,12 @@ class TrainingRun:
                 self.saved = self._save_at_last(received)
                 finished = self.saved and not received
             except LearnerLostError as lost:
+                step = named_step(self._directory.checkpoints, "latest")
+                if received and step is not None:
+                    reason = _first_line(lost)
+                    self._console.message(f"warning: learners were lost at the end ({reason}); the run ends at checkpoint {step}")
+                    self.saved = True
+                    break
                 self._recover(lost)
         if self._config.evaluation.every_frames is not None and finished:
             self._evaluate_last(received)
@@ -258,24 +266,34 @@ class TrainingRun:
         """Starts new learners, and goes back to the newest checkpoint.
 
         Raises:
-            LearnerLostError: `lost`, if that has happened too often since then.
+            LearnerLostError: that has happened too often since then; those that are lost meanwhile count, too.
         """
-        self._losses += 1
-        if self._losses > self._config.faults.budget:
-            raise LearnerLostError(f"learners were lost {self._losses} times since the newest checkpoint; the last time: {lost}") from lost
         reached = self._trainer.frames
-        self._console.message(f"warning: a learner was lost ({str(lost).strip().splitlines()[0]}); all of them are started again")
-        loaded, problems = newest_valid(self._directory.checkpoints)
-        for problem in problems:
-            self._console.message(f"warning: {problem}")
-        state = loaded.components if loaded is not None else self._initial_state
-        if state is None:
-            raise lost
-        self._trainer.recover(state)
+        while True:
+            self._losses += 1
+            if self._losses > self._config.faults.budget:
+                times = f"learners were lost {self._losses} times since the newest checkpoint"
+                raise LearnerLostError(f"{times}; the last time: {lost}") from lost
+            self._console.message(f"warning: a learner was lost ({_first_line(lost)}); all of them are started again")
+            loaded, problems = newest_valid(self._directory.checkpoints)
+            for problem in problems:
+                self._console.message(f"warning: {problem}")
+            state = loaded.components if loaded is not None else self._initial_state
+            if state is None:
+                raise lost
+            try:
+                self._trainer.recover(state)
+                break
+            except LearnerLostError as again:
+                lost = again
         self._directory.truncate_after(self._trainer.frames)
         self._reported_frames = min(self._reported_frames, self._trainer.frames)
         where = f"checkpoint {loaded.path.name}" if loaded is not None else "the beginning"
         self._console.message(f"went back to {where}: {reached - self._trainer.frames:,} frames are trained on again")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def return_free_memory() -> None:

@@ -69,7 +69,7 @@ class Trainer:
         self._source = source
         self._arrived: list[Collected[Rollout | StoredRollout]] = []
         self._learning: list[Collected[Rollout | StoredRollout]] = []  # of the batch that the learner is at
-        self._batch_size = BatchSize(config.learner.rollouts_per_update)
+        self._batch_size = BatchSize(config.learner.rollouts_per_update, config.learners.num_learners)
         self._threads = learner_threads(config, source)
         self._thread = ThreadPoolExecutor(1, "learner") if source.asynchronous else None
         if self._thread is None:
@@ -130,9 +130,10 @@ class Trainer:
             self._learning = []
 
     def interrupt_with(self, interrupted: Callable[[], bool]) -> None:
-        """Ends an update in this process after the minibatch in which `interrupted` says so: one with many takes up to 14 s."""
-        if isinstance(self.learner, Learner):
-            self.learner.interrupted = interrupted
+        """Ends an update in this process after the minibatch in which `interrupted` says so: one with many takes up to 14 s. Learners in
+        other processes end theirs, unless they hang.
+        """
+        self.learner.interrupted = interrupted
 
     def metrics(self) -> dict[str, float]:
         """The metrics of `mtrl.training.metrics`. Rates and means cover the time since the last call; unknown figures are left out."""
