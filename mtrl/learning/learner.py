@@ -31,6 +31,7 @@ from mtrl.learning.report import Report
 from mtrl.learning.self_imitation import imitation_losses, make_self_imitation
 from mtrl.learning.surrogates import make_surrogate
 from mtrl.learning.targets import Targets, compute_targets, correct_off_policy, task_values
+from mtrl.models.encoders.patches import keep_operations
 from mtrl.models.policy import Policy, build_policy, is_expert, load_weights, seed_gates
 from mtrl.parallel import Total, add_up, alone
 from mtrl.rollouts.rollout import Rollout
@@ -126,6 +127,7 @@ class Learner:
             record: whether they are recorded as CUDA graphs, which the learner does by itself on a GPU.
         """
         self._share_repeats = False
+        keep_operations(self.policy)
         self._graphs = GraphedUpdates(
             self.policy,
             self.optimizers,

@@ -20,6 +20,7 @@ from envs.vector import Arrays
 from mtrl.models.memory import Recurrence
 
 ROW_MULTIPLE = 64
+FEW_ROWS, FEW_MULTIPLE = 512, 16  # minibatches of 100 rows would grow by a fifth with the multiple above
 
 
 class Rows(NamedTuple):
@@ -54,13 +55,14 @@ def make_rows(obs: Arrays, task_ids: np.ndarray, num_tasks: int, device: torch.d
 
 
 def padded(rows: Rows) -> Rows:
-    """The rows with the last one repeated up to a multiple of `ROW_MULTIPLE`; nothing points to the repetitions.
+    """The rows with the last one repeated up to a multiple of `ROW_MULTIPLE`, or below `FEW_ROWS` of `FEW_MULTIPLE`; nothing points to the
+    repetitions.
 
     Batches differ in their number of rows. Without padding hardly two buffers would have the same size, and the gaps that freed ones
     leave in memory would not fit the next.
     """
     count = len(rows.task_ids)
-    missing = -count % ROW_MULTIPLE
+    missing = -count % (ROW_MULTIPLE if count >= FEW_ROWS else FEW_MULTIPLE)
     if not missing or not count:
         return rows
     index = torch.arange(count + missing, device=rows.task_ids.device).clamp(max=count - 1)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from envs.mixed import KIND
 from mtrl.models.encoders import FusedEncoder, MissionEncoder, MixedEncoder, one_hot
+from mtrl.models.encoders.patches import keep_operations
 from mtrl.models.encoders.text import TextEncoder
 
 
@@ -25,7 +26,9 @@ def portable_encoder(encoder: nn.Module, kind: int | None = None) -> Any:
         kind: for an encoder of several kinds of observations, the one that is left; it is given that kind's arrays by their own names.
     """
     form = FORMS.get(type(encoder))
-    return copy.deepcopy(encoder) if form is None else form(encoder, kind)
+    portable = copy.deepcopy(encoder) if form is None else form(encoder, kind)
+    keep_operations(portable)
+    return portable
 
 
 def read_whole(sentences: Tensor, words: nn.Module, gru: Any) -> Tensor:
