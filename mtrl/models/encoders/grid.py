@@ -59,11 +59,9 @@ class GridEncoder(nn.Module):
         return self.share_patches and image.device.type == "cpu" and len(image) >= MANY_VIEWS
 
     def _by_patches(self, patches: Patches) -> Tensor:
-        reduced = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
-        with torch.autocast("cpu", enabled=False):  # float32 is as fast for products this small, and exact
-            cells = cell_codes(patches.cells) if self._one_hot else patches.cells.float()
-            experts: Any = self.experts
-            return convolve([[expert[layer] for expert in experts] for layer in (0, 2, 4)], cells, patches, reduced)
+        cells = cell_codes(patches.cells) if self._one_hot else patches.cells.float()
+        experts: Any = self.experts
+        return convolve([[expert[layer] for expert in experts] for layer in (0, 2, 4)], cells, patches)
 
 
 class MissionEncoder(nn.Module):

@@ -42,29 +42,30 @@ def distinct_patches(images: UInt8[Tensor, "N H W 3"], sizes: int) -> Patches | 
     return Patches(cells, tuple(levels), places.flatten(1))
 
 
-def convolve(
-    layers: Sequence[Sequence[nn.Conv2d]], cells: Float[Tensor, "C I"], patches: Patches, dtype: torch.dtype
-) -> Float[Tensor, "N K D"]:
+def convolve(layers: Sequence[Sequence[nn.Conv2d]], cells: Float[Tensor, "C I"], patches: Patches) -> Float[Tensor, "N K D"]:
     """What K experts' 2x2 convolutions with ReLUs between them give for the views, flattened in the order (height, width, channel).
+
+    All is computed in float32, which is as fast for products this small, and the result is in the precision of the surroundings.
 
     Args:
         layers: for each size of patches the convolutions of all experts.
         cells: the input channels of the distinct cells.
         patches: of the views.
-        dtype: of the result; all before it is computed in float32.
     """
+    reduced = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
     experts = len(layers[0])
     rank = torch.arange(experts)[:, None, None]
-    hidden = cells[patches.levels[0]].flatten(1).expand(experts, -1, -1)
-    for size, convolutions in enumerate(layers):
-        if size:
-            rows = patches.levels[size] + rank * hidden.shape[1]
-            hidden = rows_of(hidden.relu().flatten(0, 1), rows.flatten()).view(experts, -1, 4 * hidden.shape[2])
-        weights = torch.stack([layer.weight.permute(2, 3, 1, 0).flatten(0, 2) for layer in convolutions])
-        biases = torch.stack([layer.bias for layer in convolutions])  # type: ignore[misc]
-        hidden = torch.baddbmm(biases.unsqueeze(1), hidden, weights)
-    rows = patches.views[:, None] + torch.arange(experts)[:, None] * hidden.shape[1]
-    return rows_of(hidden.flatten(0, 1).to(dtype), rows.flatten()).view(len(patches.views), experts, -1)
+    with torch.autocast("cpu", enabled=False):
+        hidden = cells[patches.levels[0]].flatten(1).expand(experts, -1, -1)
+        for size, convolutions in enumerate(layers):
+            if size:
+                rows = patches.levels[size] + rank * hidden.shape[1]
+                hidden = rows_of(hidden.relu().flatten(0, 1), rows.flatten()).view(experts, -1, 4 * hidden.shape[2])
+            weights = torch.stack([layer.weight.permute(2, 3, 1, 0).flatten(0, 2) for layer in convolutions])
+            biases = torch.stack([layer.bias for layer in convolutions])  # type: ignore[misc]
+            hidden = torch.baddbmm(biases.unsqueeze(1), hidden, weights)
+    rows = patches.views[:, None] + rank[:, 0] * hidden.shape[1]
+    return rows_of(hidden.flatten(0, 1).to(reduced), rows.flatten()).view(len(patches.views), experts, -1)
 
 
 def keep_operations(module: nn.Module) -> None:
