@@ -89,6 +89,9 @@ class EnvRunnersConfig(Section):
     """Threads of one runner that step environments."""
     inference_threads: int = Field(1, ge=1)
     """Threads of one runner that evaluate the policy."""
+    action_noise_correlation: float = Field(0.0, ge=0, lt=1)
+    """Correlation of the noise of Gaussian actions from one step to the next (AR(1)); 0 is white noise. Noise of the same size that keeps
+    its direction for some steps reaches what steps to and fro do not, such as the far side of a handle."""
     rollouts_in_flight: int = Field(2, ge=1, le=2)
     """Rollouts requested from one runner at a time; 2 keeps the runner busy while the learner works."""
     num_cpus_per_env_runner: float = Field(1, ge=0)

@@ -15,6 +15,8 @@ from envs.vector import Arrays
 from mtrl.config import ConfigError, ExperimentConfig
 from mtrl.curriculum.levels import LevelPlan, make_level_curriculum
 from mtrl.machine import whole_cores
+from mtrl.models.distributions.making import make_distribution
+from mtrl.models.distributions.normal import Normal
 from mtrl.models.policy import Actor, build_policy
 from mtrl.rollouts.allocation import Allocator
 from mtrl.rollouts.inference import Inference, SlotMemories
@@ -52,12 +54,14 @@ class Collector:
         slots_per_task: int | None = None,
         levels: LevelDraws | None = None,
         visits: EpisodeVisits | None = None,
+        noise_correlation: float = 0.0,
     ):
         self.version = -1  # of the current weights; -1 before the first ones
         self._tasks = tasks
         self._unroll_length = unroll_length
         self._runner = runner
-        self._inference = Inference(actor, torch.Generator().manual_seed(int(rng.integers(2**63))), device or torch.device("cpu"))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+        self._inference = Inference(actor, generator, device or torch.device("cpu"), noise_correlation=noise_correlation)
         self._allocator = Allocator(tasks.suite.num_tasks, tasks.num_slots, rng, slots_per_task)
         self._memories = SlotMemories(self._inference, tasks.suite.num_tasks)
         self._shares: np.ndarray | None = None
@@ -244,6 +248,7 @@ def build_collector(
         slots_per_task=runners.slots_per_task,
         levels=levels,
         visits=EpisodeVisits() if novelty.weight > 0 and novelty.episodic else None,
+        noise_correlation=runners.action_noise_correlation,
     )
 
 
@@ -301,6 +306,8 @@ def check_fit(config: ExperimentConfig, suite: TaskSuite) -> None:
     learners = config.learners.num_learners
     if learners > slots:  # other rollouts of a batch may be lost
         raise ConfigError(f"learners.num_learners is {learners}, but a batch may have {slots} slots: each learner needs one")
+    if config.env_runners.action_noise_correlation > 0 and not isinstance(make_distribution(suite.action_space), Normal):
+        raise ConfigError(f"env_runners.action_noise_correlation is for actions that are numbers, and those of {suite.name} are not")
     if backend != "auto" and backend not in suite.backends:
         raise ConfigError(f"suite.backend is {backend}, but {suite.name} can only run on {' or '.join(suite.backends)}")
 

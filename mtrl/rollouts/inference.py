@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from envs.vector import Arrays
+from mtrl.models.distributions.normal import Normal
 from mtrl.models.policy import Actor
 from mtrl.models.rows import can_share, make_rows, row_keys
 
@@ -18,11 +22,20 @@ class Inference:
     observations of an unroll are looked up instead of evaluated.
     """
 
-    def __init__(self, actor: Actor, generator: torch.Generator, device: torch.device, *, sampled: bool = True):
+    def __init__(
+        self,
+        actor: Actor,
+        generator: torch.Generator,
+        device: torch.device,
+        *,
+        sampled: bool = True,
+        noise_correlation: float = 0.0,
+    ):
         self._actor = actor.to(device).eval()
         self._device = device
         self._sampled = sampled  # actions are drawn from the policy, or else the most likely ones
         self.generator = generator
+        self._noise = ActionNoise(noise_correlation, generator) if noise_correlation > 0 else None
         self._seen: list[dict[bytes, int]] = []  # per task: an observation's bytes -> its row of `_evaluated`
         self._evaluated = torch.empty(0)
         self._task_ids = np.empty(0, np.int64)
@@ -44,6 +57,8 @@ class Inference:
         self._counts = tuple(np.bincount(task_ids, minlength=self._actor.num_tasks).tolist())
         self._seen = [{} for _ in range(self._actor.num_tasks)]
         self._evaluated = torch.empty(0)
+        if self._noise is not None:
+            self._noise.start()
         # Replaced at every step and never written into: the rollout keeps the first memory.
         self.memory = memory if memory is not None else self.initial_memory(len(task_ids))
 
@@ -52,7 +67,10 @@ class Inference:
         evaluated = self._shared(obs) if self._actor.share_repeats and can_share(obs) else self._evaluate(obs, self._task_ids)
         parameters = self._recall(evaluated) if self.memory is not None else evaluated
         distribution = self._actor.distribution
-        actions = distribution.sample(parameters, self.generator) if self._sampled else distribution.mode(parameters)
+        if self._noise is not None and isinstance(distribution, Normal):
+            actions = distribution.with_noise(parameters, self._noise.next(len(parameters), distribution.size))
+        else:
+            actions = distribution.sample(parameters, self.generator) if self._sampled else distribution.mode(parameters)
         if self.memory is not None:
             self.memory["last_action"] = actions.numpy()
         return actions.numpy(), distribution.log_prob(parameters, actions).numpy()
@@ -62,12 +80,14 @@ class Inference:
         return self._actor.distribution.to_environment(actions)
 
     def follow(self, rewards: np.ndarray, valid: np.ndarray) -> None:
-        """Tells a memory the result of the newest actions, which it reads with the next observation.
+        """Tells a memory the result of the newest actions, which it reads with the next observation, and the noise where episodes begin.
 
         Args:
             rewards: of each slot's step, [B] float32.
             valid: whether the step was one of an episode, [B] bool; after any other step the next observation begins an episode.
         """
+        if self._noise is not None:
+            self._noise.begin_anew(~valid)
         if self.memory is not None:
             self.memory |= {"last_reward": rewards, "start": ~valid}
 
@@ -96,6 +116,36 @@ class Inference:
     @torch.inference_mode()
     def _evaluate(self, obs: Arrays, task_ids: np.ndarray) -> Tensor:
         return self._actor(make_rows(obs, task_ids, self._actor.num_tasks, self._device)).float().cpu()
+
+
+class ActionNoise:
+    """Standard normal noise of slots that is correlated over time: ε ← φ ε + √(1 - φ²) ξ with white noise ξ (AR(1)).
+
+    Each step's noise by itself is distributed as white noise is, and log-probabilities are those of the step (Hollenstein et al. 2024,
+    Colored Noise in PPO).
+    """
+
+    def __init__(self, correlation: float, generator: torch.Generator):
+        self._correlation, self._generator = correlation, generator
+        self._newest: Tensor | None = None  # [B, A]
+        self._begins: Tensor | None = None  # [B] bool, slots in which an episode begins
+
+    def start(self) -> None:
+        """All slots begin with white noise."""
+        self._newest = self._begins = None
+
+    def begin_anew(self, slots: np.ndarray) -> None:
+        """These slots [B] bool begin with white noise."""
+        self._begins = torch.from_numpy(slots)
+
+    def next(self, slots: int, size: int) -> Float[Tensor, "B A"]:
+        """The noise of the next step."""
+        white = torch.randn((slots, size), generator=self._generator)
+        if self._newest is not None:
+            correlated = self._correlation * self._newest + math.sqrt(1 - self._correlation**2) * white
+            white = correlated if self._begins is None else torch.where(self._begins[:, None], white, correlated)
+        self._newest = white
+        return white
 
 
 class SlotMemories:

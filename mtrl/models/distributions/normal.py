@@ -27,8 +27,12 @@ class Normal:
 
     def sample(self, parameters: Float[Tensor, "N P"], generator: torch.Generator) -> Float[Tensor, "N A"]:
         """One action drawn for each row."""
+        return self.with_noise(parameters, torch.randn((len(parameters), self.size), generator=generator))
+
+    def with_noise(self, parameters: Float[Tensor, "N P"], noise: Float[Tensor, "N A"]) -> Float[Tensor, "N A"]:
+        """The actions for standard normal noise."""
         mean, log_scale = self._split(parameters)
-        return mean + log_scale.exp() * torch.randn(mean.shape, generator=generator)
+        return mean + log_scale.exp() * noise
 
     def mode(self, parameters: Float[Tensor, "*N P"]) -> Float[Tensor, "*N A"]:
         """The mean."""
