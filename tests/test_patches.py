@@ -9,7 +9,7 @@ import torch
 from envs import make_suite
 from mtrl.config import ModelConfig
 from mtrl.models.encoders import patches
-from mtrl.models.encoders.grid import MANY_VIEWS, GridEncoder
+from mtrl.models.encoders.grid import GridEncoder
 from mtrl.models.encoders.patches import distinct_patches
 
 
@@ -23,7 +23,7 @@ def encoder_of(**settings) -> GridEncoder:
     return encoder
 
 
-def views(kind: str, count: int = MANY_VIEWS + 5) -> torch.Tensor:
+def views(kind: str, count: int = 70) -> torch.Tensor:
     """Of MiniGrid's kind, with whole walls, or of any bytes."""
     rng = np.random.default_rng(0)
     if kind == "bytes":
@@ -34,22 +34,22 @@ def views(kind: str, count: int = MANY_VIEWS + 5) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("settings", [{}, {"grid_cells": "numbers"}, {"width": 1.7}])
-@pytest.mark.parametrize("kind", ["cells", "bytes"])
-def test_features_and_gradients_are_those_of_the_convolutions(settings, kind):
-    encoder, images = encoder_of(**settings), views(kind)
+@pytest.mark.parametrize(("kind", "count"), [("cells", 70), ("bytes", 70), ("cells", 1)])
+def test_features_and_gradients_are_those_of_the_convolutions(settings, kind, count):
+    encoder, images = encoder_of(**settings), views(kind, count)
     found = []
     for share in (False, True):
         encoder.share_patches = share
         encoder.zero_grad()
         features = encoder({"image": images}, torch.zeros(len(images), dtype=torch.long))
-        (features * torch.linspace(-1, 1, features.numel()).view_as(features)).sum().backward()
+        (features * torch.rand(features.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
         found.append((features.detach(), [parameter.grad.clone() for parameter in encoder.parameters()]))
     (plain, of_plain), (shared, of_shared) = found
     assert plain.shape == (len(images), 3, encoder.feature_size)
     scale = float(plain.abs().max())
     torch.testing.assert_close(shared / scale, plain / scale, rtol=1e-4, atol=1e-6)
     for one, other in zip(of_shared, of_plain, strict=True):
-        torch.testing.assert_close(one / other.abs().max(), other / other.abs().max(), rtol=1e-2, atol=1e-4)
+        assert float((one - other).norm() / other.norm()) < 1e-5
 
 
 def test_reduced_precision_is_that_of_the_result_alone():
@@ -81,9 +81,3 @@ def test_too_many_patches_are_convolved(monkeypatch):
     monkeypatch.setattr(patches, "MOST", 256)
     assert distinct_patches(images, sizes=3) is None
     torch.testing.assert_close(encoder({"image": images}, tasks), expected, rtol=1e-4, atol=1e-3)
-
-
-def test_few_views_are_convolved(monkeypatch):
-    encoder = encoder_of()
-    monkeypatch.setattr("mtrl.models.encoders.grid.distinct_patches", lambda *_, **__: pytest.fail("looked for patches"))
-    encoder({"image": views("cells", MANY_VIEWS - 1)}, torch.zeros(MANY_VIEWS - 1, dtype=torch.long))

@@ -15,8 +15,6 @@ from mtrl.models.encoders.text import read_sentences
 
 CELL = (11, 6, 4)  # MiniGrid's kinds of objects, its colours, its states of doors and directions of agents
 
-MANY_VIEWS = 64  # from which looking for distinct patches pays
-
 
 class GridEncoder(nn.Module):
     """Three 2x2 convolutions over MiniGrid's 7x7x3 view, as MOORE has them; no activation after the last (D = 1024 at width 1).
@@ -26,7 +24,7 @@ class GridEncoder(nn.Module):
 
     same_operations = True  # whatever the observations are, so that they can be recorded as a CUDA graph
     share_patches = True
-    """Whether many views are evaluated patch by patch, each distinct one once, on a CPU. The operations then depend on the views."""
+    """Whether views are evaluated patch by patch, each distinct one once, on a CPU. The operations then depend on the views."""
 
     def __init__(self, space: gymnasium.spaces.Dict, model: ModelConfig, num_tasks: int):
         super().__init__()
@@ -48,15 +46,13 @@ class GridEncoder(nn.Module):
 
     def forward(self, obs: dict[str, UInt8[Tensor, "N 7 7 3"]], task_ids: Int[Tensor, " N"]) -> Float[Tensor, "N K D"]:
         """The experts' features of N views."""
-        patches = distinct_patches(obs["image"], sizes=3) if self._shares(obs["image"]) else None
+        by_patches = self.share_patches and obs["image"].device.type == "cpu"
+        patches = distinct_patches(obs["image"], sizes=3) if by_patches else None
         if patches is not None:
             return self._by_patches(patches)
         image = one_hot(obs["image"]) if self._one_hot else obs["image"].float().permute(0, 3, 1, 2)
         # Flattened in memory's order (height, width, channel), which costs no copy.
         return torch.stack([expert(image).permute(0, 2, 3, 1).flatten(1) for expert in self.experts], dim=1)
-
-    def _shares(self, image: Tensor) -> bool:
-        return self.share_patches and image.device.type == "cpu" and len(image) >= MANY_VIEWS
 
     def _by_patches(self, patches: Patches) -> Tensor:
         cells = cell_codes(patches.cells) if self._one_hot else patches.cells.float()
