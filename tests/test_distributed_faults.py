@@ -451,7 +451,7 @@ def test_what_holds_the_weights_is_started_again():
         version = trainer.updates
         steps_until(trainer, lambda said: trainer._versions._last[1] > version)
         # A runner that begins only now takes a stream of random numbers that none has had.
-        assert ray.get(algorithm._server.register.remote(1)) == 500
+        assert ray.get(algorithm._server.register.remote(1)) >= 200_000, "no stream of random numbers twice"
     finally:
         algorithm.stop()
 

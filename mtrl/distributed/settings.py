@@ -25,7 +25,7 @@ READ = frozenset(
     {
         *("base_experiment", "weight_server", "lr", "gamma", "entropy_coeff", "total_frames", "seed", "env"),
         *("num_env_runners", "num_cpus_per_env_runner", "num_gpus_per_env_runner", "custom_resources_per_env_runner"),
-        *("num_learners", "num_cpus_per_learner", "num_gpus_per_learner", "custom_resources_per_learner", "local_gpu_idx"),
+        *("num_learners", "num_cpus_per_learner", "num_gpus_per_learner", "custom_resources_per_learner"),
         *("max_requests_in_flight_per_env_runner", "restart_failed_env_runners", "max_num_env_runner_restarts"),
         *("delay_between_env_runner_restarts_s", "env_runner_health_probe_timeout_s", "env_runner_restore_timeout_s"),
         *("num_consecutive_env_runner_failures_tolerance", "min_time_s_per_iteration", "log_level", "log_sys_usage"),
@@ -65,6 +65,7 @@ HINTS = {
     "observation_filter": "set model.normalize_observations of the experiment",
     "grad_clip_by": "gradients are clipped by their global norm",
     "num_gpus": "set num_gpus_per_learner",
+    "local_gpu_idx": "the learner of this process takes the first GPU; choose it with CUDA_VISIBLE_DEVICES",
 }
 """Where to set what a refused setting is about."""
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
 import ray
+
+STARTS_OF_A_RUN = 1000  # of one runner in one process of a run, at most
+STARTS = 200 * STARTS_OF_A_RUN  # in all processes of a run; a server that was started again takes another block of as many
+BLOCKS = 80  # of them; the numbers of levels have room for no more
 
 
 class Published(NamedTuple):
@@ -27,7 +32,8 @@ class WeightServer:
     """
 
     def __init__(self) -> None:
-        self._again = ray.get_runtime_context().was_current_actor_reconstructed
+        again = ray.get_runtime_context().was_current_actor_reconstructed
+        self._offset = STARTS * (1 + secrets.randbelow(BLOCKS)) if again else 0  # what it has counted before is lost
         self._starts: Counter[int] = Counter()
         self._published: Published | None = None
 
@@ -48,4 +54,4 @@ class WeightServer:
         if self._published is None:
             return None
         self._starts[runner] += 1
-        return self._published.starts * 1000 + self._again * 500 + self._starts[runner] - 1
+        return self._offset + self._published.starts * STARTS_OF_A_RUN + self._starts[runner] - 1
