@@ -45,25 +45,23 @@ def test_seeds_become_runs_and_one_table(
     assert main(["sweep", "toy", "--seeds", "none"]) == 2
 
 
-@pytest.mark.parametrize(("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)])
-def test_a_signal_saves_every_seed(tmp_path: Path, number: int, code: int) -> None:
-    folder, seeds = tmp_path / "sweep", whole_cores() + 1  # one of them waits for a core
-    command = [
-        sys.executable,
-        str(Path(__file__).parents[1] / "launch.py"),
-        "sweep",
-        "toy",
-        "--seeds",
-        str(seeds),
-        "--run-dir",
-        str(folder),
-    ]
+@pytest.mark.parametrize(
+    ("number", "code", "command", "part"),
+    [
+        (signal.SIGTERM, 143, ["sweep", "toy"], ""),
+        pytest.param(signal.SIGINT, 130, ["bench", "curriculum", "toy", "--schedulers", "uniform"], "uniform/", marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_saves_every_seed(tmp_path: Path, number: int, code: int, command: list[str], part: str) -> None:
+    seeds = whole_cores() + 1  # one of them waits for a core
+    command = [sys.executable, str(Path(__file__).parents[1] / "launch.py"), *command, "--seeds", str(seeds), "--run-dir", str(tmp_path)]
+    folder = tmp_path / part
     command += ["--total-frames", "100_000_000", "--num-env-runners", "0", "--report-seconds", "1", "--learner.threads", "64"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     assert process.stdout is not None
     seen: set[str] = set()
     for line in process.stdout:
-        seen |= {name for name in ("seed-0", "seed-1") if line.startswith(f"{name}: ")}
+        seen |= {name for name in ("seed-0", "seed-1") if line.startswith(f"{part}{name}: ")}
         if len(seen) == 2:
             break
     assert not (folder / f"seed-{seeds - 1}").exists()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mtrl.config import ExperimentConfig, load_config, parse_config
-from mtrl.errors import UserError, did_you_mean
+from mtrl.errors import TrialsInterruptedError, UserError, did_you_mean
 from mtrl.machine import PACKAGE, PROJECT_ROOT
 from mtrl.runs import named_after_suite
 
@@ -117,3 +118,9 @@ def check_choice(what: str, word: str, known: Sequence[str]) -> None:
         raise UserError(
             f"{what}: must be one of {', '.join(known)}, got {word!r}" + (f"; {hint}" if (hint := did_you_mean(word, known)) else "")
         )
+
+
+def interrupted(error: TrialsInterruptedError, program: str, arguments: Sequence[str]) -> int:
+    """Says how runs beside each other go on; returns the exit code."""
+    print(f"all runs are saved; the same command goes on from there: {shlex.join([*program.split(), *arguments])}")
+    return 128 + error.number

@@ -28,7 +28,6 @@ from mtrl.config import ExperimentConfig, override
 from mtrl.distributed.cluster import check_resources, start_ray
 from mtrl.distributed.search_space import Space, check_space
 from mtrl.distributed.trials import (
-    TrialsInterruptedError,
     TuneConsole,
     resources_of,
     silence_tune,
@@ -37,7 +36,7 @@ from mtrl.distributed.trials import (
     trial_trainer,
     with_own_copies,
 )
-from mtrl.errors import UserError
+from mtrl.errors import TrialsInterruptedError, UserError
 from mtrl.storage.checkpoint import newest_valid
 from mtrl.storage.layout import RunLayout
 from mtrl.storage.run_directory import RunDirectory

@@ -18,7 +18,6 @@ from ray import tune
 from mtrl.config import ExperimentConfig, flatten, override
 from mtrl.distributed.cluster import check_resources, start_ray
 from mtrl.distributed.trials import (
-    TrialsInterruptedError,
     TuneConsole,
     resources_of,
     silence_tune,
@@ -27,7 +26,7 @@ from mtrl.distributed.trials import (
     trial_trainer,
     with_own_copies,
 )
-from mtrl.errors import UserError
+from mtrl.errors import TrialsInterruptedError, UserError
 from mtrl.signals import Repeats
 from mtrl.storage.checkpoint import steps
 from mtrl.storage.layout import RunLayout

@@ -26,14 +26,6 @@ from mtrl.training.saving import resume
 from mtrl.training.trainer import Trainer, build_trainer
 
 
-class TrialsInterruptedError(Exception):
-    """A signal ended the trials, which go on when they are started again."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.number = number
-
-
 class TrialFailedError(Exception):
     """A trial's run has ended without its frames; the state that the run has written says why."""
 

@@ -10,8 +10,9 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from mtrl.cli.arguments import parse_with_experiment
-from mtrl.cli.shared import DEFAULT_CONFIG, check_choice, check_packages, find_config, parse_fraction, parse_whole_number
+from mtrl.cli.shared import DEFAULT_CONFIG, check_choice, check_packages, find_config, interrupted, parse_fraction, parse_whole_number
 from mtrl.config import ExperimentConfig, load_config
+from mtrl.errors import TrialsInterruptedError
 
 MINUTES = {"throughput": 3, "learner": 1, "gpu": 4, "gate": 5}  # of measurements whose length no option changes
 GATE_CONFIG = "minigrid_mt7_fast"
@@ -64,7 +65,10 @@ def bench(arguments: list[str], program: str) -> int:
     check_choice("bench", options.what, tuple(BENCHMARKS))
     check_packages()
     print(f"{options.what}: {duration_of(options, config)}", flush=True)
-    passed = BENCHMARKS[options.what](config, options)
+    try:
+        passed = BENCHMARKS[options.what](config, options)
+    except TrialsInterruptedError as error:
+        return interrupted(error, program, arguments)
     return 1 if passed is False else 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +9,9 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from mtrl.cli.arguments import parse_with_experiment
-from mtrl.cli.shared import DEFAULT_CONFIG, check_packages, find_config, parse_whole_number
+from mtrl.cli.shared import DEFAULT_CONFIG, check_packages, find_config, interrupted, parse_whole_number
 from mtrl.config import load_config
+from mtrl.errors import TrialsInterruptedError
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,12 @@ def compare_alone(arguments: list[str], program: str) -> int:
     from mtrl.benchmark.alone import compare_alone as compare_all
     from mtrl.cli.tables import print_alone
     from mtrl.dashboard.alone import PAGE
-    from mtrl.distributed.trials import TrialsInterruptedError
 
     folder = options.run_dir or Path("runs") / f"{config.name}-alone"
     try:
         found = compare_all(config, seeds, folder, full_batches=options.full_batches)
-    except TrialsInterruptedError as interrupted:
-        print(f"all runs are saved; the same command goes on from there: {shlex.join([*program.split(), *arguments])}")
-        return 128 + interrupted.number
+    except TrialsInterruptedError as error:
+        return interrupted(error, program, arguments)
     print_alone(found)
     print(f"page: {folder / PAGE}")
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,9 +9,9 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from mtrl.cli.arguments import parse_with_experiment
-from mtrl.cli.shared import DEFAULT_CONFIG, check_choice, check_packages, find_config, find_space, parse_whole_number
+from mtrl.cli.shared import DEFAULT_CONFIG, check_choice, check_packages, find_config, find_space, interrupted, parse_whole_number
 from mtrl.config import load_config, override
-from mtrl.errors import UserError
+from mtrl.errors import TrialsInterruptedError, UserError
 
 METHODS = ("asha", "random", "pbt", "optuna")
 BEST = 5  # trials in the table
@@ -59,7 +58,6 @@ def search(arguments: list[str], program: str) -> int:
     from mtrl.distributed.search import Budget
     from mtrl.distributed.search import search as search_all
     from mtrl.distributed.search_space import load_space
-    from mtrl.distributed.trials import TrialsInterruptedError
     from mtrl.storage.search_record import FILE, read_search
 
     space = load_space(find_space(options.space or config.suite.name.partition("/")[0]))
@@ -69,12 +67,11 @@ def search(arguments: list[str], program: str) -> int:
     try:
         method: Any = options.method
         found = search_all(config, space, folder, trials=trials, method=method, budget=budget, seed=seed, ended=write_search_page)
-    except TrialsInterruptedError as interrupted:
+    except TrialsInterruptedError as error:
         if (folder / FILE).exists():
             print_search(read_search(folder), BEST)
             print(f"page:         {write_search_page(folder)}")
-        print(f"interrupted; the same command goes on from there: {shlex.join([*program.split(), *arguments])}")
-        return 128 + interrupted.number
+        return interrupted(error, program, arguments)
     print_search(found, BEST)
     print(f"page:         {write_search_page(folder)}")
     print(f"to train it:  python launch.py train {folder / found[0].name / 'config.yaml'}")

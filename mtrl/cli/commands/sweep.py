@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +9,9 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from mtrl.cli.arguments import parse_with_experiment
-from mtrl.cli.shared import DEFAULT_CONFIG, check_packages, find_config, parse_whole_number
+from mtrl.cli.shared import DEFAULT_CONFIG, check_packages, find_config, interrupted, parse_whole_number
 from mtrl.config import load_config
+from mtrl.errors import TrialsInterruptedError
 from mtrl.machine import whole_cores
 
 
@@ -45,16 +45,14 @@ def sweep(arguments: list[str], program: str) -> int:
     from mtrl.cli.progress import counting
     from mtrl.cli.tables import print_sweep
     from mtrl.distributed.sweep import sweep as train_all
-    from mtrl.distributed.trials import TrialsInterruptedError
     from mtrl.evaluation.jobs import in_processes
     from mtrl.evaluation.runner import evaluate_run
     from mtrl.storage.run_directory import RunDirectory
 
     try:
         paths = train_all(config, seeds, options.run_dir or Path("runs") / f"{config.name}-sweep")
-    except TrialsInterruptedError as interrupted:
-        print(f"all seeds are saved; the same command goes on from there: {shlex.join([*program.split(), *arguments])}")
-        return 128 + interrupted.number
+    except TrialsInterruptedError as error:
+        return interrupted(error, program, arguments)
     results = []
     for path in paths:
         with counting(f"evaluating {path.name}: episodes") as progress:
