@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import ray
+import torch
 from helpers import processes_with, steps_until, toy_config
 from ray.exceptions import ObjectLostError, RayActorError
 
@@ -323,12 +324,15 @@ def test_a_run_without_a_runner_that_comes_back_ends():
         algorithm.stop()
 
 
-def test_what_a_node_refuses_costs_a_process_and_not_the_run():
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), pytest.param(torch.AcceleratorError("CUDA error"), marks=pytest.mark.slow)]
+)
+def test_what_a_node_refuses_costs_a_process_and_not_the_run(error):
     """An error of the system is not one of the code: the next process may be on another node."""
 
     def break_it(runner):
         def full(*_):
-            raise OSError(28, "No space left on device")
+            raise error
 
         runner._sample = full
 
@@ -340,6 +344,7 @@ def test_what_a_node_refuses_costs_a_process_and_not_the_run():
         steps_until(trainer, lambda said: any("runner 1: died, and is started again" in message for message in said))
         updates = trainer.updates
         steps_until(trainer, lambda said: trainer.updates > updates + 3)
+        assert trainer._source.lost == 1
     finally:
         algorithm.stop()
 

@@ -75,8 +75,8 @@ class MultiTaskEnvRunner(EnvRunner):
             self.stop()
             self._collector = None
             return SourceFault(self.worker_index, fault.task_id, str(fault), traceback.format_exc())
-        except (OSError, RayError, torch.cuda.CudaError) as error:
-            # Of this node, not of the code: a full disk, a server that has gone. Another process, perhaps on another node, may do better.
+        except (OSError, RayError, torch.AcceleratorError) as error:
+            # Of this node, not of the code: a full disk, a GPU in a bad state. Another process, perhaps on another node, may do better.
             traceback.print_exc()
             print(f"the runner ends, and Ray starts it again: {error}", file=sys.stderr, flush=True)
             os._exit(1)
